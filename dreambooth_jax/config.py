@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Every setting of a run, with its default. YAML files hold only what differs.
+
+The string after a field is its help text on the command line. Only ``trainer.py`` and ``cli.py`` read these classes as
+a whole; everything below takes explicit arguments.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Where the pretrained model comes from."""
+
+    path: str = ""
+    """Folder in the diffusers layout, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = None
+    """Weight files to prefer, such as fp16 (diffusion_pytorch_model.fp16.safetensors)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The subject's photos and how they are called."""
+
+    instance_images: str = ""
+    """Folder with three to six photos of the subject (captions: photo.txt or metadata.jsonl), or a datasets id."""
+    identifier: str = "sks"
+    """Rare word that the subject is bound to."""
+    class_noun: str = ""
+    """What the subject is: dog, backpack, person."""
+    instance_prompt: str = "a photo of {identifier} {class_noun}"
+    """Prompt of instance images that have no caption."""
+    use_captions: bool = True
+    """Use captions where the folder has them; {identifier} and {class_noun} are filled in."""
+    resolution: int = 512
+    """Pixels of a training image's side; a multiple of 8."""
+    crop: Literal["center", "random"] = "center"
+    """Which square of a photo is seen: the middle, or one of four fixed random ones at each visit."""
+    flip: bool = False
+    """Also show mirror images. Leave off for faces and lettering."""
+    background: str = "white"
+    """Colour under transparent pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Prior preservation: pictures of the class, made by the frozen model, keep it from forgetting the class."""
+
+    weight: float = 1.0
+    """λ of the loss; 0 turns prior preservation off."""
+    class_prompt: str = "a photo of a {class_noun}"
+    """Prompt that class images are trained with."""
+    class_images_prompt: str | None = None
+    """Prompt that class images are made with; by default class_prompt."""
+    class_images: str | None = None
+    """Folder of class images, filled up to num_images; by default class_images in the run folder."""
+    num_images: int = 200
+    """How many class images to have."""
+    negative_prompt: str = ""
+    """Negative prompt of the class images."""
+    steps: int = 50
+    """Sampling steps of a class image."""
+    guidance_scale: float = 7.5
+    """Guidance scale of the class images."""
+    batch_size: int = 4
+    """Class images made at once on each device."""
+    seed: int = 0
+    """Class image number i is made with seed + i."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig:
+    """The stretch of the run in which the text encoder is trained too. The UNet is always trained."""
+
+    start: int = 0
+    """First step that trains it."""
+    stop: int = 0
+    """First step that no longer does; 0 never trains it, -1 trains it to the end."""
+    learning_rate: float | None = None
+    """Its own learning rate; by default the UNet's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 2e-6
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    """What follows the warm-up."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up."""
+    power: float = 2.0
+    """Exponent of the polynomial schedule."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    no_decay: tuple[str, ...] = (r".*/bias", r".*/scale")
+    """Leaves without weight decay: regular expressions on names such as unet/conv_in/bias."""
+    clip_norm: float | None = 1.0
+    """Global gradient norm, over what is trained only; null does not clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 800
+    """Optimizer steps: the only unit of length."""
+    batch_size: int = 1
+    """Instance examples per optimizer step over all devices; as many class examples come on top."""
+    accumulation: int = 1
+    """Micro-batches that an optimizer step is split into."""
+    seed: int = 0
+    """Everything random descends from it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype; auto is bfloat16 on TPU and GPU, float32 on CPU. Parameters and optimizer stay float32."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of what is trained; 0 keeps none."""
+    parallel: Literal["auto", "pmap", "fsdp"] = "auto"
+    """pmap replicates the state, fsdp shards it; auto is pmap on several devices."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept to resume from."""
+
+    every: int = 200
+    """Steps between two checkpoints; the last step always has one."""
+    keep_last: int = 1
+    """How many of the newest are kept."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of this many steps are kept for good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesConfig:
+    """Pictures made during the run, always from the same seeds."""
+
+    every: int = 200
+    """Steps between two grids (there is one before the first step too); 0 makes none."""
+    prompts: tuple[str, ...] = ("a photo of {identifier} {class_noun}",)
+    """Rows with the identifier."""
+    class_prompts: tuple[str, ...] = ("a photo of a {class_noun}",)
+    """Rows without it: they should not change."""
+    num_images: int = 4
+    """Pictures per prompt."""
+    steps: int = 30
+    """Sampling steps."""
+    guidance_scale: float = 7.5
+    """Guidance scale."""
+    negative_prompt: str = ""
+    """Negative prompt."""
+    seed: int = 0
+    """Picture number i of a row has seed + i."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The diffusers folder that is written at the end."""
+
+    format: Literal["safetensors", "flax"] = "safetensors"
+    """Weight files: safetensors for PyTorch diffusers, ComfyUI and A1111, or the legacy Flax msgpack."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Dtype of the exported weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    run_dir: str = "runs/dreambooth"
+    """Folder that everything of the run is written to. The same command again resumes it."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+
+def to_dict(config: Config) -> dict:
+    """Plain nested dicts, lists, numbers and strings: what YAML and JSON can hold."""
+    return {
+        key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()} if isinstance(value, dict) else value
+        for key, value in dataclasses.asdict(config).items()
+    }
