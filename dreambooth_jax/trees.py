@@ -116,7 +116,11 @@ def nbytes(tree: Any) -> int:
 
 
 def check_shapes(
-    *, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str, ignore: Iterable[str] = ()
+    *,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    source: str,
+    ignore: Iterable[str] = (),
 ) -> None:
     """Compare names and shapes before a byte is copied.
 

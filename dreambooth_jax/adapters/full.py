@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Full fine-tuning: the selected leaves themselves are trained.
+
+params    = {"text_encoder": ..., "unet": ..., "vae": ...}
+frozen    = {"text_encoder": ..., "vae": ...}                 full("unet/.*")
+trainable = {"unet": ...}
+"""
+
+from jaxtyping import Array, Key
+
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.trees import Tree, combine, matcher, partition
+
+
+def full(*patterns: str) -> Adapter:
+    """Train the leaves whose whole name (``unet/conv_in/kernel``) one of the patterns matches.
+
+    Args:
+        patterns: regular expressions; ``"unet/.*"`` is the UNet, ``"unet/.*attn2.*"`` its cross-attention.
+
+    Raises:
+        ValueError: from ``init``, if the patterns select nothing.
+    """
+    selected = matcher(patterns)
+
+    def init(key: Key[Array, ""], params: Tree) -> tuple[Tree, Tree]:
+        del key  # nothing is drawn
+        trainable, frozen = partition(params, selected)
+        if not trainable:
+            raise ValueError(f"no leaf matches {list(patterns)}")
+        return frozen, trainable
+
+    def compose(frozen: Tree, trainable: Tree) -> Tree:
+        return combine(frozen, trainable)
+
+    return Adapter(init, compose)

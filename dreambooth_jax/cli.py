@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""``dreambooth-jax train | prior | sample | export``: parse, call, print.
+
+Exit codes: 0 done (or stopped by a signal, and saved), 2 wrong input (one line), 1 a failure of ours (a traceback).
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreambooth_jax._version import __version__
+from dreambooth_jax.config import Config, add_settings, keys, new_parser, parse
+from dreambooth_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """What to draw, and with which model."""
+
+    source: str
+    """Run folder, model folder or hub id."""
+    prompts: tuple[str, ...] = ()
+    """What to draw: the words after SOURCE, each in quotes."""
+    prompts_file: str | None = None
+    """Text file with a prompt on each line."""
+    out: str | None = None
+    """Folder for the pictures and grid.png; by default samples/ in the run folder, or ./samples."""
+    num_images: int = 4
+    """Pictures per prompt; number i has seed + i."""
+    seed: int = 0
+    """Seed of the first picture of each prompt."""
+    steps: int = 50
+    """Sampling steps."""
+    guidance_scale: float = 7.5
+    """1 is no guidance."""
+    negative_prompt: str = ""
+    """What not to draw."""
+    sampler: Literal["ddim"] = "ddim"
+    """The sampler."""
+    eta: float = 0.0
+    """0 is deterministic DDIM, 1 adds as much noise as ancestral sampling."""
+    height: int | None = None
+    """Pixels, a multiple of 8; by default what the model was made for or the run trained."""
+    width: int | None = None
+    """Likewise."""
+    step: int | None = None
+    """Checkpoint of a run folder; the newest by default."""
+    ema: bool | None = None
+    """The moving average or the last weights; by default the average, if the run kept one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to write, and as what."""
+
+    source: str
+    """Run folder, model folder or hub id."""
+    out: str
+    """The diffusers folder to write."""
+    step: int | None = None
+    """Checkpoint of a run folder; the newest by default."""
+    ema: bool | None = None
+    """The moving average or the last weights; by default the average, if the run kept one."""
+    format: Literal["safetensors", "flax"] = "safetensors"
+    """Weight files: safetensors (PyTorch diffusers, ComfyUI, A1111) or legacy Flax msgpack."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Dtype of the weights."""
+
+
+USAGE: dict[str, tuple[str, str, type]] = {
+    "train": ("[CONFIG.yaml ...] [KEY=VALUE ...]", "personalise a model, or go on doing so", Config),
+    "prior": ("[CONFIG.yaml ...] [KEY=VALUE ...]", "only make the class images", Config),
+    "sample": ("SOURCE PROMPT [PROMPT ...] [OPTIONS]", "draw pictures and a labelled grid", SampleOptions),
+    "export": ("SOURCE OUT [OPTIONS]", "write a folder for diffusers, ComfyUI and A1111", ExportOptions),
+}
+
+
+def train(config: Config) -> None:
+    """Run, or resume, a training."""
+    from dreambooth_jax import trainer
+
+    print(trainer.train(config))
+
+
+def prior(config: Config) -> None:
+    """Make the class images of a run."""
+    from dreambooth_jax import preparation
+
+    print(preparation.make_class_images(config))
+
+
+def sample(options: SampleOptions) -> None:
+    """Draw pictures and a grid."""
+    from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_grid, save_pictures
+    from dreambooth_jax.runs import RunFolder, open_model
+
+    prompts = read_prompts(options)
+    model = open_model(options.source, step=options.step, ema=options.ema, dtype=options.dtype)
+    trained_at = model.config.data.resolution if model.config else None
+    settings = SampleSettings(
+        prompts=prompts,
+        num_images=options.num_images,
+        seed=options.seed,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        negative_prompt=options.negative_prompt,
+        sampler=options.sampler,
+        eta=options.eta,
+        height=options.height or trained_at,
+        width=options.width or trained_at,
+    )
+    rows = draw_rows(model.pipe, settings, params=model.params)
+    run = RunFolder(Path(options.source))
+    out = Path(options.out) if options.out else (run.path if run.is_run() else Path()) / "samples"
+    save_pictures(out, rows, settings, model=model.name)
+    save_grid(out / "grid.png", rows, settings, title=model.name)
+    print(out / "grid.png")
+
+
+def read_prompts(options: SampleOptions) -> list[str]:
+    """Prompts of the command line, then those of the file.
+
+    Raises:
+        InputError: if there is none, or no such file.
+    """
+    prompts = list(options.prompts)
+    if options.prompts_file:
+        try:
+            lines = Path(options.prompts_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {options.prompts_file}: {error}") from error
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
+    return prompts
+
+
+def export(options: ExportOptions) -> None:
+    """Write a diffusers folder."""
+    from dreambooth_jax.export import save_pretrained
+    from dreambooth_jax.runs import open_model
+
+    model = open_model(options.source, step=options.step, ema=options.ema)
+    save_pretrained(options.out, model.pipe, model.params, format=options.format, dtype=options.dtype)
+    print(options.out)
+
+
+def make_parser() -> "ArgumentParser":
+    """The whole command line."""
+    root = new_parser(
+        prog="dreambooth-jax",
+        description="DreamBooth for Stable Diffusion in JAX: a few photos of one subject in, a personalised model out.",
+        epilog="dreambooth-jax VERB --help lists all options of a verb.",
+        version=__version__,
+    )
+    verbs = root.add_subcommands(dest="verb", title="verbs", metavar="VERB")
+    for verb, (usage, help_text, options) in USAGE.items():
+        parser = new_parser(usage=f"dreambooth-jax {verb} {usage}")
+        if options is Config:
+            add_settings(parser)
+        else:
+            parser.add_class_arguments(options)
+        verbs.add_subcommand(verb, parser, help=help_text)
+    return root
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """Bare words to options, by what they mean to their verb.
+
+    train a.yaml train.steps=4         -> train --config=a.yaml --train.steps=4
+    sample runs/dog "a dog" "a cat"    -> sample --source=runs/dog --prompts=["a dog", "a cat"]
+    export runs/dog model              -> export --source=runs/dog --out=model
+    """
+    verb, *rest = arguments or [""]
+    if verb not in USAGE:
+        return list(arguments)
+    options, bare = split_bare(rest)
+    if verb in ("train", "prior"):
+        return [verb, *(f"--config={t}" if t.endswith((".yaml", ".yml")) else f"--{t}" for t in bare), *options]
+    named = [f"--source={bare[0]}"] if bare else []
+    if verb == "export":
+        named += [f"--out={text}" for text in bare[1:]]
+    elif len(bare) > 1:
+        named.append(f"--prompts={json.dumps(bare[1:])}")
+    return [verb, *named, *options]
+
+
+def split_bare(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(options with their values, bare words). ``--key value`` takes the word after it."""
+    options: list[str] = []
+    bare: list[str] = []
+    value_of_option = False
+    for text in arguments:
+        is_option = text.startswith("-")
+        (options if is_option or value_of_option else bare).append(text)
+        value_of_option = text.startswith("--") and "=" not in text
+    return options, bare
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse and do.
+
+    Raises:
+        InputError: for wrong input.
+    """
+    verb = next((word for word in arguments if word in USAGE), "train")
+    parsed = parse(make_parser(), normalise(arguments), known=list(keys(USAGE[verb][2])))
+    values: dict[str, Any] = {key: value for key, value in parsed[verb].as_dict().items() if key != "config"}
+    if verb in ("train", "prior"):
+        {"train": train, "prior": prior}[verb](Config(**values))
+    elif verb == "sample":
+        sample(SampleOptions(**values))
+    else:
+        export(ExportOptions(**values))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        print(f"dreambooth-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

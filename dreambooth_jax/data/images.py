@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""From the bytes of any photo to upright RGB squares.
+
+    bytes --decode--> upright RGB picture --crop_resize(view)--> uint8 [r, r, 3] --to_float--> float32 in [-1, 1]
+
+A view is a square of the photo: its side as a share of the short edge, its place as shares of the room that is left,
+mirrored or not. A photo has a short, fixed list of views, so that their latents can be computed once. Cropping and
+resizing is one call that resamples straight from the square, with Lanczos-3: photos are nearly always reduced several
+times, Pillow widens the kernel by that factor (no aliasing), and of its kernels this one keeps the most detail.
+"""
+
+import hashlib
+import warnings
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+
+from dreambooth_jax.data import order
+from dreambooth_jax.errors import InputError
+
+# What people keep photos in. Pillow opens more, some by starting other programs (EPS), some by trial (TGA).
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+# White in modes of more than eight bits: the first that no pixel exceeds, else the brightest pixel.
+FULL_SCALE = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
+RANDOM_VIEWS = 4
+# Random squares have at least this share of the short edge: 72 % of the largest square's area.
+MIN_SIDE = 0.85
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A square of a photo. By default the largest one, in the middle."""
+
+    side: float = 1.0
+    """Share of the short edge, in (0, 1]."""
+    x: float = 0.5
+    """Place between the left (0) and the right end (1)."""
+    y: float = 0.5
+    """Place between the upper (0) and the lower end (1)."""
+    flip: bool = False
+    """Mirrored, left for right."""
+
+
+CENTER = View()
+
+
+def content_hash(data: bytes) -> str:
+    """What a picture is known by in caches: the SHA-256 of its file, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def views(crop: Literal["center", "random"], *, flip: bool, digest: str, seed: int) -> tuple[View, ...]:
+    """The fixed list of views of the photo whose :func:`content_hash` is ``digest``.
+
+    One for ``center``; for ``random`` four squares that depend on the photo and the seed alone. With ``flip``, the same
+    again mirrored.
+    """
+    squares = [CENTER]
+    if crop == "random":
+        shares = order.uniform(3 * RANDOM_VIEWS, seed, "views", digest).reshape(RANDOM_VIEWS, 3).tolist()
+        squares = [View(side=MIN_SIDE + (1 - MIN_SIDE) * s, x=x, y=y) for s, x, y in shares]
+    mirrored = [replace(view, flip=True) for view in squares] if flip else []
+    return (*squares, *mirrored)
+
+
+def crop_resize(
+    image: Image.Image, *, resolution: int, view: View = CENTER
+) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
+    """The view of an RGB picture at resolution x resolution pixels, antialiased, aspect preserved."""
+    side = view.side * min(image.size)
+    left, top = view.x * (image.width - side), view.y * (image.height - side)
+    # Rounding may put the far edges a hair outside, which Pillow refuses.
+    box = (left, top, min(left + side, image.width), min(top + side, image.height))
+    square = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(ImageOps.mirror(square) if view.flip else square)
+
+
+def to_float(images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
+    """0 .. 255 to -1 .. 1."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def decode(
+    source: bytes | str | Path, *, background: str = "white", at_least: int | None = None, name: str | None = None
+) -> Image.Image:
+    """Any photo as an upright 8-bit sRGB picture.
+
+    Rotation is undone as EXIF asks, transparent pixels lie on ``background``, more than eight bits are scaled, an
+    embedded colour profile is applied, and of several frames the first is taken. With ``at_least``, a JPEG whose sides
+    are many times that is decoded at 1/2, 1/4 or 1/8 of its size, so that no side falls below twice that number.
+    ``name`` is what errors call a picture given as bytes.
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind, or has more pixels than Pillow considers safe;
+            or the background is no colour.
+    """
+    ground = colour(background)
+    name = name or ("picture" if isinstance(source, bytes) else str(source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on sizes below its limit and on odd metadata
+            return _open(BytesIO(source) if isinstance(source, bytes) else Path(source), ground, at_least)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{name}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels; reduce it first"
+        ) from None
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{name}: not a picture of a known kind ({', '.join(FORMATS)}); convert it to JPEG or PNG"
+        ) from None
+    except Exception as error:  # decoders raise whatever they stumble over
+        raise InputError(f"{name}: damaged picture ({error or type(error).__name__}); replace or remove it") from error
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """The red, green and blue of a colour's name or #rrggbb. Raises InputError if it is none."""
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(name)
+    except ValueError:
+        raise InputError(f"background {name!r} is no colour: write a name such as white, or #rrggbb") from None
+    return red, green, blue
+
+
+def _open(file: BytesIO | Path, ground: tuple[int, int, int], at_least: int | None) -> Image.Image:
+    Image.init()
+    with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+        if at_least is not None:
+            image.draft(None, (2 * at_least, 2 * at_least))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    return _flatten(_to_srgb(_eight_bits(upright)), ground)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scaled, where Pillow's own conversion would clip at 255."""
+    if image.mode not in FULL_SCALE and not image.mode.startswith("I;16"):
+        return image
+    values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+    brightest = values.max()
+    white = next((top for top in FULL_SCALE.get(image.mode, (65535.0,)) if brightest <= top), brightest)
+    return Image.fromarray(np.rint(values.clip(min=0) * (255 / white)).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """RGB or RGBA, by the embedded colour profile (prints in CMYK, phones with wide gamut) where it has a sound one."""
+    target = "RGBA" if image.has_transparency_data else "RGB"
+    if image.mode not in ("CMYK", target):
+        image = image.convert(target)
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, target).apply(image)
+    except (KeyError, ImageCms.PyCMSError, ImportError, OSError, ValueError):
+        return image.convert(target)
+
+
+def _flatten(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
+    """Whatever is transparent lies on the ground."""
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image).convert("RGB")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""PNG files that say how they were made."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dreambooth_jax.errors import InputError
+
+
+def settings_line(settings: Mapping[str, Any]) -> str:
+    """The one-string form that web UIs read back: prompt, negative prompt, then ``Key: value`` pairs."""
+    known = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "seed": "Seed", "model": "Model"}
+    pairs = ", ".join(f"{label}: {settings[key]}" for key, label in known.items() if key in settings)
+    negative = settings.get("negative_prompt")
+    return "\n".join([str(settings.get("prompt", "")), *([f"Negative prompt: {negative}"] if negative else []), pairs])
+
+
+def save_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"], settings: Mapping[str, Any] | None = None) -> None:
+    """Write a picture at once or not at all.
+
+    Args:
+        path: where to; its folder is made.
+        image: uint8 RGB.
+        settings: prompt, seed, steps, ...: each becomes a text chunk of its own, and all of them the chunk
+            ``parameters``.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    path = Path(path)
+    info = PngInfo()
+    for key, value in (settings or {}).items():
+        info.add_itxt(key, str(value))
+    if settings:
+        info.add_itxt("parameters", settings_line(settings))
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(unfinished, format="PNG", pnginfo=info)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

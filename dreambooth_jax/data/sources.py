@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Where pictures come from: a folder of photos, or a data set of the Hugging Face hub.
+
+Every picture is decoded once while the collection is made, so that whatever is wrong with one is known before anything
+is compiled. A damaged picture among good ones costs a warning that names it; a folder without a usable picture is an
+error that says what was found. Folders are read with Pillow alone, tables of captions included; ``datasets`` is
+imported where a hub id was given or the folder holds Parquet files.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dreambooth_jax.data import images, prompts
+from dreambooth_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Files that mean to be pictures. HEIC is here so that a phone's photo is named with the way out, not passed over.
+PICTURE = re.compile(r".+\.(jpe?g|jpe|jfif|png|webp|avif|gif|bmp|tiff?|jp2|p[bgnp]m|hei[cf])", re.IGNORECASE)
+# Files that keep pictures company and are not worth a line.
+COMPANY = re.compile(r"\..*|.+\.(txt|jsonl?|csv|md)|thumbs\.db|desktop\.ini", re.IGNORECASE)
+# Name, file or its bytes, caption.
+Found = tuple[str, Path | bytes, str | None]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """One picture that is known to decode, and its prompt."""
+
+    name: str
+    """File name, relative to its folder."""
+    prompt: str
+    """Its caption or the collection's prompt, fields filled in."""
+    digest: str
+    """Content hash of its file."""
+    file: Path | bytes = field(repr=False)
+    background: str = "white"
+    """Colour under transparent pixels."""
+
+    def image(self, at_least: int | None = None) -> Image.Image:
+        """The upright RGB picture; see :func:`images.decode` for ``at_least``."""
+        return images.decode(self.file, background=self.background, at_least=at_least, name=self.name)
+
+    def views(
+        self, *, resolution: int, crop: Literal["center", "random"], flip: bool, seed: int
+    ) -> UInt8[np.ndarray, "v {resolution} {resolution} 3"]:
+        """Its fixed list of views, at resolution x resolution pixels."""
+        image = self.image(at_least=resolution)
+        chosen = images.views(crop, flip=flip, digest=self.digest, seed=seed)
+        return np.stack([images.crop_resize(image, resolution=resolution, view=view) for view in chosen])
+
+
+def load_images(
+    source: str | Path,
+    *,
+    prompt: str,
+    subject: prompts.Subject,
+    use_captions: bool = True,
+    background: str = "white",
+    resolution: int = 512,
+) -> tuple[Photo, ...]:
+    """The usable pictures of a source, in the order of their names (a data set keeps its own order).
+
+    Args:
+        source: a folder (its ``train`` subfolder, if the pictures are there), or a hub id such as ``owner/name``
+            or ``owner/name:config``; only a hub id touches the network.
+        prompt: template of the pictures that have no caption.
+        resolution: pixels of a training image's side; smaller pictures are reported.
+
+    Raises:
+        InputError: nothing is there, nothing in it is usable, or prompt, captions or background cannot be read.
+    """
+    images.colour(background)
+    default = subject.fill(prompt)
+    photos, small, failed = [], [], []
+    for name, file, caption in _find(str(source), use_captions):
+        try:
+            data = file.read_bytes() if isinstance(file, Path) else file
+            size = images.decode(data, background=background, at_least=resolution, name=name).size
+        except (InputError, OSError) as error:
+            failed.append(str(error))
+            continue
+        text = subject.fill(caption) if caption and use_captions else default
+        photos.append(Photo(name=name, prompt=text, digest=images.content_hash(data), file=file, background=background))
+        if min(size) < resolution:
+            small.append(f"{name} ({size[0]}x{size[1]})")
+    if not photos:
+        raise InputError(f"{source}: no usable picture; {_inventory(Path(source).expanduser(), failed)}")
+    _report(str(source), photos, small, failed, resolution)
+    return tuple(photos)
+
+
+def _report(source: str, photos: list[Photo], small: list[str], failed: list[str], resolution: int) -> None:
+    """One line for whatever the owner of the pictures should know."""
+    for line in failed:
+        log.warning("%s: left out: %s", source, line)
+    if small:
+        log.warning("%s: smaller than %d pixels, so enlarged: %s", source, resolution, _some(small))
+    first: dict[str, str] = {}
+    for photo in photos:
+        if (twin := first.setdefault(photo.digest, photo.name)) != photo.name:
+            log.warning("%s: %s and %s are the same picture, which counts twice", source, twin, photo.name)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
+def _inventory(folder: Path, failed: list[str]) -> str:
+    """What is there instead of pictures."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    kinds = Counter("folder" if path.is_dir() else path.suffix.lower() or path.name for path in paths)
+    held = "it holds " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing")
+    return f"left out: {_some(failed)}" if failed else held
+
+
+def _find(source: str, use_captions: bool) -> Iterable[Found]:
+    """Decide what kind of source it is."""
+    folder = Path(source).expanduser()
+    if not source.strip():
+        raise InputError("no pictures were given: name a folder of photos, or a data set's hub id (owner/name)")
+    if folder.is_file():
+        raise InputError(f"{source}: a file; name the folder that holds the pictures")
+    if folder.is_dir():
+        parquet = [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]
+        return _from_datasets(str(folder)) if parquet else _from_folder(folder, use_captions)
+    # owner/name may be a hub id, unless "owner" is a folder here: then it is a path with a slip in it.
+    if not HUB_ID.fullmatch(source) or folder.parent.is_dir():
+        raise InputError(f"{source}: no such folder; name a folder of photos, or a data set's hub id (owner/name)")
+    return _from_datasets(*source.split(":"))
+
+
+def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
+    """Pictures of a folder, and those in subfolders that its table names."""
+    captions = prompts.read_metadata(folder)
+    names = _pictures(folder) | captions.keys()
+    if not names and (folder / "train").is_dir():
+        yield from _from_folder(folder / "train", use_captions)
+    for name in sorted(names):
+        sidecar = prompts.read_sidecar(folder / name) if use_captions else None
+        yield name, folder / name, captions.get(name) or sidecar
+
+
+def _pictures(folder: Path) -> set[str]:
+    """Names of the files that mean to be pictures. Whatever is neither that nor usual company gets a line."""
+    files = {path.name for path in folder.iterdir() if path.is_file() and not COMPANY.fullmatch(path.name)}
+    pictures = {name for name in files if PICTURE.fullmatch(name)}
+    if strange := sorted(files - pictures):
+        log.warning("%s: not pictures, so left out: %s", folder, _some(strange))
+    return pictures
+
+
+def _from_datasets(path: str, config: str | None = None) -> Iterator[Found]:
+    """Rows of a data set: its first column of pictures, its caption column, its train split or else its first."""
+    import datasets  # late: takes seconds, and most sources are plain folders
+
+    try:
+        splits = datasets.load_dataset(path, config)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: neither a folder nor a data set that could be loaded ({reason})") from error
+    rows = splits["train"] if "train" in splits else next(iter(splits.values()))
+    column = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
+    if column is None:
+        raise InputError(f"{path}: no column of pictures; it has {', '.join(rows.column_names)}")
+    captions = [name for name in prompts.CAPTION_COLUMNS if name in rows.column_names]
+    rows = rows.select_columns([column, *captions]).cast_column(column, datasets.Image(decode=False))
+    for number, row in enumerate(rows):
+        cell = row[column] or {"bytes": None, "path": None}
+        name = Path(cell["path"]).name if cell["path"] else f"{number:05d}"
+        file = Path(cell["path"]) if cell["path"] and not cell["bytes"] else cell["bytes"] or b""
+        yield name, file, prompts.find_caption(row)

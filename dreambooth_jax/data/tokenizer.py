@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Prompts to token ids, with the tokenizer that lies beside the model.
+
+    <|startoftext|> a photo of sks dog <|endoftext|> pad pad ...        always ``max_length`` (77) ids
+
+What pads is the folder's business: Stable Diffusion 1 has ``<|endoftext|>`` for it, 2 has ``!``, which is id 0.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from dreambooth_jax.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """CLIP's tokenizer with a fixed length."""
+
+    folder: Path
+    """Where its files are; an exported model gets a copy of them."""
+    backend: Any
+    """transformers' ``CLIPTokenizer``."""
+    max_length: int = 77
+    """Ids per prompt, the first and last token among them."""
+
+    def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b n"]:
+        """Ids of each prompt. One that is too long is cut, and a warning shows what it loses."""
+        for prompt in prompts:
+            if lost := self.lost(prompt):
+                warnings.warn(
+                    f"the prompt is longer than {self.max_length - 2} tokens, the model will not see its end: {lost!r}",
+                    stacklevel=2,
+                )
+        if not prompts:
+            return np.zeros((0, self.max_length), np.int32)
+        encoded = self.backend(list(prompts), padding="max_length", max_length=self.max_length, truncation=True)
+        return np.asarray(encoded["input_ids"], np.int32)
+
+    def lost(self, prompt: str) -> str:
+        """The end of the prompt that does not fit, in the prompt's own spelling; empty where all of it fits."""
+        encoded = self.backend(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        over = encoded["offset_mapping"][self.max_length - 2 :]
+        return prompt[over[0][0] :] if over else ""
+
+    def pieces(self, text: str) -> list[str]:
+        """The entries of the vocabulary that text falls into; those that end a word end in ``</w>``."""
+        ids = self.backend(text, add_special_tokens=False, verbose=False)["input_ids"]
+        special = set(self.backend.all_special_ids)
+        return self.backend.convert_ids_to_tokens([i for i in ids if i not in special])
+
+    def report(self, identifier: str) -> str:
+        """One line that says into which tokens an identifier falls.
+
+        Raises:
+            InputError: if it falls into none, so that the model could not see it.
+        """
+        pieces = self.pieces(identifier)
+        if not pieces:
+            raise InputError(
+                f"data.identifier = {identifier!r} is nothing to the tokenizer: choose a rare word like sks"
+            )
+        count = "1 token" if len(pieces) == 1 else f"{len(pieces)} tokens"
+        return f"identifier {identifier!r} is {count}: {' '.join(pieces)}"
+
+
+def load_tokenizer(folder: Path, *, max_length: int = 77) -> Tokenizer:
+    """Read tokenizer.json, or vocab.json and merges.txt, and the special tokens if the folder names them.
+
+    Args:
+        folder: the model's ``tokenizer`` folder.
+        max_length: the text encoder's ``max_position_embeddings``.
+
+    Raises:
+        InputError: if files are missing or broken.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder} has neither a tokenizer.json nor a {name}")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # its advice to install PyTorch
+    from transformers import CLIPTokenizer  # late: a second, and nobody needs it who does not tokenise
+
+    try:
+        backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the Rust library below raises bare Exception
+        raise InputError(f"{folder} has broken tokenizer files: {error}") from error
+    return Tokenizer(folder=folder, backend=backend, max_length=max_length)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The noise schedule of a model, and the timesteps that a sampler visits.
+
+    ᾱ_t = Π_{s ≤ t} (1 − β_s),    x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε,    t = 0 … T − 1
+
+β is what the model was trained with, so any scheduler of diffusers that carries betas (PNDM, DDIM, Euler, DPM, their
+legacy Flax namesakes) describes the same model. Tables are numpy, float32, rounded where PyTorch rounds: equal to its
+own to the last bit or nearly, which matters where 1 − ᾱ_t is small.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from dreambooth_jax.errors import InputError
+
+PredictionType: TypeAlias = Literal["epsilon", "sample", "v_prediction"]
+TimestepSpacing: TypeAlias = Literal["leading", "trailing", "linspace"]
+
+FILE = "scheduler_config.json"
+
+CHOICES: Mapping[str, Sequence[Any]] = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "sample", "v_prediction"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+    "thresholding": (False,),
+    "use_flow_sigmas": (False,),
+}
+"""Keys of which only these values are supported."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "rescale_betas_zero_snr": False,
+}
+"""What a missing key means: what it means to diffusers' ``DDIMScheduler``, with two exceptions.
+
+That class's ``clip_sample = True`` and ``steps_offset = 0`` are for pixels. ``StableDiffusionPipeline`` calls a file
+without these keys outdated and takes False and 1, so that is what users get, and what we do. A value that the file does
+state is honoured.
+"""
+
+KINDS: Mapping[type, Sequence[type]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    str: (str,),
+    type(None): (list, tuple),
+}
+"""Types that JSON may give in the place of a default's."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseSchedule:
+    """What ``scheduler_config.json`` says about a model and how to sample from it. Fields are named as its keys are."""
+
+    alphas_cumprod: Float32[np.ndarray, "T"]
+    """ᾱ_t, falling; the last is exactly 0 where the schedule has zero terminal SNR."""
+    prediction_type: PredictionType = "epsilon"
+    """What the network predicts: ε, x_0 or v = √ᾱ ε − √(1 − ᾱ) x_0."""
+    timestep_spacing: TimestepSpacing = "leading"
+    """How a few timesteps are chosen among all (Table 2 of arXiv 2305.08891)."""
+    steps_offset: int = 1
+    """Added to the timesteps of leading spacing."""
+    set_alpha_to_one: bool = True
+    """Whether the last step goes to ᾱ = 1, or to ᾱ_0."""
+    clip_sample: bool = False
+    """Whether the predicted x_0 is clipped."""
+    clip_sample_range: float = 1.0
+    """To ± this."""
+
+    @classmethod
+    def from_config(cls, raw: Mapping[str, Any]) -> "NoiseSchedule":
+        """From the content of a ``scheduler_config.json`` of any class that has betas.
+
+        Settings of other samplers (Karras sigmas, solver orders, …) are not read. ``DEFAULTS`` says what missing keys
+        mean; null counts as missing.
+
+        Raises:
+            InputError: naming the key that asks for something we don't have, or the class if it has no betas.
+        """
+        config = _read(raw)
+        betas = _betas(config)
+        if not (np.all(betas > 0) and np.all(betas <= 1)):
+            raise InputError(f"{FILE}: betas go from {betas.min():g} to {betas.max():g}, but must be between 0 and 1")
+        return cls(
+            alphas_cumprod=_cumprod(1 - (zero_terminal_snr(betas) if config["rescale_betas_zero_snr"] else betas)),
+            **{field.name: config[field.name] for field in fields(cls) if field.name in config},
+        )
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+        return len(self.alphas_cumprod)
+
+    def timesteps(self, steps: int) -> Int32[np.ndarray, "{steps}"]:
+        """The timesteps that a sampler visits, from noise to picture.
+
+        Equal to those of diffusers' ``DDIMScheduler``, except that trailing spacing there gives some numbers of
+        steps (61 of 1000 is the first) one timestep too many, −1.
+
+        Raises:
+            InputError: if there are not so many timesteps.
+        """
+        count = self.num_train_timesteps
+        if not 1 <= steps <= count:
+            raise InputError(f"steps = {steps}: take 1 to {count}, as many as the model was trained with")
+        if self.timestep_spacing == "leading":
+            first = (steps - 1) * (count // steps) + self.steps_offset
+            if first >= count:
+                raise InputError(f"steps = {steps}: steps_offset puts the first at {first} of {count}; take fewer")
+            chosen: np.ndarray = np.arange(first, self.steps_offset - 1, -(count // steps))
+        elif self.timestep_spacing == "trailing":
+            chosen = np.arange(count, 0, -count / steps)[:steps].round() - 1
+        else:
+            chosen = np.linspace(0, count - 1, steps).round()[::-1]
+        return chosen.astype(np.int32)
+
+
+def zero_terminal_snr(betas: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "T"]:
+    """Shift and scale √ᾱ so that the last is 0 and the first stays (algorithm 1 of arXiv 2305.08891)."""
+    root = np.sqrt(_cumprod(1 - betas))
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    bar = root**2
+    return 1 - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+
+
+def _read(raw: Mapping[str, Any]) -> dict[str, Any]:
+    name = raw.get("_class_name")
+    if name is not None and not raw.keys() & {"beta_start", "beta_end", "beta_schedule", "trained_betas"}:
+        raise InputError(f"{FILE}: _class_name = {name!r} has no betas; only models trained with betas are supported")
+    given = {key: value for key, value in raw.items() if value is not None}
+    for key, known in CHOICES.items():
+        if key in given and given[key] not in known:
+            raise InputError(f"{FILE}: {key} = {given[key]!r} is not supported, only {', '.join(map(repr, known))}")
+    for key, default in DEFAULTS.items():
+        if key in given and type(given[key]) not in KINDS[type(default)]:
+            raise InputError(f"{FILE}: {key} = {given[key]!r} is of the wrong type; its default is {default!r}")
+    # JSON writes 1.0 as 1 at times
+    return {key: type(default)(given[key]) if key in given and default is not None else given.get(key, default) for key, default in DEFAULTS.items()}
+
+
+def _betas(config: Mapping[str, Any]) -> Float32[np.ndarray, "T"]:
+    count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+    if config["trained_betas"] is not None:
+        betas = np.asarray(config["trained_betas"], np.float32)
+        if betas.shape != (count,):
+            raise InputError(f"{FILE}: trained_betas has {betas.size} values, but num_train_timesteps = {count}")
+        return betas
+    if config["beta_schedule"] == "linear":
+        return _linspace(start, end, count)
+    if config["beta_schedule"] == "scaled_linear":
+        return _linspace(start**0.5, end**0.5, count) ** 2
+    bar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
+
+
+def _linspace(start: float, end: float, count: int) -> Float32[np.ndarray, "T"]:
+    # As PyTorch does it: one float32 step, walked from both ends to the middle.
+    first, last = np.float32(start), np.float32(end)
+    step = np.float64((last - first) / np.float32(max(count - 1, 1)))
+    i = np.arange(count)
+    return np.where(i < count / 2, first + step * i, last - step * (count - 1 - i)).astype(np.float32)
+
+
+def _cumprod(factors: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "T"]:
+    return np.cumprod(factors, dtype=np.float64).astype(np.float32)

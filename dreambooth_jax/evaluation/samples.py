@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Fixed-seed pictures, as a labelled grid: one row per prompt, one column per seed."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from dreambooth_jax.data.png import save_png
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.trees import Tree
+
+MARGIN = 8
+PAPER, INK = (255, 255, 255), (32, 32, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """What a grid is made of. The same settings and parameters give the same grid."""
+
+    prompts: Sequence[str]
+    num_images: int = 4
+    seed: int = 0
+    steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    sampler: str = "ddim"
+    eta: float = 0.0
+    height: int | None = None
+    width: int | None = None
+
+    def metadata(self) -> dict[str, Any]:
+        """Settings that all pictures of the grid share."""
+        names = ("negative_prompt", "steps", "guidance_scale", "sampler", "eta")
+        return {name: getattr(self, name) for name in names}
+
+
+def draw_rows(
+    pipe: Pipeline, settings: SampleSettings, *, params: Tree | None = None
+) -> list[UInt8[np.ndarray, "n h w 3"]]:
+    """One row of pictures per prompt; picture i of every row has seed ``settings.seed + i``.
+
+    Every row is one call of the same shape, so all of them together compile once.
+    """
+    return [
+        pipe(
+            [prompt] * settings.num_images,
+            negative_prompt=settings.negative_prompt,
+            seed=[settings.seed + i for i in range(settings.num_images)],
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+            eta=settings.eta,
+            height=settings.height,
+            width=settings.width,
+            params=params,
+        )
+        for prompt in settings.prompts
+    ]
+
+
+def labelled_grid(
+    rows: Sequence[UInt8[np.ndarray, "n h w 3"]], labels: Sequence[str], *, title: str = ""
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows of pictures, each under its label."""
+    n, height, width, _ = rows[0].shape
+    size = max(11, min(28, height // 16))
+    font = ImageFont.load_default(size)
+    sheet_width = MARGIN + max(n * (width + MARGIN), 24 * size)
+    columns = max(8, int((sheet_width - 2 * MARGIN) / (0.6 * size)))
+    texts = [textwrap.fill(text, columns) for text in labels]
+    heading = textwrap.fill(title, columns)
+    line = int(size * 1.3)
+
+    def depth(text: str) -> int:
+        return line * (text.count("\n") + 1) + MARGIN if text else 0
+
+    total = MARGIN + depth(heading) + sum(depth(text) + height + MARGIN for text in texts)
+    sheet = Image.new("RGB", (sheet_width, total), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.multiline_text((MARGIN, MARGIN), heading, fill=INK, font=font)
+    y = MARGIN + depth(heading)
+    for text, row in zip(texts, rows, strict=True):
+        pen.multiline_text((MARGIN, y), text, fill=INK, font=font)
+        y += depth(text)
+        for column, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (MARGIN + column * (width + MARGIN), y))
+        y += height + MARGIN
+    return np.asarray(sheet)
+
+
+def save_grid(
+    path: str | Path, rows: Sequence[UInt8[np.ndarray, "n h w 3"]], settings: SampleSettings, *, title: str = ""
+) -> None:
+    """Write the labelled grid with its settings inside."""
+    about = settings.metadata() | {"prompt": " | ".join(settings.prompts), "seed": settings.seed}
+    save_png(path, labelled_grid(rows, settings.prompts, title=title), about)
+
+
+def save_pictures(
+    folder: str | Path, rows: Sequence[UInt8[np.ndarray, "n h w 3"]], settings: SampleSettings, *, model: str
+) -> list[Path]:
+    """Every picture as a PNG of its own, ``000-seed0.png`` (prompt 0, seed 0), with its settings inside."""
+    paths = []
+    for number, (prompt, row) in enumerate(zip(settings.prompts, rows, strict=True)):
+        for i, picture in enumerate(row):
+            seed = settings.seed + i
+            path = Path(folder) / f"{number:03d}-seed{seed}.png"
+            save_png(path, picture, {"prompt": prompt, "seed": seed, "model": model} | settings.metadata())
+            paths.append(path)
+    return paths

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Taking a model home: a folder that PyTorch diffusers, and with it ComfyUI and A1111, or legacy Flax opens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jax.typing import DTypeLike
+
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.trees import check_shapes, flatten
+from dreambooth_jax.weights.pretrained import Format, write_folder
+
+
+def save_pretrained(
+    path: str | Path,
+    pipe: Pipeline,
+    params: Mapping[str, Any],
+    *,
+    format: Format = "safetensors",
+    dtype: DTypeLike = "float32",
+) -> None:
+    """Write ``params`` as a diffusers folder, with the configurations and the tokenizer that ``pipe`` was loaded with.
+
+    Args:
+        path: the folder to write. See ``write_folder`` for what happens to one that exists.
+        pipe: the pretrained model that the parameters descend from.
+        params: {"text_encoder": ..., "unet": ..., "vae": ...}, of any float dtype.
+        format: "safetensors", or "flax" for the msgpack files of the legacy Flax classes.
+        dtype: of the saved weights: float32, float16 or bfloat16.
+
+    Raises:
+        InputError: if ``params`` does not fit the model, has values beyond the dtype's range, or cannot be saved.
+    """
+    expected, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (pipe.params, params))
+    check_shapes(expected=expected, found=found, source="what is to be saved")
+    write_folder(
+        path,
+        params=params,
+        configs=pipe.components.configs,
+        scheduler_config=pipe.components.scheduler_config,
+        tokenizer_folder=pipe.tokenizer.folder,
+        format=format,
+        dtype=dtype,
+    )

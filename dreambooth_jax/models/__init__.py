@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The three networks of Stable Diffusion 1 and 2 as Flax modules, and their configurations.
+
+Parameters are plain nested dicts. A leaf's path is PyTorch's name of it, with list indices joined as Flax does:
+``down_blocks.0.attentions.1.proj_in.weight`` is ``down_blocks_0/attentions_1/proj_in/kernel``.
+"""
+
+from dreambooth_jax.models.attention import attention
+from dreambooth_jax.models.clip_text import CLIPTextModel
+from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.unet import UNet2DConditionModel
+from dreambooth_jax.models.vae import AutoencoderKL
+
+__all__ = [
+    "AutoencoderKL",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "UNet2DConditionModel",
+    "UNetConfig",
+    "VAEConfig",
+    "attention",
+]

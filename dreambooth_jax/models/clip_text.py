@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""CLIP's text encoder: a causal transformer with its norms in front (Radford et al. 2021, § 2.4)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from dreambooth_jax.models.attention import attention
+from dreambooth_jax.models.configs import CLIPTextConfig
+from dreambooth_jax.models.layers import LayerNorm, gelu, quick_gelu, wide
+
+_ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+class CLIPAttention(nn.Module):
+    """Causal multi-head self-attention with the names of transformers."""
+
+    heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        q, k, v = (
+            nn.Dense(x.shape[-1], dtype=self.dtype, name=f"{name}_proj")(x).reshape(*x.shape[:2], self.heads, -1)
+            for name in "qkv"
+        )
+        h = attention(q, k, v, causal=True).reshape(x.shape)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out_proj")(h)
+
+
+class CLIPMLP(nn.Module):
+    """Two dense layers."""
+
+    config: CLIPTextConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        h = nn.Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        h = _ACTIVATIONS[self.config.hidden_act](h)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+
+
+class CLIPLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    config: CLIPTextConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.layer_norm1 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
+        self.self_attn = CLIPAttention(self.config.num_attention_heads, dtype=self.dtype)
+        self.layer_norm2 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
+        self.mlp = CLIPMLP(self.config, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEmbeddings(nn.Module):
+    """Token plus position."""
+
+    config: CLIPTextConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        size = self.config.hidden_size
+        self.token_embedding = nn.Embed(self.config.vocab_size, size, dtype=self.dtype)
+        self.position_embedding = nn.Embed(self.config.max_position_embeddings, size, dtype=self.dtype)
+
+    def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
+        positions = jnp.arange(input_ids.shape[1])[None, :]
+        return self.token_embedding(input_ids) + self.position_embedding(positions)
+
+
+class CLIPEncoder(nn.Module):
+    """The stack of layers."""
+
+    config: CLIPTextConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        layer = nn.remat(CLIPLayer) if self.remat else CLIPLayer
+        self.layers = [layer(self.config, dtype=self.dtype) for _ in range(self.config.num_hidden_layers)]
+
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class CLIPTextTransformer(nn.Module):
+    """Embeddings, layers, final norm."""
+
+    config: CLIPTextConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        self.embeddings = CLIPEmbeddings(self.config, dtype=self.dtype)
+        self.encoder = CLIPEncoder(self.config, dtype=self.dtype, remat=self.remat)
+        self.final_layer_norm = LayerNorm(self.config.layer_norm_eps, dtype=wide(self.dtype))
+
+    def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
+        return self.final_layer_norm(self.encoder(self.embeddings(input_ids)))
+
+
+class CLIPTextModel(nn.Module):
+    """The text encoder of Stable Diffusion.
+
+    Attributes:
+        config: the network's shape.
+        dtype: what to compute in.
+        remat: recompute activations in the backward pass, layer by layer.
+    """
+
+    config: CLIPTextConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        self.text_model = CLIPTextTransformer(self.config, dtype=self.dtype, remat=self.remat)
+
+    def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Last hidden state after the final norm, in at least float32."""
+        return self.text_model(input_ids)

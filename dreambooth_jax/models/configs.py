@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The networks' shapes, read from the ``config.json`` files of diffusers and transformers.
+
+Field names and defaults are those of the files, which leave out what has its default. Every key of a file is one of
+four things: a field here; a choice of which we have only some values; irrelevant to the network; unknown. An unknown
+key that holds nothing (null, false, 0, empty) is harmless, any other asks for something we don't have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+
+from dreambooth_jax.errors import InputError
+
+T = TypeVar("T")
+PerBlock: TypeAlias = T | tuple[T, ...]
+Choices: TypeAlias = Mapping[str, Sequence[Any]]
+
+
+class _Config:
+    """What the three have in common: reading a file, and refusing what it asks for in vain."""
+
+    FILE: ClassVar[str]
+    CHOICES: ClassVar[Choices]
+    """Keys of which only these values are supported. Those that are no fields have one meaning, whatever the value."""
+    IRRELEVANT: ClassVar[tuple[str, ...]]
+    """Keys that the network's output does not depend on."""
+    PER_BLOCK: ClassVar[tuple[str, ...]] = ()
+    """Fields that may hold a tuple: one value for each of ``block_out_channels``."""
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """From the content of a ``config.json``.
+
+        Raises:
+            InputError: naming the first key whose value is malformed or asks for something we don't have.
+        """
+        defaults = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        for key, value in raw.items():
+            if key in cls.CHOICES:
+                cls._check_choices(key, value)
+            elif key not in defaults and key not in cls.IRRELEVANT and not key.startswith("_") and value:
+                raise cls._unsupported(key, value, "its absence")
+        return cls(**{key: cls._value(key, raw[key], default) for key, default in defaults.items() if key in raw})
+
+    @classmethod
+    def _value(cls, key: str, value: Any, default: Any) -> Any:
+        """The value of a field in its own type."""
+        value = tuple(value) if isinstance(value, list) else value
+        if not _alike(value, default) or (isinstance(value, tuple) and key not in cls.PER_BLOCK):
+            raise cls._unsupported(key, value, f"something like {default!r}")
+        return float(value) if isinstance(default, float) else value
+
+    @classmethod
+    def _unsupported(cls, key: str, value: Any, wanted: str) -> InputError:
+        return InputError(f"{cls.FILE}: {key} = {value!r} is not supported, only {wanted}")
+
+    @classmethod
+    def _check_choices(cls, key: str, value: Any) -> None:
+        known = cls.CHOICES[key]
+        items = value if isinstance(value, list | tuple) else (value,)
+        if any(item not in known for item in items):
+            raise cls._unsupported(key, value, " or ".join(repr(choice) for choice in known))
+
+    def _check_blocks(self, count: int) -> None:
+        for key in self.PER_BLOCK:
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != count:
+                raise self._unsupported(key, value, f"one value for each of the {count} block_out_channels")
+
+    def _check_divides(self, key: str, parts: int, channels: Sequence[int]) -> None:
+        if parts < 1 or any(size % parts for size in channels):
+            raise self._unsupported(key, parts, f"a divisor of {', '.join(map(str, channels))} channels")
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value, or each of a tuple's, is of the default's kind; a default of None stands for an integer."""
+    if isinstance(value, tuple):
+        return bool(value) and all(_alike(item, default) for item in value)
+    kind = default[0] if isinstance(default, tuple) else default
+    if kind is None and value is None:
+        return True
+    if isinstance(value, bool) or isinstance(kind, bool | str):
+        return isinstance(value, type(kind))
+    return isinstance(value, int | float if isinstance(kind, float) else int)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(_Config):
+    """The denoiser. Values per block are in the order of ``down_block_types``; up blocks have them reversed."""
+
+    sample_size: int | None = None
+    """Side of the latents that the network was trained on; it takes others."""
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0.0
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    only_cross_attention: PerBlock[bool] = False
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: PerBlock[int] = 2
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int = 1280
+    transformer_layers_per_block: PerBlock[int] = 1
+    attention_head_dim: PerBlock[int] = 8
+    """The number of heads, not their size: the key's historical meaning."""
+    num_attention_heads: PerBlock[int] | None = None
+    """Takes the place of ``attention_head_dim`` where it is given."""
+    use_linear_projection: bool = False
+
+    FILE = "unet/config.json"
+    CHOICES: ClassVar[Choices] = {
+        "_class_name": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
+        "act_fn": ("silu", "swish"),  # two names of one function
+        "attention_type": ("default",),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "downsample_padding": (1,),
+        "mid_block_scale_factor": (1,),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "resnet_out_scale_factor": (1,),
+        "resnet_time_scale_shift": ("default",),
+        "time_embedding_type": ("positional",),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    }
+    IRRELEVANT = (
+        "addition_embed_type_num_heads",  # says something only beside addition_embed_type
+        "mid_block_only_cross_attention",  # the one middle block that we have does not read it
+        "split_head_dim",  # the legacy Flax UNet's ways to compute the same
+        "use_memory_efficient_attention",
+        "upcast_attention",  # logits and softmax are never below float32 here
+    )
+    PER_BLOCK = (
+        *("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "only_cross_attention"),
+        *("attention_head_dim", "num_attention_heads", "transformer_layers_per_block"),
+    )
+
+    def __post_init__(self) -> None:
+        self._check_blocks(len(self.block_out_channels))
+        self._check_divides("norm_num_groups", self.norm_num_groups, self.block_out_channels)
+        for heads, channels in zip(self.heads, self.block_out_channels, strict=True):
+            self._check_divides("attention_head_dim", heads, (channels,))
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Number of attention heads of each block."""
+        return self.per_block(self.num_attention_heads or self.attention_head_dim)
+
+    def per_block(self, value: PerBlock[T]) -> tuple[T, ...]:
+        """A value for each block: itself, or repeated where it is one for all."""
+        return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig(_Config):
+    """The autoencoder between pictures and latents."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+    """The latents that the UNet sees are the raw ones times this."""
+
+    FILE = "vae/config.json"
+    CHOICES: ClassVar[Choices] = {
+        "_class_name": ("AutoencoderKL", "FlaxAutoencoderKL"),
+        "act_fn": ("silu", "swish"),
+        "down_block_types": ("DownEncoderBlock2D",),
+        "mid_block_add_attention": (True,),
+        "up_block_types": ("UpDecoderBlock2D",),
+        "use_post_quant_conv": (True,),
+        "use_quant_conv": (True,),
+    }
+    IRRELEVANT = (
+        "force_upcast",  # a remedy for float16's range; bfloat16 has float32's
+        "sample_size",  # a note on its training
+    )
+    PER_BLOCK = ("block_out_channels", "down_block_types", "up_block_types")
+
+    def __post_init__(self) -> None:
+        self._check_blocks(len(self.block_out_channels))
+        self._check_divides("norm_num_groups", self.norm_num_groups, self.block_out_channels)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig(_Config):
+    """The text encoder. Stable Diffusion 2 uses the last layer but one: its file simply counts one layer less."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    FILE = "text_encoder/config.json"
+    CHOICES: ClassVar[Choices] = {
+        "hidden_act": ("quick_gelu", "gelu"),
+        "model_type": ("clip_text_model",),
+    }
+    IRRELEVANT = (
+        *("architectures", "dtype", "torch_dtype", "transformers_version", "return_dict", "id2label", "label2id"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_factor", "initializer_range", "projection_dim"),
+        # settings of text generation, which some versions of transformers wrote into every file
+        *("max_length", "num_beams", "num_beam_groups", "num_return_sequences", "temperature", "top_k", "top_p"),
+        *("typical_p", "length_penalty", "repetition_penalty"),
+    )
+
+    def __post_init__(self) -> None:
+        self._check_divides("num_attention_heads", self.num_attention_heads, (self.hidden_size,))

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Small layers that all three networks are made of.
+
+Every layer computes in ``dtype``, except that statistics of norms are never taken below float32. Parameters have a
+dtype of their own and are cast where they are used. Leaves are called ``kernel`` ([height, width, in, out] of a
+convolution, [in, out] of a dense layer), ``bias`` and ``scale``.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+Activation = Callable[[Array], Array]
+
+
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """``dtype``, but at least float32: what sums over many numbers are taken in."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x Φ(x) with the exact error function (Hendrycks & Gimpel 2016), not its tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x σ(1.702 x), which OpenAI's CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def timestep_embedding(
+    timesteps: Int[Array, "b"], size: int, *, flip_sin_to_cos: bool, freq_shift: float, dtype: DTypeLike
+) -> Float[Array, "b size"]:
+    """Sinusoids of the timestep (Vaswani et al. 2017, § 3.5), with frequencies 10000^(-i / (size/2 - freq_shift)).
+
+    Args:
+        timesteps: in [0, T).
+        size: number of features, even.
+        flip_sin_to_cos: cosines first.
+        freq_shift: 0 or 1: where the lowest frequency lies.
+        dtype: of the result; computed in at least float32.
+    """
+    precise = wide(dtype)
+    half = size // 2
+    # Rounded at every step as the pretrained weights' own code rounds, for parity at large timesteps.
+    exponents = -math.log(10000) * np.arange(half, dtype=precise) / (half - freq_shift)
+    angles = timesteps.astype(precise)[:, None] * jnp.exp(exponents.astype(precise))[None, :]
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1).astype(dtype)
+
+
+def conv(features: int, *, dtype: DTypeLike, size: int = 3, stride: int = 1, name: str | None = None) -> nn.Conv:
+    """A convolution that keeps (or divides by ``stride``) height and width, as PyTorch pads it."""
+    return nn.Conv(features, (size, size), strides=stride, padding=size // 2, dtype=dtype, name=name)
+
+
+class GroupNorm(nn.Module):
+    """Normalisation over all positions and the channels of one group (Wu & He 2018), with statistics per example."""
+
+    groups: int
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *positions c"]) -> Float[Array, "b *positions c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        h = x.astype(wide(self.dtype)).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        h = h - h.mean((1, 3), keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.square(h).mean((1, 3), keepdims=True) + self.epsilon)
+        h = h.reshape(x.shape) * scale.reshape((1,) * (x.ndim - 1) + (-1,)) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        return h.astype(self.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalisation over channels (Ba et al. 2016), with the variance of PyTorch: the mean of squared deviations."""
+
+    use_fast_variance: bool = False
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to twice the size (or one less, where that is where the skip connection is), then convolve."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None) -> Float[Array, "b H W c"]:
+        height, width = size or (2 * x.shape[1], 2 * x.shape[2])
+        x = x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+        return conv(self.features, dtype=self.dtype, name="conv")(x)
+
+
+class Downsample(nn.Module):
+    """A convolution of stride two. The UNet pads all sides, the VAE (``lopsided``) only the bottom and the right."""
+
+    features: int
+    lopsided: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+        padding = (0 if self.lopsided else 1, 1)
+        return nn.Conv(self.features, (3, 3), strides=2, padding=(padding, padding), dtype=self.dtype, name="conv")(x)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The UNet's blocks: residual blocks and transformers on the way down, in the middle, and on the way up.
+
+down:  x -> [resnet (-> transformer)] * layers (-> half size), each result is also a skip connection
+up:    x -> [x ∥ skip -> resnet (-> transformer)] * (layers + 1) (-> double size)
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dreambooth_jax.models.attention import Attention
+from dreambooth_jax.models.configs import UNetConfig
+from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Upsample, conv, gelu
+from dreambooth_jax.models.resnet import ResnetBlock
+
+Picture = Float[Array, "b h w c"]
+Text = Float[Array, "b s e"]
+Time = Float[Array, "b t"]
+
+
+class GEGLU(nn.Module):
+    """A gated dense layer: a ∙ gelu(b) (Shazeer 2020)."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t features"]:
+        value, gate = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        return value * gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Four times as wide inside."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        h = GEGLU(4 * x.shape[-1], dtype=self.dtype, name="net_0")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(h)
+
+
+class TransformerBlock(nn.Module):
+    """x + attn1(norm1(x)), x + attn2(norm2(x), text), x + ff(norm3(x)), the first to x itself, or to text."""
+
+    heads: int
+    only_cross_attention: bool
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(1e-5, dtype=self.dtype) for _ in range(3))
+        self.attn1, self.attn2 = (Attention(self.heads, dtype=self.dtype) for _ in range(2))
+        self.ff = FeedForward(dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "b t c"], text: Text) -> Float[Array, "b t c"]:
+        x = x + self.attn1(self.norm1(x), text if self.only_cross_attention else None)
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer(nn.Module):
+    """Positions of the picture become tokens, pass through transformer blocks and are added to the picture."""
+
+    heads: int
+    layers: int
+    groups: int
+    linear: bool
+    only_cross_attention: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Picture, text: Text) -> Picture:
+        b, height, width, channels = x.shape
+
+        def project(name: str, h: Array) -> Array:  # the same map in both cases; only the kernel's shape differs
+            if self.linear:
+                return nn.Dense(channels, dtype=self.dtype, name=name)(h)
+            return conv(channels, size=1, dtype=self.dtype, name=name)(h)
+
+        h = GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
+        h = project("proj_in", h).reshape(b, height * width, channels)
+        for i in range(self.layers):
+            block = TransformerBlock(
+                self.heads, self.only_cross_attention, dtype=self.dtype, name=f"transformer_blocks_{i}"
+            )
+            h = block(h, text)
+        return x + project("proj_out", h.reshape(x.shape))
+
+
+class _Block(nn.Module):
+    """What the three kinds of blocks share.
+
+    Attributes:
+        config: the UNet's shape.
+        level: index of the block's channels, heads and layers in the config: 0 at full size.
+        dtype: what to compute in.
+        remat: recompute activations in the backward pass, one resnet or transformer at a time.
+    """
+
+    config: UNetConfig
+    level: int
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def features(self) -> int:
+        return self.config.block_out_channels[self.level]
+
+    def _resnet(self) -> nn.Module:
+        cls = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        return cls(self.features, self.config.norm_num_groups, self.config.norm_eps, dtype=self.dtype)
+
+    def _transformer(self, only_cross_attention: bool) -> nn.Module:
+        cls = nn.remat(Transformer) if self.remat else Transformer
+        config = self.config
+        return cls(
+            config.heads[self.level],
+            config.per_block(config.transformer_layers_per_block)[self.level],
+            config.norm_num_groups,
+            config.use_linear_projection,
+            only_cross_attention,
+            dtype=self.dtype,
+        )
+
+    def _layers(self, count: int, block_type: str) -> tuple[list[nn.Module], list[nn.Module]]:
+        """Resnets, and as many transformers where the block's type has them."""
+        only_cross_attention = self.config.per_block(self.config.only_cross_attention)[self.level]
+        transformers = count if block_type.startswith("CrossAttn") else 0
+        return (
+            [self._resnet() for _ in range(count)],
+            [self._transformer(only_cross_attention) for _ in range(transformers)],
+        )
+
+
+class DownBlock(_Block):
+    """``CrossAttnDownBlock2D`` or ``DownBlock2D``."""
+
+    def setup(self) -> None:
+        config = self.config
+        count = config.per_block(config.layers_per_block)[self.level]
+        self.resnets, self.attentions = self._layers(count, config.down_block_types[self.level])
+        is_last = self.level == len(config.block_out_channels) - 1
+        self.downsamplers = [] if is_last else [Downsample(self.features, dtype=self.dtype)]
+
+    def __call__(self, x: Picture, time: Time, text: Text) -> tuple[Array, list[Array]]:
+        """The block's result and its skip connections."""
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, time)
+            if self.attentions:
+                x = self.attentions[i](x, text)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(_Block):
+    """``UNetMidBlock2DCrossAttn``: resnet, transformer, resnet."""
+
+    def setup(self) -> None:
+        self.resnets = [self._resnet() for _ in range(2)]
+        self.attentions = [self._transformer(only_cross_attention=False)]
+
+    def __call__(self, x: Picture, time: Time, text: Text) -> Picture:
+        x = self.resnets[0](x, time)
+        x = self.attentions[0](x, text)
+        return self.resnets[1](x, time)
+
+
+class UpBlock(_Block):
+    """``CrossAttnUpBlock2D`` or ``UpBlock2D``."""
+
+    def setup(self) -> None:
+        config = self.config
+        count = config.per_block(config.layers_per_block)[self.level] + 1
+        self.resnets, self.attentions = self._layers(count, config.up_block_types[-1 - self.level])
+        self.upsamplers = [] if self.level == 0 else [Upsample(self.features, dtype=self.dtype)]
+
+    def __call__(
+        self, x: Picture, skips: Sequence[Array], time: Time, text: Text, size: tuple[int, int]
+    ) -> Float[Array, "b H W c"]:
+        """``skips``: one for each layer, the first is used last. ``size``: height and width of the next block."""
+        for i, (resnet, skip) in enumerate(zip(self.resnets, reversed(skips), strict=True)):
+            x = resnet(jnp.concatenate([x, skip], axis=-1), time)
+            if self.attentions:
+                x = self.attentions[i](x, text)
+        for upsample in self.upsamplers:
+            x = upsample(x, size)
+        return x

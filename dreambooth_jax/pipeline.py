@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Prompts to pictures: text encoder, guided sampler and decoder as one compiled program.
+
+    prompts -> ids -> text states ─┐
+    seeds -> normal latents ───────┴─> sampler(guided(UNet)) -> latents -> decoder -> pictures
+
+Each local device runs the program on its share of the pictures, with its own copy of the parameters. A program is
+compiled once for each number and size of pictures; steps, guidance scale, eta and seeds are its arguments.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from dreambooth_jax import rng
+from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
+from dreambooth_jax.diffusion.guidance import guided
+from dreambooth_jax.diffusion.samplers import SAMPLERS, Sampler
+from dreambooth_jax.diffusion.schedule import NoiseSchedule, PredictionType
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.clip_text import CLIPTextModel
+from dreambooth_jax.models.unet import UNet2DConditionModel
+from dreambooth_jax.models.vae import AutoencoderKL
+from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.pretrained import Components, load_components
+
+Number: TypeAlias = float | int
+Output: TypeAlias = Literal["uint8", "float32", "latents"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pipeline:
+    """A model that makes pictures of prompts, and the pieces of it that training needs."""
+
+    components: Components
+    """Modules and configurations. Its ``params`` are empty: nothing but the pipeline's own holds them in memory."""
+    params: Tree
+    """{"text_encoder": ..., "unet": ..., "vae": ...}"""
+    tokenizer: Tokenizer
+    schedule: NoiseSchedule
+
+    @classmethod
+    def from_components(cls, components: Components) -> "Pipeline":
+        """Add what the model's folder says about tokens and noise.
+
+        Raises:
+            InputError: if tokenizer files are missing or broken, or the scheduler asks for something we don't have.
+        """
+        length = components.text_encoder.config.max_position_embeddings
+        return cls(
+            components=dataclasses.replace(components, params={}),
+            params=components.params,
+            tokenizer=load_tokenizer(components.folder / "tokenizer", max_length=length),
+            schedule=NoiseSchedule.from_config(components.scheduler_config),
+        )
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        """Latents, timesteps, text states -> prediction."""
+        return self.components.unet
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """Pictures <-> raw latents; all other latents are scaled: times ``vae.config.scaling_factor``."""
+        return self.components.vae
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        """Ids -> text states."""
+        return self.components.text_encoder
+
+    @property
+    def native_size(self) -> int:
+        """Pixels of the side of pictures that the model was trained with; 512 for the usual one that does not say."""
+        return (self.unet.config.sample_size or 64) * self.vae.config.downscale
+
+    def encode_prompts(self, params: Tree, prompts: str | Sequence[str]) -> Float[Array, "b s d"]:
+        """Text states of prompts, in at least float32."""
+        ids = self.tokenizer(_texts("prompts", prompts))
+        return _spread(_encode_text, (self.text_encoder,), params["text_encoder"], ids)
+
+    def encode_images(
+        self, params: Tree, images: Float[Array | np.ndarray, "b H W 3"]
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+        """Mean and log variance of the raw, unscaled latents of pictures in [-1, 1], in at least float32."""
+        return _spread(_encode_images, (self.vae,), params["vae"], images)
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
+        steps: int = 50,
+        guidance_scale: Number = 7.5,
+        sampler: str = "ddim",
+        eta: Number = 0.0,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Array | np.ndarray | None = None,
+        params: Tree | None = None,
+        output: Output = "uint8",
+    ) -> np.ndarray:
+        """Make one picture of each prompt.
+
+        A picture depends on its own prompt, seed and latents alone: neither on the others of its batch, nor, but for
+        rounding, on the number of devices.
+
+        Args:
+            prompts: one or several.
+            negative_prompt: what to lean away from: one for all, or one for each.
+            seed: picture i is made with seed + i; or one seed for each. From 0 to 2³² − 1.
+            steps: of the sampler, from 1 to the number of timesteps that the model was trained with.
+            guidance_scale: how far to lean. 1 or less is no guidance: the negative prompt does not count.
+            sampler: one of ``SAMPLERS``.
+            eta: 0 is deterministic, 1 adds the most noise on the way.
+            height: in pixels, a multiple of the autoencoder's factor (8). By default that of ``latents``, or else
+                ``native_size``.
+            width: likewise.
+            latents: [b, height / 8, width / 8, 4] to start from, instead of normal ones drawn from the seeds.
+            params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
+            output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
+
+        Returns:
+            uint8 or float32 [b, height, width, 3], or float32 [b, height / 8, width / 8, 4].
+
+        Raises:
+            InputError: naming the argument that is wrong.
+        """
+        texts = _texts("prompts", prompts)
+        negative = _texts("negative_prompt", negative_prompt, len(texts))
+        seeds = _seeds(seed, len(texts))
+        _check("sampler", sampler, sampler in SAMPLERS, f"choose one of {', '.join(SAMPLERS)}")
+        _check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
+        _check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
+        _check("output", output, output in ("uint8", "float32", "latents"), "must be uint8, float32 or latents")
+        table = SAMPLERS[sampler].table(self.schedule, steps)
+
+        keys = jnp.stack([rng.root_key(seed) for seed in seeds])
+        shape = (len(texts), *self._latent_sides(height, width, latents), self.unet.config.in_channels)
+        rows = _Rows(
+            ids=self.tokenizer(texts),
+            negative_ids=self.tokenizer(negative),
+            latents=_normal_latents(keys, shape=shape) if latents is None else _given_latents(latents, shape),
+            keys=keys,
+        )
+        static = (self.unet, self.vae, self.text_encoder, SAMPLERS[sampler], self.schedule.prediction_type)
+        shared = (table, jnp.asarray(float(guidance_scale)), jnp.asarray(float(eta)))
+        params = self.params if params is None else params
+        final, images = (np.asarray(result) for result in _spread(_generate, static, params, rows, *shared))
+        if output == "latents":
+            return final
+        return images if output == "float32" else np.rint(255 * images).astype(np.uint8)
+
+    def _latent_sides(self, height: int | None, width: int | None, latents: Any) -> tuple[int, ...]:
+        """Height and width in latents: of the pictures, if given, else of the latents, if given."""
+        factor = self.vae.config.downscale
+        default = (self.native_size // factor,) * 2 if latents is None else latents.shape[1:3]
+        for name, pixels in (("height", height), ("width", width)):
+            fine = pixels is None or (pixels > 0 and pixels % factor == 0)
+            _check(name, pixels, fine, f"must be a multiple of {factor}")
+        return tuple(pixels // factor if pixels else side for pixels, side in zip((height, width), default))
+
+
+def load_pretrained(
+    path_or_hub_id: str | Path,
+    revision: str | None = None,
+    dtype: DTypeLike | None = None,
+    variant: str | None = None,
+) -> Pipeline:
+    """Read a model and copy it, in float32, to each local device.
+
+    Args:
+        path_or_hub_id: folder in the diffusers layout, or a hub id.
+        revision: the hub's branch, tag or commit.
+        dtype: what to compute in; by default bfloat16 on TPU and GPU, float32 on CPU.
+        variant: weight files to prefer, such as fp16.
+
+    Raises:
+        InputError: if there is no such model, or it asks for something we don't have.
+    """
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    everywhere = NamedSharding(_mesh(), PartitionSpec())
+    components = load_components(
+        path_or_hub_id,
+        revision=revision,
+        variant=variant,
+        dtype=dtype,
+        place=lambda name, array: jax.device_put(array, everywhere),
+    )
+    return Pipeline.from_components(components)
+
+
+class _Rows(NamedTuple):
+    """What each picture has of its own."""
+
+    ids: Int[Array | np.ndarray, "b s"]
+    negative_ids: Int[Array | np.ndarray, "b s"]
+    latents: Float[Array, "b h w c"]
+    keys: Key[Array, "b"]
+
+
+def _generate(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    sampler: Sampler,
+    prediction_type: PredictionType,
+    params: Tree,
+    rows: _Rows,
+    table: Any,
+    guidance_scale: Float[Array, ""],
+    eta: Float[Array, ""],
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
+    """(final latents, pictures in [0, 1])."""
+
+    def network(x: Array, t: Array, text: Array) -> Array:
+        return _apply(unet, params["unet"], x, jnp.full(len(x), t), text)
+
+    def decode(latents: Array) -> Array:
+        return _apply(vae, params["vae"], latents[None] / vae.config.scaling_factor, method="decode")[0]
+
+    both = jnp.concatenate([rows.ids, rows.negative_ids])
+    text, negative = jnp.split(_encode_text(text_encoder, params["text_encoder"], both), 2)
+    denoise = guided(network, text=text, negative=negative, scale=guidance_scale)
+    final = sampler.run(denoise, rows.latents, table, prediction_type=prediction_type, eta=eta, keys=rows.keys)
+    # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
+    return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
+
+
+def _encode_text(text_encoder: CLIPTextModel, params: Tree, ids: Array) -> Array:
+    return _apply(text_encoder, params, ids)
+
+
+def _encode_images(vae: AutoencoderKL, params: Tree, images: Array) -> tuple[Array, Array]:
+    return _apply(vae, params, images, method="encode")
+
+
+def _apply(module: nn.Module, params: Tree, *inputs: Array, method: str | None = None) -> Any:
+    return module.apply({"params": params}, *inputs, method=method)
+
+
+def _spread(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> Any:
+    """``program(*static, params, rows, *shared)`` with the rows of a batch split over the local devices."""
+    mesh = _mesh()
+    count = len(jax.tree.leaves(rows)[0])
+    share = -(-count // mesh.size)
+    padded = np.minimum(np.arange(share * mesh.size), count - 1)  # the last row fills up what is missing
+    rows = jax.device_put(jax.tree.map(lambda x: x[padded], rows), NamedSharding(mesh, PartitionSpec("rows")))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(lambda x: x[:count], _compiled(program, static, mesh, params, rows, *shared))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+    program: Callable, static: tuple[Hashable, ...], mesh: Mesh, params: Tree, rows: Any, *shared: Any
+) -> Any:
+    everywhere, split = PartitionSpec(), PartitionSpec("rows")
+    mapped = jax.shard_map(
+        partial(program, *static),
+        mesh=mesh,
+        in_specs=(everywhere, split, *(everywhere for _ in shared)),
+        out_specs=split,
+        check_vma=False,
+    )
+    return mapped(params, rows, *shared)
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.asarray(jax.local_devices()), ("rows",))
+
+
+@partial(jax.jit, static_argnames="shape")
+def _normal_latents(keys: Key[Array, "b"], *, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:
+    draw = partial(jax.random.normal, shape=shape[1:], dtype=jnp.float32)
+    return jax.vmap(lambda key: draw(rng.stream(key, "latents")))(keys)
+
+
+def _given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:
+    if latents.shape != shape:
+        raise InputError(f"latents are {latents.shape}: pictures of this number and size have {shape}")
+    return jnp.asarray(latents, jnp.promote_types(latents.dtype, jnp.float32))
+
+
+def _check(name: str, value: Any, fine: bool, rule: str) -> None:
+    if not fine:
+        raise InputError(f"{name} = {value!r}: {rule}")
+
+
+def _texts(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:
+    """A list of ``count`` texts."""
+    several = [texts] * (count or 1) if isinstance(texts, str) else list(texts)
+    _check(name, texts, len(several) > 0, "give at least one")
+    _check(name, texts, all(isinstance(text, str) for text in several), "must be texts")
+    _check(name, texts, count in (None, len(several)), f"give one, or one for each of {count} prompts")
+    return several
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    _check("seed", seed, len(seeds) == count, f"give one, or one for each of {count} prompts")
+    # keys of other seeds would be those of their lowest 32 bits
+    _check("seed", seed, all(0 <= one < 2**32 for one in seeds), "must be from 0 to 4294967295")
+    return seeds

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Everything before the first step: read, check, make class images, encode.
+
+    config -> photos -> model -> does it fit an earlier checkpoint? -> class images -> latents
+
+Whatever can be wrong is found before anything is compiled, and what is made is on disk and not made again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.config import Config, save_config, to_dict
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prepare import inputs
+from dreambooth_jax.runs import RunFolder, newest_meta
+from dreambooth_jax.training.interrupt import Interrupt
+from dreambooth_jax.training.resume import check_same_run
+from dreambooth_jax.weights.fingerprint import fingerprint
+
+
+def make_class_images(config: Config) -> Path:
+    """Only the class images of a run, which training finds later. Returns their folder."""
+    check_config(config)
+    if not config.prior.weight:
+        raise InputError("prior.weight is 0: this run uses no class images")
+    folder = class_folder(config)
+    pipe = inputs.open_pretrained(config.model, dtype=config.train.dtype)
+    inputs.check_fit(pipe, config.data)
+    with Interrupt() as interrupt:
+        inputs.class_photos(pipe, prior=config.prior, data=config.data, folder=folder, should_stop=interrupt.requested)
+    return folder
+
+
+def class_folder(config: Config) -> Path:
+    """Where the class images of a run belong."""
+    own = config.prior.class_images
+    return Path(own).expanduser() if own else RunFolder(Path(config.run_dir)).class_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is there before the first step.
+
+    Attributes:
+        pipe: the pretrained model.
+        instance: the subject.
+        prior: the class, or None without prior preservation.
+        first_step: steps that a checkpoint already has.
+        fingerprints: of model and pictures, kept in every checkpoint.
+    """
+
+    pipe: Pipeline
+    instance: inputs.Examples
+    prior: inputs.Examples | None
+    first_step: int
+    fingerprints: dict[str, str]
+
+
+def prepare(config: Config, folder: RunFolder, interrupt: Interrupt) -> Prepared | None:
+    """Read and check everything, then make class images and latents. None if a signal broke that off."""
+    meta = newest_meta(folder)
+    photos = inputs.read_photos(config.data.instance_images, prompt=config.data.instance_prompt, data=config.data)
+    pipe = inputs.open_pretrained(config.model, dtype=config.train.dtype)
+    fingerprints = {"model": fingerprint(pipe.components.folder), "instance": inputs.digest(photos)}
+    if meta:
+        check_same_run(meta, config=to_dict(config), fingerprints=fingerprints)
+    inputs.check_fit(pipe, config.data)
+    pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
+    folder.path.mkdir(parents=True, exist_ok=True)
+    save_config(folder.config, config)
+    class_photos = inputs.class_photos(
+        pipe, prior=config.prior, data=config.data, folder=class_folder(config), should_stop=interrupt.requested
+    )
+    if class_photos is None:
+        return None
+    fingerprints["prior"] = inputs.digest(class_photos)
+    if meta:
+        check_same_run(meta, config=to_dict(config), fingerprints=fingerprints)
+    views = inputs.instance_views(config.data, seed=config.train.seed)
+    instance = inputs.encode(pipe, photos, views, cache=folder.cache)
+    prior = None
+    if class_photos:
+        prior = inputs.encode(pipe, class_photos, inputs.class_views(config.data), cache=folder.cache)
+    return Prepared(
+        pipe=pipe,
+        instance=instance,
+        prior=prior,
+        first_step=meta["step"] if meta else 0,
+        fingerprints=fingerprints,
+    )

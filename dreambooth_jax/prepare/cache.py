@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Frozen towers run once: moments of every view of every photo, states of every text.
+
+Moments are kept on disk too, under a name made from all that they depend on (the photos' contents, their views, the
+resolution, the model), so that a resumed run does not encode again and a changed photo cannot be missed.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float32, Int
+from tqdm import tqdm
+
+from dreambooth_jax.data.images import to_float
+from dreambooth_jax.data.sources import Photo
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.trees import Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How photos are seen."""
+
+    resolution: int
+    crop: Literal["center", "random"] = "center"
+    flip: bool = False
+    seed: int = 0
+
+
+Moments = tuple[Float32[np.ndarray, "n v h w c"], Float32[np.ndarray, "n v h w c"]]
+
+
+def cache_key(photos: Sequence[Photo], views: Views, model: str) -> str:
+    """Changes with anything that the moments depend on."""
+    parts = [repr(views), model, *(f"{photo.digest} {photo.background}" for photo in photos)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def latent_moments(
+    pipe: Pipeline, photos: Sequence[Photo], views: Views, *, folder: str | Path, model: str, batch_size: int = 4
+) -> Moments:
+    """(mean, logvar) of every view of every photo, raw (unscaled), from the cache if they are there.
+
+    Args:
+        pipe: its autoencoder is used.
+        photos: n of them.
+        views: v views each.
+        folder: of the cache; made if it is not there.
+        model: fingerprint of the weights.
+        batch_size: views encoded at once. Always so many, so that the encoder compiles once.
+
+    Raises:
+        InputError: naming the photo, if the encoder gives something that is not finite.
+    """
+    path = Path(folder) / f"moments-{cache_key(photos, views, model)}.npz"
+    if (stored := _read(path)) is not None:
+        return stored
+    mean, logvar = _encode_all(pipe, photos, views, batch_size)
+    for photo, m, v in zip(photos, mean, logvar):
+        if not (np.isfinite(m).all() and np.isfinite(v).all()):
+            raise InputError(f"{photo.name}: the autoencoder gives NaN; use train.dtype=float32 or another model")
+    _write(path, mean, logvar)
+    return mean, logvar
+
+
+def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_size: int) -> Moments:
+    def pictures(photo: Photo) -> np.ndarray:
+        return photo.views(resolution=views.resolution, crop=views.crop, flip=views.flip, seed=views.seed)
+
+    waiting: list[np.ndarray] = []
+    done: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def encode(some: list[np.ndarray]) -> None:
+        full = np.stack(some + [some[0]] * (batch_size - len(some)))
+        mean, logvar = pipe.encode_images(pipe.params, to_float(full))
+        done.append((np.asarray(mean)[: len(some)], np.asarray(logvar)[: len(some)]))
+
+    for photo in tqdm(photos, desc="latents", unit="photo", dynamic_ncols=True):
+        waiting.extend(pictures(photo))
+        while len(waiting) >= batch_size:
+            encode(waiting[:batch_size])
+            del waiting[:batch_size]
+    if waiting:
+        encode(waiting)
+    mean, logvar = (np.concatenate(parts).astype(np.float32) for parts in zip(*done))
+    n = len(photos)
+    return mean.reshape(n, -1, *mean.shape[1:]), logvar.reshape(n, -1, *logvar.shape[1:])
+
+
+def _read(path: Path) -> Moments | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["mean"], stored["logvar"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None  # not there, or torn: encoding again is always right
+
+
+def _write(path: Path, mean: np.ndarray, logvar: np.ndarray) -> None:
+    unfinished = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            np.savez(file, mean=mean, logvar=logvar)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def text_table(
+    pipe: Pipeline, prompts: Sequence[str], *, params: Tree, encode: bool
+) -> tuple[dict[str, np.ndarray], Int[np.ndarray, "n"]]:
+    """(different texts, which of them each prompt is).
+
+    Args:
+        pipe: tokenizer and text encoder.
+        prompts: n of them.
+        params: the text encoder's weights to use: the trained ones, where it has been trained.
+        encode: give ``text_states``, for a text encoder that rests; else ``input_ids``, for one that is trained.
+    """
+    different = sorted(set(prompts))
+    index = np.asarray([different.index(prompt) for prompt in prompts], np.int64)
+    if not encode:
+        return {"input_ids": pipe.tokenizer(different)}, index
+    return {"text_states": np.asarray(pipe.encode_prompts(params, different), np.float32)}, index

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Everything that a run needs before its first step: the model, the subject's photos and the class's."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from dreambooth_jax.config import DataConfig, ModelConfig, PriorConfig
+from dreambooth_jax.data.prompts import Subject
+from dreambooth_jax.data.sources import Photo, load_images
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.prepare.cache import Moments, Views, latent_moments
+from dreambooth_jax.prepare.class_images import Recipe, ensure_class_images
+from dreambooth_jax.weights.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
+
+COMPUTE_DTYPES = {"auto": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
+ENCODED_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Photos of one kind and the moments of their latents."""
+
+    photos: Sequence[Photo]
+    moments: Moments
+
+
+def subject_of(data: DataConfig) -> Subject:
+    """The words of a run."""
+    return Subject(identifier=data.identifier, class_noun=data.class_noun)
+
+
+def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, ...]:
+    """Usable pictures of a source, with their prompts."""
+    return load_images(
+        source,
+        prompt=prompt,
+        subject=subject_of(data),
+        use_captions=data.use_captions,
+        background=data.background,
+        resolution=data.resolution,
+    )
+
+
+def open_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
+    """The model that a config names, with float32 parameters.
+
+    Args:
+        model: where it is.
+        dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
+    """
+    if not model.path:
+        raise InputError("model.path is empty: name a folder in the diffusers layout, or a hub id")
+    return load_pretrained(model.path, revision=model.revision, variant=model.variant, dtype=COMPUTE_DTYPES[dtype])
+
+
+def check_fit(pipe: Pipeline, data: DataConfig) -> None:
+    """Say what the identifier and the resolution are to this model.
+
+    Raises:
+        InputError: if the identifier tokenises into nothing, or the model cannot make pictures of this size.
+    """
+    log.info("%s", pipe.tokenizer.report(data.identifier))
+    factor = pipe.vae.config.downscale
+    if data.resolution % factor:
+        raise InputError(f"data.resolution={data.resolution} is no multiple of {factor}, the autoencoder's factor")
+    native = (pipe.unet.config.sample_size or 0) * factor
+    if native and native != data.resolution:
+        log.warning("the model was made for %d pixels, not data.resolution=%d: expect less", native, data.resolution)
+
+
+def class_photos(
+    pipe: Pipeline, *, prior: PriorConfig, data: DataConfig, folder: Path, should_stop: Callable[[], bool]
+) -> tuple[Photo, ...] | None:
+    """The class images, made where they are not there; none where λ is 0; None if ``should_stop`` broke it off.
+
+    Args:
+        pipe: the frozen model.
+        prior: how many, and how made.
+        data: words and resolution.
+        folder: where they belong.
+        should_stop: asked between batches.
+    """
+    if not prior.weight:
+        return ()
+    recipe = Recipe(
+        prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
+        negative_prompt=prior.negative_prompt,
+        steps=prior.steps,
+        guidance_scale=prior.guidance_scale,
+        size=data.resolution,
+        model=fingerprint(pipe.components.folder),
+    )
+    batch_size = prior.batch_size * len(jax.local_devices())
+    present = ensure_class_images(
+        pipe,
+        folder,
+        recipe,
+        num_images=prior.num_images,
+        seed=prior.seed,
+        batch_size=batch_size,
+        should_stop=should_stop,
+    )
+    if present < prior.num_images:
+        return None
+    return read_photos(str(folder), prompt=prior.class_prompt, data=data)
+
+
+def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
+    """Photos with the moments of their latents."""
+    model = fingerprint(pipe.components.folder)
+    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=ENCODED_AT_ONCE)
+    return Examples(photos=photos, moments=moments)
+
+
+def instance_views(data: DataConfig, *, seed: int) -> Views:
+    """How the subject's photos are seen."""
+    return Views(resolution=data.resolution, crop=data.crop, flip=data.flip, seed=seed)
+
+
+def class_views(data: DataConfig) -> Views:
+    """Class images are seen as they were made: cutting or mirroring them adds nothing that the model doesn't know."""
+    return Views(resolution=data.resolution)
+
+
+def digest(photos: Sequence[Photo]) -> str:
+    """Changes with any picture or prompt."""
+    text = "\n".join(f"{photo.digest} {photo.background} {photo.prompt}" for photo in photos)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

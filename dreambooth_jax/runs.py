@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A run's folder, and opening what was trained in it.
+
+config.yaml      resolved settings            checkpoints/   Orbax
+class_images/    with manifest.jsonl          samples/       step_000400.png
+cache/           latents                      metrics.jsonl  and TensorBoard events
+model/           the diffusers folder, at the end
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth_jax import rng
+from dreambooth_jax.adapters import Adapter, full
+from dreambooth_jax.config import Config, ModelConfig, TextEncoderConfig, load_config
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prepare.inputs import open_pretrained
+from dreambooth_jax.training.checkpoint import complete_steps, read_meta, read_weights
+from dreambooth_jax.trees import Tree
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where things are in a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax's."""
+        return self.path / "checkpoints"
+
+    @property
+    def class_images(self) -> Path:
+        """Pictures of the class and their manifest."""
+        return self.path / "class_images"
+
+    @property
+    def cache(self) -> Path:
+        """Moments of latents."""
+        return self.path / "cache"
+
+    @property
+    def model(self) -> Path:
+        """What was trained, as a diffusers folder."""
+        return self.path / "model"
+
+    def samples(self, step: int) -> Path:
+        """The grid made after so many steps."""
+        return self.path / "samples" / f"step_{step:06d}.png"
+
+    def is_run(self) -> bool:
+        """Has a run written here?"""
+        return self.config.exists()
+
+
+def adapter_of(text_encoder: TextEncoderConfig) -> Adapter:
+    """What a run trains: the UNet, and the text encoder if it ever is."""
+    return full("unet/.*", "text_encoder/.*") if text_encoder.stop else full("unet/.*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A pipeline and the parameters to use with it.
+
+    Attributes:
+        pipe: modules, tokenizer, schedule.
+        params: of the whole model, trained parts included.
+        name: for titles and metadata.
+        config: of the run, if it is one.
+    """
+
+    pipe: Pipeline
+    params: Tree
+    name: str
+    config: Config | None
+
+
+def open_model(source: str, *, step: int | None = None, ema: bool | None = None, dtype: str = "auto") -> OpenedModel:
+    """Open a run folder (its newest checkpoint), a model folder or a hub id.
+
+    Args:
+        source: what to open.
+        step: of the checkpoint; the newest by default.
+        ema: the moving average instead of the last weights; by default if the run kept one.
+        dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
+
+    Raises:
+        InputError: if there is no such thing, or no such checkpoint.
+    """
+    folder = RunFolder(Path(source))
+    if not folder.is_run():
+        if step is not None or ema is not None:
+            raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
+        pipe = open_pretrained(ModelConfig(path=source), dtype=dtype)
+        return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
+    config = load_config(folder.config)
+    step = pick_step(folder, step)
+    pipe = open_pretrained(config.model, dtype=dtype)
+    if ema is None:
+        ema = config.train.ema_decay > 0
+    adapter = adapter_of(config.text_encoder)
+    frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
+    params = adapter.compose(frozen, read_weights(folder.checkpoints, step, ema=ema))
+    return OpenedModel(pipe=pipe, params=params, name=f"{source} at step {step}", config=config)
+
+
+def pick_step(folder: RunFolder, step: int | None) -> int:
+    """The newest step, or the one asked for if it is there."""
+    steps = complete_steps(folder.checkpoints)
+    if not steps:
+        raise InputError(f"{folder.path} has no finished checkpoint yet: train further")
+    if step is not None and step not in steps:
+        raise InputError(f"{folder.path} has no checkpoint of step {step}: there are {steps}")
+    return steps[-1] if step is None else step
+
+
+def newest_meta(folder: RunFolder) -> dict[str, Any] | None:
+    """What the newest checkpoint says of its run; None where there is none."""
+    steps = complete_steps(folder.checkpoints)
+    return read_meta(folder.checkpoints, steps[-1]) if steps else None

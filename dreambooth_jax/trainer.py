@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A whole run, and the only place where everything meets.
+
+    config -> prepare -> adapter -> steps -> checkpoints, samples -> model/
+
+It never turns back, and whatever is done is not done again when the same command runs again.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dreambooth_jax import rng
+from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
+from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_grid
+from dreambooth_jax.export import save_pretrained
+from dreambooth_jax.preparation import Prepared, prepare
+from dreambooth_jax.prepare import inputs
+from dreambooth_jax.prepare.cache import text_table
+from dreambooth_jax.runs import RunFolder, adapter_of
+from dreambooth_jax.training.checkpoint import Checkpoints
+from dreambooth_jax.training.interrupt import Interrupt
+from dreambooth_jax.training.loop import Equipment, Hook, Phase, run_phases, split_phases
+from dreambooth_jax.training.metrics import MetricsFiles, NonFinite, Recorder
+from dreambooth_jax.training.objective import DenoisingObjective
+from dreambooth_jax.training.optimizer import adamw, learning_rate_schedule
+from dreambooth_jax.training.parallel import Mapper, check_divisible, make_mapper
+from dreambooth_jax.training.state import TrainState, init_state
+from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.trees import Tree, count, nbytes, shapes
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> Path:
+    """Personalise a model; the same call again goes on where it stopped.
+
+    Returns:
+        The run's folder. Its ``model/`` is the result, unless a signal ended the run before its last step.
+
+    Raises:
+        InputError: for anything wrong with settings, files or pictures, and if the loss is not finite.
+    """
+    check_config(config)
+    mapper = make_mapper(config.train.parallel)
+    check_divisible(
+        batch_size=config.train.batch_size,
+        copies=2 if config.prior.weight else 1,
+        accumulation=config.train.accumulation,
+        n_devices=len(mapper.devices),
+    )
+    folder = RunFolder(Path(config.run_dir))
+    with Interrupt() as interrupt:
+        prepared = prepare(config, folder, interrupt)
+        if prepared is None:
+            log.info("stopped while class images were made; run the same command to go on")
+        elif prepared.first_step == config.train.steps and folder.model.exists():
+            log.info("this run is finished: %s", folder.model)
+        else:
+            training = Training(config, folder, prepared, mapper)
+            del prepared  # the last one to hold the pretrained weights of what is trained
+            training.run(interrupt)
+    return folder.path
+
+
+class Training:
+    """The steps of one run, and what is saved on the way."""
+
+    def __init__(self, config: Config, folder: RunFolder, prepared: Prepared, mapper: Mapper):
+        self.config, self.folder, self.mapper = config, folder, mapper
+        self.adapter: Adapter = adapter_of(config.text_encoder)
+        self.frozen, trainable = self.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
+        # What is trained belongs to the state, which donates it: the pipeline keeps only its shapes.
+        params = self.adapter.compose(self.frozen, shapes(trainable))
+        components = dataclasses.replace(prepared.pipe.components, params=params)
+        self.pipe = dataclasses.replace(prepared.pipe, components=components)
+        self.prepared = dataclasses.replace(prepared, pipe=self.pipe)
+        self.phases = split_phases(
+            steps=config.train.steps, start=config.text_encoder.start, stop=config.text_encoder.stop
+        )
+        self.optimizers, self.rates = optimization(config, self.phases, trainable)
+        self.checkpoints = Checkpoints(
+            folder.checkpoints, keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
+        )
+        self.state = self._first_state(trainable)
+
+    def _first_state(self, trainable: Tree) -> TrainState:
+        def fresh(trainable: Tree) -> TrainState:
+            return init_state(trainable, self.optimizers, with_ema=self.config.train.ema_decay > 0)
+
+        step = self.prepared.first_step
+        if not step:
+            return self.mapper.place(fresh(trainable))
+        target = self.mapper.restore_target(jax.eval_shape(fresh, trainable))
+        return self.mapper.place(self.checkpoints.restore(target, step=step))
+
+    def run(self, interrupt: Interrupt) -> None:
+        """Train, and export at the end; after a signal, only save."""
+        config, first_step = self.config, self.prepared.first_step
+        self.report()
+        files = MetricsFiles(self.folder.path, first_step=first_step)
+        recorder = Recorder(
+            files,
+            first_step=first_step,
+            steps=config.train.steps,
+            images_per_step=self.examples_per_step,
+            log_every=config.train.log_every,
+        )
+        try:
+            if first_step == 0 and config.samples.every:
+                self.draw_samples(0, self.state)
+            state, step = run_phases(
+                self.state,
+                first_step=first_step,
+                phases=self.phases,
+                equip=self.equip,
+                mapper=self.mapper,
+                root_key=rng.root_key(config.train.seed),
+                recorder=recorder,
+                hooks=self.hooks(recorder, interrupt),
+                should_stop=interrupt.requested,
+            )
+            self.checkpoints.wait()
+        except NonFinite as error:
+            raise NonFinite(f"{error}; {self.advice()}") from error
+        finally:
+            recorder.close()
+            files.close()
+            self.checkpoints.close()
+        if step < config.train.steps:
+            log.info("stopped after step %d, which is saved; run the same command to go on", step)
+        else:
+            self.export(state)
+
+    @property
+    def examples_per_step(self) -> int:
+        """Instance and class examples together."""
+        return self.config.train.batch_size * (2 if self.prepared.prior else 1)
+
+    def report(self) -> None:
+        """What will happen, before it does."""
+        config, params, devices = self.config, self.pipe.params, self.mapper.devices
+        n_instance = len(self.prepared.instance.photos)
+        n_prior = len(self.prepared.prior.photos) if self.prepared.prior else 0
+        log.info(
+            "%.1fM UNet and %.1fM text encoder (%s), computing in %s on %d x %s, %s",
+            count(params["unet"]) / 1e6,
+            count(params["text_encoder"]) / 1e6,
+            self.pipe.schedule.prediction_type,
+            np.dtype(self.pipe.unet.dtype).name,
+            len(devices),
+            devices[0].device_kind,
+            type(self.mapper).__name__.lower(),
+        )
+        log.info(
+            "%d instance and %d class images (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
+            n_instance,
+            n_prior,
+            config.prior.weight,
+            self.examples_per_step,
+            self.prepared.first_step,
+            config.train.steps,
+            config.train.steps * config.train.batch_size / n_instance,
+        )
+        size = nbytes(self.mapper.logical(self.state)) / 1e9
+        log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", size, config.checkpoint.keep_last)
+
+    def equip(self, phase: Phase, state: TrainState) -> Equipment:
+        """The step of a phase, with the texts and frozen parameters that it needs."""
+        config = self.config
+        resting = "text_encoder" not in phase.active
+        params = self.params(state)
+        step = make_train_step(
+            objective=DenoisingObjective(
+                unet=self.pipe.unet.clone(remat=config.train.remat),
+                text_encoder=self.pipe.text_encoder.clone(remat=config.train.remat),
+                schedule=self.pipe.schedule,
+                scaling_factor=self.pipe.vae.config.scaling_factor,
+                n_instances=config.train.batch_size,
+            ),
+            adapter=self.adapter,
+            optimizers=self.optimizers,
+            active=phase.active,
+            accumulation=config.train.accumulation,
+            clip_norm=config.optimizer.clip_norm,
+            ema_decay=config.train.ema_decay,
+        )
+
+        def table(examples: inputs.Examples) -> ExampleTable:
+            texts, index = text_table(
+                self.pipe, [photo.prompt for photo in examples.photos], params=params, encode=resting
+            )
+            mean, logvar = examples.moments
+            return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
+
+        # Towers that rest are not in the step: their work is in the tables.
+        resting_towers = ("vae", "text_encoder") if resting else ("vae",)
+        needed = {name: tree for name, tree in self.frozen.items() if name not in resting_towers}
+        return Equipment(
+            step=self.mapper.map(step),
+            frozen=self.mapper.place(needed),
+            data=DreamBoothData(
+                instance=table(self.prepared.instance),
+                prior=table(self.prepared.prior) if self.prepared.prior else None,
+                batch_size=config.train.batch_size,
+                prior_weight=config.prior.weight,
+                seed=config.train.seed,
+            ),
+            rates=lambda step: {f"learning_rate/{group}": float(self.rates[group][step]) for group in phase.active},
+        )
+
+    def params(self, state: TrainState) -> Tree:
+        """The whole model as it is now."""
+        return self.adapter.compose(self.frozen, self.mapper.logical(state).trainable)
+
+    def best_params(self, state: TrainState) -> Tree:
+        """The whole model with the moving average, where one is kept: what is sampled and exported."""
+        logical = self.mapper.logical(state)
+        return self.adapter.compose(self.frozen, logical.ema or logical.trainable)
+
+    def hooks(self, recorder: Recorder, interrupt: Interrupt) -> list[Hook]:
+        """What happens after a step: first its checkpoint, then its samples."""
+        config, last = self.config, self.config.train.steps
+
+        def checkpoint(step: int, state: TrainState) -> None:
+            if step % config.checkpoint.every and step != last and not interrupt.requested():
+                return
+            recorder.flush()  # raises if any step so far was not finite: nothing bad is ever saved
+            meta = {"config": to_dict(config), "fingerprints": self.prepared.fingerprints}
+            self.checkpoints.save(self.mapper.logical(state), step=step, meta=meta)
+
+        def samples(step: int, state: TrainState) -> None:
+            if config.samples.every and (step % config.samples.every == 0 or step == last):
+                self.draw_samples(step, state)
+
+        return [checkpoint, samples]
+
+    def draw_samples(self, step: int, state: TrainState) -> None:
+        """A grid from fixed seeds: rows with the identifier, then rows of the class."""
+        samples, subject = self.config.samples, inputs.subject_of(self.config.data)
+        settings = SampleSettings(
+            prompts=[subject.fill(prompt) for prompt in (*samples.prompts, *samples.class_prompts)],
+            num_images=samples.num_images,
+            seed=samples.seed,
+            steps=samples.steps,
+            guidance_scale=samples.guidance_scale,
+            negative_prompt=samples.negative_prompt,
+            height=self.config.data.resolution,
+            width=self.config.data.resolution,
+        )
+        rows = draw_rows(self.pipe, settings, params=self.best_params(state))
+        save_grid(self.folder.samples(step), rows, settings, title=f"step {step}")
+
+    def export(self, state: TrainState) -> None:
+        """Write the diffusers folder."""
+        config = self.config.export
+        save_pretrained(self.folder.model, self.pipe, self.best_params(state), format=config.format, dtype=config.dtype)
+        log.info("the personalised model is in %s", self.folder.model)
+
+    def advice(self) -> str:
+        """What to do about a loss that is not finite."""
+        steps = self.checkpoints.steps()
+        kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        return (
+            f"{kept}, in {self.folder.checkpoints}; usual causes: a learning rate that is too large "
+            f"(optimizer.learning_rate={self.config.optimizer.learning_rate:g}), float16 weights that overflowed when "
+            "they were saved, or a scheduler_config.json whose prediction_type is not the model's"
+        )
+
+
+def optimization(
+    config: Config, phases: Sequence[Phase], groups: Iterable[str]
+) -> tuple[dict[str, optax.GradientTransformation], dict[str, np.ndarray]]:
+    """Per group: its optimizer, and its learning rate at each step of the run.
+
+    A schedule runs over the stretch in which the group is trained, warm-up included, and counts that group's steps.
+    """
+    optimizers, rates = {}, {}
+    for group in groups:
+        active = [phase for phase in phases if group in phase.active]
+        start, stop = active[0].start, active[-1].stop
+        own = config.text_encoder.learning_rate if group == "text_encoder" else None
+        schedule = learning_rate_schedule(
+            config.optimizer.schedule,
+            peak=config.optimizer.learning_rate if own is None else own,
+            steps=stop - start,
+            warmup_steps=config.optimizer.warmup_steps,
+            power=config.optimizer.power,
+        )
+        optimizers[group] = adamw(
+            schedule,
+            group=group,
+            beta1=config.optimizer.beta1,
+            beta2=config.optimizer.beta2,
+            eps=config.optimizer.eps,
+            weight_decay=config.optimizer.weight_decay,
+            no_decay=config.optimizer.no_decay,
+        )
+        # All of them at once, so that the loop never waits for a device to log one.
+        rates[group] = np.pad(np.asarray(jax.vmap(schedule)(jnp.arange(stop - start))), (start, 0))
+    return optimizers, rates

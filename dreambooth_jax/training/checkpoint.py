@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Checkpoints of the training state with Orbax: asynchronous, sharded as the state is, resumable anywhere.
+
+    checkpoints/400/trainable   what the adapter trains         read alone by ``sample`` and ``export``
+                   /ema         its moving average (if kept)
+                   /opt_state   moments and step counts
+                   /meta        step, resolved config, fingerprints of data and model
+
+What is stored is the logical state, so that one written by pmap on eight devices is read by fsdp on two.
+Orbax is imported here and nowhere else.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+        folder: made if it is not there.
+        keep_last: how many of the newest stay.
+        keep_every: multiples of this step stay for good.
+    """
+
+    def __init__(self, folder: str | Path, *, keep_last: int = 1, keep_every: int | None = None):
+        self.folder = Path(folder).absolute()
+        preserve: list[Any] = [policies.LatestN(keep_last)]
+        if keep_every:
+            preserve.append(policies.EveryNSteps(keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(preserve),
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps whose checkpoint was finished, in rising order."""
+        return complete_steps(self.folder)
+
+    def save(self, state: TrainState, *, step: int, meta: dict[str, Any]) -> None:
+        """Start writing; returns as soon as the values are safe from the next, donated, step.
+
+        Args:
+            state: logical state (:meth:`Mapper.logical`).
+            step: its step, as a Python int: reading it from the state would wait for the device.
+            meta: plain JSON values.
+
+        Raises:
+            InputError: if this or the previous write failed, as on a full disk.
+        """
+        items = {
+            "trainable": ocp.args.StandardSave(state.trainable),
+            "opt_state": ocp.args.StandardSave(state.opt_state),
+            "meta": ocp.args.JsonSave(meta | {"step": step}),
+        }
+        if state.ema:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, target: TrainState, *, step: int) -> TrainState:
+        """The logical state at ``step``, with the shardings of ``target`` (:meth:`Mapper.restore_target`)."""
+        items = {
+            "trainable": ocp.args.StandardRestore(target.trainable),
+            "opt_state": ocp.args.StandardRestore(target.opt_state),
+        }
+        if target.ema:
+            items["ema"] = ocp.args.StandardRestore(target.ema)
+        with _clear_errors(f"cannot read the checkpoint {self.folder / str(step)}"):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        leaf = jax.tree.leaves(target.trainable)[0]
+        step_array = jax.device_put(jax.numpy.asarray(step, target.step.dtype), _whole(leaf.sharding))
+        return TrainState(
+            step=step_array,
+            trainable=restored["trainable"],
+            opt_state=restored["opt_state"],
+            ema=restored["ema"] if target.ema else {},
+        )
+
+    def wait(self) -> None:
+        """Until everything is on disk."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait and free the threads."""
+        with self._writing():
+            self._manager.close()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return _clear_errors(f"cannot write to {self.folder} (full disk? what was saved before is intact)")
+
+
+def complete_steps(folder: str | Path) -> list[int]:
+    """Steps with a finished checkpoint. A half-written one, or a stray folder named by a number, does not count."""
+    return sorted(
+        int(path.name)
+        for path in Path(folder).glob("*")
+        if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists() and (path / "meta" / "metadata").exists()
+    )
+
+
+def read_meta(folder: str | Path, step: int) -> dict[str, Any]:
+    """What ``save`` was given as ``meta``."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return dict(reader.restore(Path(folder).absolute() / str(step) / "meta"))
+
+
+def read_weights(folder: str | Path, step: int, *, ema: bool) -> dict[str, Any]:
+    """``trainable``, or its moving average, as logical arrays on the default device.
+
+    Raises:
+        InputError: if the moving average is asked for and was not kept.
+    """
+    path = Path(folder).absolute() / str(step) / ("ema" if ema else "trainable")
+    if not path.exists():
+        raise InputError(f"{path.parent} holds no moving average: it was trained with train.ema_decay 0")
+    with ocp.StandardCheckpointer() as reader, _clear_errors(f"cannot read the checkpoint {path}"):
+        stored = reader.metadata(path).item_metadata
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return reader.restore(
+            path, jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), dict(stored))
+        )
+
+
+def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding
+
+
+@contextmanager
+def _clear_errors(doing: str) -> Iterator[None]:
+    """Orbax and TensorStore fail with whatever their threads met first; the user gets one line with the cause."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        cause: BaseException = error
+        while (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
+        raise InputError(f"{doing}: {' '.join(str(cause).split())[:300]}") from error

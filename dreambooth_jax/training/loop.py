@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The loop: batch, step, metrics, hooks. It dispatches and never waits, but where a hook does.
+
+A run falls into phases, stretches in which the same groups are trained. Each has its own compiled step, and its own
+texts: states where the text encoder rests (as it is by then), token ids where it is trained.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Key
+
+from dreambooth_jax.data.dreambooth import DreamBoothData
+from dreambooth_jax.training.metrics import Recorder
+from dreambooth_jax.training.parallel import MappedStep, Mapper
+from dreambooth_jax.training.state import TrainState
+
+Hook = Callable[[int, TrainState], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Steps ``start`` up to, but without, ``stop`` train the ``active`` groups."""
+
+    start: int
+    stop: int
+    active: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equipment:
+    """What a phase runs with; made when it begins.
+
+    Attributes:
+        step: mapped over the devices.
+        frozen: placed parameters that the step needs besides the trained ones.
+        data: batches as a function of the step.
+        rates: per-step numbers for the log, such as learning rates.
+    """
+
+    step: MappedStep
+    frozen: Any
+    data: DreamBoothData
+    rates: Callable[[int], dict[str, float]]
+
+
+def split_phases(*, steps: int, start: int, stop: int) -> list[Phase]:
+    """Phases of a run whose text encoder is trained in [start, stop); the UNet always is.
+
+    Args:
+        steps: of the whole run.
+        start: first step that trains the text encoder.
+        stop: first that no longer does; -1 is the end.
+    """
+    stop = steps if stop == -1 else min(stop, steps)
+    start = min(start, stop)
+    both, unet = ("text_encoder", "unet"), ("unet",)
+    phases = [
+        Phase(start=0, stop=start, active=unet),
+        Phase(start=start, stop=stop, active=both),
+        Phase(start=stop, stop=steps, active=unet),
+    ]
+    return [phase for phase in phases if phase.start < phase.stop]
+
+
+def run_phases(
+    state: TrainState,
+    *,
+    first_step: int,
+    phases: Sequence[Phase],
+    equip: Callable[[Phase, TrainState], Equipment],
+    mapper: Mapper,
+    root_key: Key[Array, ""],
+    recorder: Recorder,
+    hooks: Sequence[Hook],
+    should_stop: Callable[[], bool],
+) -> tuple[TrainState, int]:
+    """Train from ``first_step`` to the end of the last phase, or until ``should_stop``.
+
+    Args:
+        state: placed by the mapper; it is donated.
+        first_step: steps taken before.
+        phases: in order.
+        equip: makes what a phase needs, from the state at its beginning.
+        mapper: places batches.
+        root_key: everything random descends from it.
+        recorder: takes the metrics.
+        hooks: called as ``hook(steps taken, state)`` after each step.
+        should_stop: asked after each step.
+
+    Returns:
+        The state and the number of steps taken.
+    """
+    for phase in phases:
+        if phase.stop <= first_step:
+            continue
+        equipment = equip(phase, state)
+        for step in range(max(phase.start, first_step), phase.stop):
+            batch = mapper.place_batch(equipment.data.batch_at(step))
+            state, metrics = equipment.step(state, equipment.frozen, batch, root_key)
+            recorder.push(step + 1, metrics, equipment.rates(step))
+            for hook in hooks:
+                hook(step + 1, state)
+            if should_stop():
+                return state, step + 1
+    return state, phases[-1].stop

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Numbers that leave the device: ``metrics.jsonl``, TensorBoard events, the progress bar, and the guard against NaN.
+
+The loop never waits for the step that it has just started. Metrics are read ``LAG`` steps later, when they are there,
+which also keeps the host from running further ahead than that. Before anything is saved, all of them are read.
+"""
+
+import json
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from dreambooth_jax.errors import InputError
+
+LAG = 2
+
+
+class MetricsFiles:
+    """``metrics.jsonl`` (one JSON object a line) and TensorBoard event files beside it.
+
+    Args:
+        run_dir: folder of the run.
+        first_step: lines after it, left by an interrupted run, are dropped, so that every step is there once.
+    """
+
+    def __init__(self, run_dir: str | Path, *, first_step: int):
+        self.path = Path(run_dir) / "metrics.jsonl"
+        if self.path.exists():
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= first_step]
+            self.path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = self.path.open("a")
+        self._events = SummaryWriter(str(run_dir), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, on disk at once."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> Any:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None  # the torn last line of a killed run
+
+
+class Recorder:
+    """Takes each step's device metrics and gives them to the files and the bar, a little later.
+
+    Args:
+        files: where lines go.
+        first_step: steps taken before.
+        steps: steps of the whole run.
+        images_per_step: examples per step, for the speed.
+        log_every: steps between two lines; a line holds the means since the last one.
+    """
+
+    def __init__(self, files: MetricsFiles, *, first_step: int, steps: int, images_per_step: int, log_every: int):
+        self._files, self._log_every, self._images_per_step = files, log_every, images_per_step
+        self._pending: deque[tuple[int, dict[str, jax.Array], dict[str, float]]] = deque()
+        self._since: list[dict[str, float]] = []
+        self._clock = time.perf_counter()
+        self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True)
+
+    def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
+        """Metrics of the step that made the state number ``step``; ``extra`` are host numbers such as learning rates."""
+        self._pending.append((step, metrics, extra))
+        while len(self._pending) > LAG:
+            self._read()
+
+    def flush(self) -> None:
+        """Wait for all steps so far."""
+        while self._pending:
+            self._read()
+
+    def close(self) -> None:
+        """Leave the bar on the screen as it is."""
+        self._bar.close()
+
+    def _read(self) -> None:
+        step, arrays, extra = self._pending.popleft()
+        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        check_finite(values, step)
+        self._since.append(values)
+        self._bar.update(1)
+        self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+        if step % self._log_every == 0 or step == self._bar.total:
+            now = time.perf_counter()
+            means = {name: sum(v[name] for v in self._since) / len(self._since) for name in values}
+            speed = self._images_per_step * len(self._since) / (now - self._clock)
+            self._files.write(step, means | extra | {"images_per_second": speed})
+            self._bar.set_postfix(loss=f"{means['loss']:.4f}", images_per_s=f"{speed:.2f}", refresh=False)
+            self._since, self._clock = [], now
+
+
+class NonFinite(InputError):
+    """The loss or the gradient is NaN or infinite."""
+
+
+def check_finite(values: dict[str, float], step: int) -> None:
+    """Raise :class:`NonFinite`, naming step and number, unless loss and gradient norm are finite."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values[name]):
+            raise NonFinite(f"{name} is {values[name]} at step {step}")

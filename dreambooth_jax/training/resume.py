@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""May this run go on from that checkpoint? Only if nothing that changes the result has changed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth_jax.errors import InputError
+
+# Settings that say where, how fast or how often, but not what comes out.
+HARMLESS = {
+    "run_dir",
+    "train.parallel",
+    "train.remat",
+    "train.log_every",
+    "prior.batch_size",
+    "prior.class_images",
+}
+HARMLESS_GROUPS = ("model", "checkpoint", "samples", "export")  # the model itself is known by its fingerprint
+# With prior preservation off, nothing else of its group matters.
+FINGERPRINTS = {
+    "model": "the weights of the model",
+    "instance": "the instance images or their captions",
+    "prior": "the class images or their captions",
+}
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"train": {"steps": 1}}`` -> ``{"train.steps": 1}``."""
+    out: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            out.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            out[name] = value
+    return out
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys whose change makes another run of it.
+
+    More steps are the same run as long as neither the schedule nor the text encoder's stretch is measured by them.
+    """
+    a, b = flat(old), flat(new)
+    free = set(HARMLESS)
+    if b.get("optimizer.schedule") == "constant" and b.get("text_encoder.stop", 0) >= 0:
+        free.add("train.steps")
+    different = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+    return sorted(key for key in different - free if key.split(".")[0] not in HARMLESS_GROUPS)
+
+
+def check_same_run(meta: Mapping[str, Any], *, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Compare with what a checkpoint says of its run.
+
+    Args:
+        meta: of the checkpoint: ``config``, ``fingerprints`` and ``step``.
+        config: the resolved config of now.
+        fingerprints: of model, instance and class images, now; those that are not given are not compared.
+
+    Raises:
+        InputError: naming every key that differs, with both values.
+    """
+    old, new = flat(meta["config"]), flat(config)
+    parts = [f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed_keys(meta["config"], config)]
+    stored = meta["fingerprints"]
+    parts += [f"{FINGERPRINTS[name]} changed" for name, value in fingerprints.items() if stored.get(name) != value]
+    if parts:
+        raise InputError(
+            f"cannot resume at step {meta['step']}: {'; '.join(parts)}; change it back, or choose another run_dir"
+        )

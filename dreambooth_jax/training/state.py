@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What changes from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dreambooth_jax.training.optimizer import Optimizers
+from dreambooth_jax.trees import Tree
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A pytree.
+
+    Attributes:
+        step: optimizer steps taken, int32 scalar.
+        trainable: the adapter's trainable tree, float32; its first level are the groups (``unet``, ``text_encoder``).
+        opt_state: optimizer state of each group.
+        ema: moving average of ``trainable``, or an empty dict where none is kept.
+    """
+
+    step: Any  # jax.tree.map also puts shapes and shardings here
+    trainable: Tree
+    opt_state: dict[str, Any]
+    ema: Tree
+
+
+def init_state(trainable: Tree, optimizers: Optimizers, *, with_ema: bool) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        trainable: what the adapter's ``init`` gave. The state takes its buffers over, and the first step donates them:
+            a copy would double the model at the moment when memory is tightest.
+        optimizers: one for each first-level key of ``trainable``.
+        with_ema: keep a moving average.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        opt_state={group: optimizers[group].init(trainable[group]) for group in trainable},
+        ema=jax.tree.map(jnp.copy, trainable) if with_ema else {},
+    )

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Weight files as tables: name -> shape, dtype and a way to get the bytes.
+
+safetensors and Flax msgpack are both, in essence, headers that say where in the file a leaf's bytes lie. To open a file
+is to read its headers; a leaf's bytes are read when asked for, straight into the array that keeps them. Nothing is
+memory-mapped, unpickled or read twice, so memory holds what the caller keeps and one leaf.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from dreambooth_jax.errors import InputError
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_CODES = {
+    **{"F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": _BFLOAT16},
+    **{"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "I16": np.dtype(np.int16), "I8": np.dtype(np.int8)},
+    **{"U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_)},
+}
+_CODE_OF = {dtype: code for code, dtype in _CODES.items()}
+DTYPES = {dtype.name: dtype for dtype in _CODES.values()}
+"""What a leaf may hold, by name."""
+
+_LONGEST_HEADER = 100_000_000  # bytes; the limit of the format's own reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """A named array in a file, or on its way into one. ``load()`` has the shape and dtype that are promised here."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the array's bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def broken(file: Path, why: str) -> InputError:
+    """The error for a file that does not hold what it should."""
+    with open(file, "rb") as stream:
+        if stream.read(24) == b"version https://git-lfs.":
+            return InputError(f"{file} is a git-lfs pointer, not the weights: run `git lfs pull` where it comes from")
+    return InputError(f"{file} is broken ({why}): download or copy it again")
+
+
+def stored_leaf(
+    file: Path, *, shape: Sequence[int], dtype: np.dtype, chunks: Sequence[tuple[int, int]], what: str
+) -> Leaf:
+    """A leaf whose bytes are the chunks (offset, length) of ``file``.
+
+    Raises:
+        InputError: if the chunks don't make up the array or reach beyond the file's end.
+    """
+    leaf = Leaf(
+        shape=tuple(shape), dtype=dtype, load=functools.partial(_load, file, tuple(shape), dtype, tuple(chunks))
+    )
+    size = file.stat().st_size
+    if any(offset < 0 or length < 0 or offset + length > size for offset, length in chunks):
+        raise broken(file, f"truncated: {what} lies beyond its {size} bytes")
+    if min(leaf.shape, default=0) < 0 or sum(length for _, length in chunks) != leaf.nbytes:
+        raise broken(file, f"{what} has not the bytes of {dtype.name} {list(shape)}")
+    return leaf
+
+
+def _load(file: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Sequence[tuple[int, int]]) -> np.ndarray:
+    array = np.empty(math.prod(shape), dtype)
+    target = array.view(np.uint8).data
+    with open(file, "rb") as stream:
+        for offset, length in chunks:
+            stream.seek(offset)
+            if stream.readinto(target[:length]) != length:
+                raise broken(file, "truncated while it was read")
+            target = target[length:]
+    return array.reshape(shape)
+
+
+def read_safetensors(file: Path) -> dict[str, Leaf]:
+    """The table of a safetensors file (https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        InputError: naming the file, if it is truncated, malformed, a git-lfs pointer, or holds an unknown dtype.
+    """
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(_LONGEST_HEADER, file.stat().st_size - 8):
+            raise broken(file, "truncated or not a safetensors file")
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            table = {name: (_CODES[v["dtype"]], v["shape"], tuple(v["data_offsets"])) for name, v in header.items()}
+            return {
+                name: stored_leaf(file, shape=shape, dtype=dtype, chunks=[(8 + length + a, b - a)], what=name)
+                for name, (dtype, shape, (a, b)) in table.items()
+            }
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise broken(file, f"malformed header: {error!r}") from error
+
+
+def write_safetensors(file: Path, leaves: Mapping[str, Leaf]) -> None:
+    """Write leaves one after the other; each is loaded when its turn comes and forgotten at once.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what transformers wants to see there
+    end = 0
+    for name, leaf in leaves.items():
+        begin, end = end, end + leaf.nbytes
+        header[name] = {"dtype": _CODE_OF[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    with open(file, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for leaf in leaves.values():
+            write_array(stream, leaf.load())
+
+
+def write_array(stream: BinaryIO, array: np.ndarray) -> None:
+    """The array's bytes in C order, without a copy where it already lies so."""
+    stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """The ``weight_map`` of an index of shards: leaf -> name of the file beside the index that holds it.
+
+    Raises:
+        InputError: if it is malformed or names a file outside its folder.
+    """
+    try:
+        weight_map = json.loads(file.read_text())["weight_map"]
+        strays = [shard for shard in weight_map.values() if Path(shard).name != shard]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise broken(file, f"no index of shards: {error!r}") from error
+    if strays:
+        raise InputError(f"{file} points outside its folder: {strays[0]}")
+    return weight_map
+
+
+def read_shards(index: Path, read: Callable[[Path], dict[str, Leaf]]) -> dict[str, Leaf]:
+    """The leaves that an index lists, each from its shard.
+
+    Raises:
+        InputError: naming the shard that is missing or lacks a leaf.
+    """
+    weight_map = read_index(index)
+    shards: dict[str, dict[str, Leaf]] = {}
+    for name in sorted(set(weight_map.values())):
+        if not (index.parent / name).is_file():
+            raise InputError(f"{index.parent} lacks {name}, which {index.name} lists")
+        shards[name] = read(index.parent / name)
+    for leaf, shard in weight_map.items():
+        if leaf not in shards[shard]:
+            raise broken(index, f"it says that {shard} holds {leaf}, which it does not")
+    return {leaf: shards[shard][leaf] for leaf, shard in weight_map.items()}

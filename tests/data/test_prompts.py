@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Templates, sidecars and tables of captions."""
+
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreambooth_jax.data import prompts
+from dreambooth_jax.data.prompts import Subject
+from dreambooth_jax.errors import InputError
+
+DOG = Subject(identifier="sks", class_noun="dog")
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("a photo of {identifier} {class_noun}", "a photo of sks dog"),
+        ("{class_noun}, {class_noun}", "dog, dog"),
+        ("a  cat\n on\ta mat ", "a cat on a mat"),
+        ("", ""),
+        ("a lone { brace", "a lone { brace"),
+    ],
+)
+def test_fields_are_filled_in(template, filled):
+    assert DOG.fill(template) == filled
+
+
+def test_an_empty_noun_leaves_no_gap():
+    assert Subject(identifier="sks", class_noun="").fill("a photo of {identifier} {class_noun} outside") == (
+        "a photo of sks outside"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "nearest"),
+    [
+        ("{identifer} dog", "{identifier}"),
+        ("a {class}", "{class_noun}"),
+        ("a {Class_Noun}", "{class_noun}"),
+        ("{identifier.__class__}", "{identifier}"),
+        ("{}", "{"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(template, nearest):
+    with pytest.raises(InputError, match="unknown field") as caught:
+        DOG.fill(template)
+    assert template in str(caught.value)
+    assert f"did you mean {nearest}" in str(caught.value)
+
+
+@given(st.text(st.characters(exclude_characters="{}")), st.text(st.characters(exclude_characters="{}")))
+def test_filling_is_idempotent_and_keeps_every_word(before, after):
+    filled = DOG.fill(before + " {identifier} " + after)
+    assert filled.split() == [*before.split(), "sks", *after.split()]
+    assert DOG.fill(filled) == filled
+
+
+def test_sidecars(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffein Hund, größer \n".encode())
+    (tmp_path / "b.txt").write_text("  \n")
+    (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00a")
+    assert prompts.read_sidecar(tmp_path / "a.jpg") == "ein Hund, größer"
+    assert prompts.read_sidecar(tmp_path / "b.jpg") is None
+    assert prompts.read_sidecar(tmp_path / "none.jpg") is None
+    with pytest.raises(InputError, match=r"c\.txt: not UTF-8"):
+        prompts.read_sidecar(tmp_path / "c.jpg")
+
+
+CAPTIONS = {"a.png": "one, two", "sub/b.png": 'line\u2028break "quoted"', "c.png": None}
+
+
+def _write(folder, kind, column="text"):
+    if kind == "jsonl":
+        rows = [{"file_name": name, column: text, "label": 3} for name, text in CAPTIONS.items()]
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
+    else:
+        quoted = ('"' + (text or "").replace('"', '""') + '"' for text in CAPTIONS.values())
+        text = f"\ufefffile_name,{column}\n" + "\n".join(map(",".join, zip(CAPTIONS, quoted)))
+    (folder / f"metadata.{kind}").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "prompt"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_tables_of_captions(tmp_path, kind, column):
+    _write(tmp_path, kind, column)
+    assert prompts.read_metadata(tmp_path) == CAPTIONS
+
+
+def test_a_folder_without_a_table_has_no_captions(tmp_path):
+    assert prompts.read_metadata(tmp_path) == {}
+
+
+def test_a_table_without_captions_says_what_it_has(tmp_path, caplog):
+    _write(tmp_path, "jsonl", "description")
+    with caplog.at_level(logging.WARNING):
+        assert set(prompts.read_metadata(tmp_path).values()) == {None}
+    assert "no column text or caption" in caplog.text
+    assert "description" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png"}\n{"file_name": ', r"metadata\.jsonl, line 2: not JSON"),
+        ("metadata.jsonl", '{"text": "a"}', r"metadata\.jsonl, line 1: no file_name"),
+        ("metadata.jsonl", '["a.png", "a"]', r"metadata\.jsonl, line 1: no file_name"),
+        ("metadata.csv", "name,text\na.png,hello", r"metadata\.csv, line 2: no file_name"),
+    ],
+)
+def test_a_wrong_table_names_the_line(tmp_path, name, text, complaint):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        prompts.read_metadata(tmp_path)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Squares of a photo: which they are, and that resampling neither distorts nor aliases."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from dreambooth_jax.data import images
+from tests.data.pictures import noise
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize(("share", "start"), [(0.0, 0), (0.5, 20), (1.0, 40)])
+def test_a_view_is_that_square_of_the_photo(turn, share, start):
+    """Resampling straight from a square equals cutting it out first, but for the kernel's reach at the edges."""
+    photo = noise(3, 80, 40)
+    box = (start, 0, start + 40, 40)
+    if turn:
+        photo, box = noise(3, 40, 80), (0, start, 40, start + 40)
+    square = images.crop_resize(photo, resolution=16, view=images.View(x=share, y=share)).astype(int)
+    cut = images.crop_resize(photo.crop(box), resolution=16).astype(int)
+    np.testing.assert_allclose(square[3:-3, 3:-3], cut[3:-3, 3:-3], atol=1, rtol=0)
+    np.testing.assert_allclose(square, cut, atol=3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 64), (64, 90)])
+def test_flip_mirrors_the_view(size):
+    photo = noise(4, *size)
+    flipped = images.crop_resize(photo, resolution=32, view=images.View(flip=True))
+    np.testing.assert_array_equal(flipped, images.crop_resize(photo, resolution=32)[:, ::-1])
+    np.testing.assert_array_equal(flipped, images.crop_resize(ImageOps.mirror(photo), resolution=32))
+
+
+def test_the_aspect_is_kept():
+    """A disc in a wide photo stays a disc."""
+    y, x = np.mgrid[:128, :256]
+    disc = (np.hypot(x - 127.5, y - 63.5) < 40).astype(np.uint8) * 255
+    square = images.crop_resize(Image.fromarray(disc).convert("RGB"), resolution=64)[..., 0]
+    inside = square > 127
+    assert inside.any(0).sum() == inside.any(1).sum() == 40
+    assert abs((square / 255).sum() - np.pi * 20**2) < 5
+
+
+def test_reducing_does_not_alias():
+    """Stripes one pixel wide become grey."""
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    inner = images.crop_resize(Image.fromarray(stripes), resolution=50)[3:-3, 3:-3].astype(int)
+    assert np.abs(inner - 127.5).max() < 8
+
+
+@pytest.mark.parametrize(("crop", "flip", "count"), [("center", False, 1), ("center", True, 2), ("random", True, 8)])
+def test_the_list_of_views(crop, flip, count):
+    chosen = images.views(crop, flip=flip, digest="ab", seed=0)
+    assert len(set(chosen)) == count
+    assert sum(view.flip for view in chosen) == (count // 2 if flip else 0)
+    assert chosen == images.views(crop, flip=flip, digest="ab", seed=0)
+    if crop == "center":
+        assert chosen[0] == images.CENTER
+
+
+@given(st.text("0123456789abcdef", max_size=8), st.integers(), st.integers(1, 200), st.integers(1, 200))
+@settings(max_examples=40, deadline=None)
+def test_random_views_fit_in_any_photo(digest, seed, width, height):
+    photo = Image.new("RGB", (width, height), (9, 8, 7))
+    for view in images.views("random", flip=False, digest=digest, seed=seed):
+        assert (images.crop_resize(photo, resolution=8, view=view) == (9, 8, 7)).all()
+        assert images.MIN_SIDE <= view.side <= 1
+
+
+def test_random_views_depend_on_photo_and_seed():
+    lists = {images.views("random", flip=False, digest=d, seed=s) for d in ("a", "b") for s in (0, 1)}
+    assert len(lists) == 4
+
+
+def test_to_float_spans_minus_one_to_one():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+    floats = images.to_float(levels)
+    assert floats.dtype == np.float32
+    assert (floats.min(), floats.max()) == (-1, 1)
+    np.testing.assert_array_equal(np.rint((floats + 1) * 127.5).astype(np.uint8), levels)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Against diffusers' PyTorch schedulers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreambooth_jax import rng
+from dreambooth_jax.diffusion.process import add_noise, training_target
+from dreambooth_jax.diffusion.samplers import ddim, ddim_step, ddim_table
+from dreambooth_jax.diffusion.schedule import NoiseSchedule
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+pytestmark = pytest.mark.parity
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+OPTIONS = [
+    {
+        "timestep_spacing": spacing,
+        "set_alpha_to_one": to_one,
+        "steps_offset": offset,
+        "prediction_type": kind,
+        "rescale_betas_zero_snr": zero_snr,
+        "clip_sample": clip,
+        "clip_sample_range": 0.8,
+    }
+    for spacing in ("leading", "trailing", "linspace")
+    for to_one in (False, True)
+    for offset in (0, 1)
+    for kind in ("epsilon", "sample", "v_prediction")
+    for zero_snr in (False, True)
+    for clip in (False, True)
+    if not (kind == "epsilon" and zero_snr and spacing != "leading")  # 0 / 0 there, and an error here
+]
+
+
+def both(**config) -> tuple[NoiseSchedule, "diffusers.DDIMScheduler"]:
+    theirs = diffusers.DDIMScheduler(**{**SD, **config})
+    return NoiseSchedule.from_config(json.loads(theirs.to_json_string())), theirs
+
+
+def in_float64(scheduler):
+    """Makes a scheduler compute all it does with its own table, but in float64."""
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
+    return scheduler
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"beta_schedule": "linear"},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"num_train_timesteps": 50},
+        {"num_train_timesteps": 50, "trained_betas": np.linspace(0.001, 0.2, 50).tolist()},
+    ],
+)
+def test_tables(config, zero_snr):
+    ours, theirs = both(**config, rescale_betas_zero_snr=zero_snr)
+    # the rescaled table passes through PyTorch's square root, whose last bit depends on the machine
+    tolerance = 2e-6 if zero_snr else 1.2e-7
+    np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.numpy(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("count", [1000, 50])
+def test_timesteps(spacing, offset, count):
+    ours, theirs = both(timestep_spacing=spacing, steps_offset=offset, num_train_timesteps=count)
+    for steps in [*range(1, 51 - offset), *((100, 250, 333, 500) if count == 1000 else ())]:
+        theirs.set_timesteps(steps)
+        expected = theirs.timesteps.numpy()
+        assert len(expected) == steps or expected[steps] == -1  # their rounding in trailing spacing
+        np.testing.assert_array_equal(ours.timesteps(steps), expected[:steps])
+
+
+def test_steps():
+    """Every option, over the whole length of a run, with predictions that no network would make."""
+    with jax.enable_x64(True):
+        for number, config in enumerate(OPTIONS):
+            ours, theirs = both(**config)
+            in_float64(theirs).set_timesteps(9)
+            table = ddim_table(ours, 9)
+            values = np.random.default_rng(number).normal(size=(9, 3, 2, 5))
+            for i, (timestep, (x, prediction, noise)) in enumerate(zip(theirs.timesteps, values)):
+                eta = (0.0, 0.4, 1.0)[i % 3]
+                expected = theirs.step(
+                    torch.tensor(prediction), timestep, torch.tensor(x), eta=eta, variance_noise=torch.tensor(noise)
+                ).prev_sample
+                stepped = ddim_step(
+                    *(jnp.asarray(value) for value in (x, prediction, noise)),
+                    prediction_type=ours.prediction_type,
+                    alpha_bar=jnp.asarray(table.alpha_bar[i]),
+                    next_alpha_bar=jnp.asarray(table.next_alpha_bar[i]),
+                    clip=jnp.asarray(table.clip),
+                    eta=jnp.asarray(eta),
+                )
+                assert table.timestep[i] == timestep
+                # our tables may differ from theirs in the last bit of a float32
+                np.testing.assert_allclose(stepped, expected.numpy(), rtol=1e-5, atol=1e-6, err_msg=str(config))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False},
+        {"set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction", "clip_sample": True},
+        {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        {"timestep_spacing": "linspace", "prediction_type": "sample", "clip_sample": False},
+    ],
+)
+def test_runs(config, eta, dtype, tolerance):
+    """A run of 20 steps with a made-up network, the same noise on both sides."""
+    ours, theirs = both(**config)
+    if dtype == "float64":
+        in_float64(theirs).alphas_cumprod = torch.tensor(ours.alphas_cumprod).double()
+    theirs.set_timesteps(20)
+    with jax.enable_x64(dtype == "float64"):
+        keys = jax.random.split(rng.root_key(3), 2)
+        x = jax.random.normal(rng.root_key(4), (2, 4, 4, 3), dtype)
+        result = ddim(
+            lambda x, t: jnp.sin(x + t.astype(x.dtype) / 300),
+            x,
+            ddim_table(ours, 20),
+            prediction_type=ours.prediction_type,
+            eta=jnp.asarray(eta, dtype),
+            keys=keys,
+        )
+        draw = jax.vmap(lambda key, i: jax.random.normal(rng.stream(key, "ddim", i), (4, 4, 3), dtype), (0, None))
+        noises = [torch.tensor(np.asarray(draw(keys, i))) for i in range(20)]
+        assert result.dtype == dtype
+    y = torch.tensor(np.asarray(x))
+    for timestep, noise in zip(theirs.timesteps, noises):
+        prediction = torch.sin(y + timestep.to(y.dtype) / 300)
+        y = theirs.step(prediction, timestep, y, eta=eta, variance_noise=noise).prev_sample
+    np.testing.assert_allclose(result, y.numpy(), rtol=tolerance, atol=tolerance * float(y.abs().max()))
+
+
+def test_noise_and_velocity():
+    ours, theirs = both()
+    x0, noise = np.random.default_rng(0).normal(size=(2, 4, 3, 3, 2)).astype(np.float32)
+    timesteps = np.asarray([0, 1, 500, 999])
+    alpha_bar = jnp.asarray(ours.alphas_cumprod)[timesteps]
+    for function, formula in (
+        (theirs.add_noise, add_noise),
+        (theirs.get_velocity, lambda *arguments: training_target("v_prediction", *arguments)),
+    ):
+        expected = function(torch.tensor(x0), torch.tensor(noise), torch.tensor(timesteps))
+        np.testing.assert_allclose(formula(jnp.asarray(x0), jnp.asarray(noise), alpha_bar), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"),
+        *("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DDPMScheduler", "HeunDiscreteScheduler"),
+    ],
+)
+def test_files_of_other_classes_are_read_as_when_a_pipeline_changes_its_scheduler(name):
+    """The file of a repository, saved by another class, then taken over by DDIM."""
+    repository = {**SD, "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}
+    saved = json.loads(getattr(diffusers, name).from_config(repository).to_json_string())
+    ours, theirs = NoiseSchedule.from_config(saved), diffusers.DDIMScheduler.from_config(saved)
+    theirs.set_timesteps(20)
+    np.testing.assert_array_equal(ours.timesteps(20), theirs.timesteps.numpy())
+    for key in ("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample"):
+        assert getattr(ours, key) == theirs.config[key]
+
+
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
+def test_missing_keys_mean_what_they_mean_to_a_pipeline():
+    scheduler = diffusers.DDIMScheduler.from_config(SD)
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor"))
+    pipe = diffusers.StableDiffusionPipeline(**nothing, scheduler=scheduler, requires_safety_checker=False)
+    ours = NoiseSchedule.from_config(SD)
+    for key in (
+        *("prediction_type", "timestep_spacing", "steps_offset"),
+        *("set_alpha_to_one", "clip_sample", "clip_sample_range"),
+    ):
+        assert getattr(ours, key) == pipe.scheduler.config[key]

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dreambooth_jax.config import Config, keys, load_config, save_config, to_dict
+from dreambooth_jax.errors import InputError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def write(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_without_a_file_everything_is_default():
+    assert load_config() == Config()
+
+
+def test_a_saved_config_is_read_back(tmp_path):
+    config = load_config(None, ["train.steps=7", "samples.prompts=[a, 'b, c']", "text_encoder.learning_rate=1e-7"])
+    assert config.samples.prompts == ("a", "b, c")
+    save_config(tmp_path / "c.yaml", config)
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_overrides_win_over_files(tmp_path):
+    path = write(tmp_path, "train:\n  steps: 5\n  seed: 3\noptimizer:\n  learning_rate: 1e-5\n")
+    config = load_config(path, ["train.steps=9"])
+    assert (config.train.steps, config.train.seed, config.optimizer.learning_rate) == (9, 3, 1e-5)
+    assert replace(config, train=Config().train, optimizer=Config().optimizer) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  stepz: 5\n", r"unknown key train.stepz; did you mean train.steps\?"),
+        ("trian:\n  steps: 5\n", r"unknown key trian"),
+        ("train:\n  steps: 3.7\n", r"train.steps.*int.*3.7"),
+        ("train:\n  parallel: tpu\n", r"train.parallel.*pmap.*tpu"),
+        ("data: null\n", "data is empty"),
+        ("data: [\n", "c.yaml|Problems parsing"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=5", r"did you mean train.steps\?"),
+        ("learning_rate=1", r"did you mean optimizer.learning_rate\?"),
+        ("train.steps=many", "train.steps.*many"),
+        ("zzz=1", "see --help"),
+    ],
+)
+def test_bad_overrides_are_one_line(override, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_config(None, [override])
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_holds_differences_only(path):
+    import yaml
+
+    config = load_config(path)
+    assert config != Config()
+    assert len(path.read_text().splitlines()) <= 25
+    defaults = to_dict(Config())
+    for group, values in yaml.safe_load(path.read_text()).items():
+        for key, value in values.items() if isinstance(values, dict) else []:
+            assert value != defaults[group][key], f"{group}.{key} repeats the default"
+
+
+def test_keys_are_all_there():
+    flat = set(keys())
+    assert {"run_dir", "model.path", "prior.weight", "export.dtype"} <= flat
+    assert flat == {
+        f"{g}.{k}" if isinstance(v, dict) else g
+        for g, v in to_dict(Config()).items()
+        for k in (v if isinstance(v, dict) else [g])
+    }

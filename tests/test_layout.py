@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The floors of the house: imports go down only, files and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dreambooth_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Lowest floor first. Within a room, a file may import those listed after it.
+FLOORS: list[dict[str, list[str]]] = [
+    {"errors": [], "_version": [], "rng": []},
+    {
+        "trees": [],
+        "config": [],
+        "models": ["unet", "unet_blocks", "vae", "clip_text", "attention", "resnet", "layers", "configs"],
+        "diffusion": ["samplers", "loss", "guidance", "process", "schedule"],
+    },
+    {
+        "weights": ["pretrained", "fingerprint", "folders", "names", "flax_msgpack", "files"],
+        "data": ["dreambooth", "sources", "images", "prompts", "screening", "png", "tokenizer", "order"],
+        "adapters": ["full", "base"],
+        "checks": [],
+    },
+    {
+        "export": [],
+        "pipeline": [],
+        "training": [
+            "loop", "metrics", "parallel", "checkpoint", "objective", "step", "state", "optimizer", "resume", "interrupt",
+        ],
+    },
+    {"prepare": ["inputs", "class_images", "cache"], "evaluation": ["samples"], "runs": []},
+    {"preparation": []},
+    {"trainer": []},
+    {"cli": [], "__init__": [], "__main__": []},
+]  # fmt: skip
+ALLOWED_ON_A_FLOOR = {
+    ("trees", "errors"),
+    ("export", "pipeline"),
+    ("runs", "prepare"),
+    ("__main__", "cli"),
+    ("checks", "data"),
+}
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, floor in enumerate(FLOORS) if room in floor)
+
+
+def room_and_file(name: str) -> tuple[str, str]:
+    """dreambooth_jax.models.unet -> (models, unet)"""
+    parts = name.split(".")[1:]
+    return (parts[0], parts[1] if len(parts) > 1 else "__init__") if parts else ("__init__", "__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, wherever in it, but for TYPE_CHECKING blocks."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreambooth_jax"):
+            for alias in node.names:
+                deeper = PACKAGE.parent / f"{node.module}.{alias.name}".replace(".", "/")
+                is_module = deeper.with_suffix(".py").exists() or (deeper / "__init__.py").exists()
+                found.add(f"{node.module}.{alias.name}" if is_module else node.module)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("dreambooth_jax")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    own = ".".join(("dreambooth_jax", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    room, file = room_and_file(own)
+    for name in imports(path):
+        other_room, other_file = room_and_file(name)
+        if other_room != room:
+            lower = floor_of(other_room) < floor_of(room)
+            assert lower or (room, other_room) in ALLOWED_ON_A_FLOOR, f"{own} imports {name}, which is not below it"
+        elif file != "__init__" and other_file != "__init__":
+            order = FLOORS[floor_of(room)][room]
+            assert order.index(file) < order.index(other_file), f"{own} imports {name}, which is listed above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_are_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 320
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_public_things_are_documented(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_no_torch_at_run_time():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"torch", "diffusers", "tensorflow"}, path
+
+
+def test_the_top_level_is_what_it_should_be():
+    for name in ("configs", "scripts", "tests", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
+        assert (ROOT / name).exists(), name

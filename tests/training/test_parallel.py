@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+import jax
+import numpy as np
+import pytest
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.training.parallel import Replicated, Sharded, check_divisible, make_mapper
+from tests.training import toy
+
+
+def mappers():
+    devices = jax.devices()
+    return {
+        "pmap 8": make_mapper("pmap", devices),
+        "fsdp 8": make_mapper("fsdp", devices),
+        "fsdp 2": make_mapper("fsdp", devices[:2]),
+        "pmap 1": make_mapper("pmap", devices[:1]),
+    }
+
+
+@pytest.mark.parametrize("prior_weight", [0.0, 0.5, 1.0, 2.0])
+def test_every_mapper_gives_what_one_device_gives(prior_weight):
+    expected, losses = toy.run(make_mapper("auto", jax.devices()[:1]), prior_weight=prior_weight)
+    for name, mapper in mappers().items():
+        state, found = toy.run(mapper, prior_weight=prior_weight)
+        np.testing.assert_allclose(found, losses, rtol=2e-6, err_msg=name)
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(a, np.asarray(b), rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_gradients_are_not_multiplied_by_the_number_of_devices():
+    """Adam hides a factor, the clip's norm does not."""
+    norms = []
+    for mapper in [make_mapper("auto", jax.devices()[:1]), *mappers().values()]:
+        step, frozen, state = toy.setup()
+        args = mapper.place(state), mapper.place(frozen), mapper.place_batch(toy.batch(0, 8, 1.0))
+        norms.append(float(mapper.map(step)(*args, jax.random.key(0))[1]["grad_norm"]))
+    np.testing.assert_allclose(norms, norms[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_micro_batches_add_up_to_the_batch(accumulation):
+    one = make_mapper("auto", jax.devices()[:1])
+    expected, losses = toy.run(one)
+    for mapper in (one, make_mapper("pmap", jax.devices()[:4]), make_mapper("fsdp", jax.devices()[:4])):
+        state, found = toy.run(mapper, accumulation=accumulation)
+        np.testing.assert_allclose(found, losses, rtol=2e-6)
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(a, np.asarray(b), rtol=2e-5, atol=2e-6)
+
+
+def test_fsdp_holds_a_part_of_every_large_leaf():
+    mapper = make_mapper("fsdp", jax.devices())
+    leaf = jax.numpy.zeros((3, 3, 64, 128))
+    placed = mapper.place({"w": leaf, "small": jax.numpy.zeros(8), "odd": jax.numpy.zeros((75, 77))})
+    assert placed["w"].addressable_shards[0].data.shape == (3, 3, 64, 16)
+    assert placed["small"].addressable_shards[0].data.shape == (8,)
+    assert placed["odd"].sharding.is_fully_replicated
+    step, frozen, state = toy.setup()
+    state, _ = mapper.map(step)(
+        mapper.place(state), mapper.place(frozen), mapper.place_batch(toy.batch(0, 8, 1.0)), jax.random.key(0)
+    )
+    for before, after in zip(jax.tree.leaves(mapper.restore_target(toy.setup()[2])), jax.tree.leaves(state)):
+        assert after.sharding.is_equivalent_to(before.sharding, after.ndim), "the step must not change a sharding"
+
+
+def test_placing_and_taking_back_is_the_identity():
+    tree = toy.params()
+    for mapper in mappers().values():
+        jax.tree.map(np.testing.assert_array_equal, tree, mapper.logical(mapper.place(tree)))
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+def test_the_step_compiles_once(parallel):
+    compiles = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **__: compiles.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+    mapper = make_mapper(parallel, jax.devices())
+    step, frozen, state = toy.setup()
+    mapped, placed, frozen = mapper.map(step), mapper.place(state), mapper.place(frozen)
+    key = jax.random.key(0)
+    placed, _ = mapped(placed, frozen, mapper.place_batch(toy.batch(0, 8, 1.0)), key)
+    before = len(compiles)
+    for number in range(1, 4):
+        placed, _ = mapped(placed, frozen, mapper.place_batch(toy.batch(number, 8, 1.0)), key)
+    assert len(compiles) == before
+
+
+def test_auto_is_pmap_on_several_devices_and_jit_on_one():
+    assert isinstance(make_mapper("auto", jax.devices()), Replicated)
+    assert isinstance(make_mapper("auto", jax.devices()[:1]), Sharded)
+
+
+@pytest.mark.parametrize("batch_size", range(1, 9))
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_an_indivisible_batch_names_one_that_is_divisible(batch_size, accumulation):
+    options = {"copies": 2, "accumulation": accumulation, "n_devices": 8}
+    if batch_size * 2 % (8 * accumulation) == 0:
+        check_divisible(batch_size=batch_size, **options)
+        return
+    with pytest.raises(InputError, match="use train.batch_size") as error:
+        check_divisible(batch_size=batch_size, **options)
+    proposed = int(str(error.value).split()[-1])
+    assert proposed > batch_size
+    check_divisible(batch_size=proposed, **options)

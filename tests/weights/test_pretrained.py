@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Folders in every form, to parameters and back; the legacy Flax models compute what they always did."""
+
+import dataclasses
+import json
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import serialization
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.trees import flatten, map_named
+from dreambooth_jax.weights.pretrained import load_components, write_folder
+from tests.weights.folders import FIXTURES, KINDS, rename, rewrite, shard, weights, write
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def legacy(request):
+    """(components, reference) of a fixture that diffusers' own Flax classes wrote."""
+    folder = FIXTURES / request.param
+    return load_components(folder), np.load(folder / "reference.npz")
+
+
+@pytest.fixture(scope="module")
+def sd15():
+    return load_components(FIXTURES / "legacy_flax_sd15")
+
+
+@pytest.fixture(scope="module")
+def written(sd15, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("written") / "model", sd15)
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A safetensors folder to be tampered with."""
+    return shutil.copytree(written, tmp_path / "model")
+
+
+def assert_same(params, expected):
+    params, expected = flatten(params), flatten(expected)
+    assert params.keys() == expected.keys()
+    for name, leaf in expected.items():
+        assert params[name].dtype == leaf.dtype, name
+        np.testing.assert_array_equal(params[name], leaf, err_msg=name)
+
+
+class TestLegacyFlax:
+    """max |Δ| ≤ 1e-5 of the output's scale."""
+
+    def _close(self, ours, reference):
+        assert ours.shape == reference.shape
+        assert np.abs(np.asarray(ours) - reference).max() <= 1e-5 * np.abs(reference).max()
+
+    def _apply(self, components, name, *inputs, **options):
+        module = getattr(components, name)
+        return jax.jit(lambda p, *x: module.apply({"params": p}, *x, **options))(components.params[name], *inputs)
+
+    @pytest.mark.parametrize("prompt", [("input_ids", "text_hidden"), ("uncond_ids", "uncond_hidden")])
+    def test_text_states(self, legacy, prompt):
+        components, reference = legacy
+        ids, hidden = (reference[key] for key in prompt)
+        self._close(self._apply(components, "text_encoder", ids.astype(np.int32)), hidden)
+
+    def test_unet(self, legacy):
+        components, reference = legacy
+        latents = reference["unet_sample"].transpose(0, 2, 3, 1)
+        out = self._apply(components, "unet", latents, reference["unet_timesteps"], reference["text_hidden"])
+        self._close(out, reference["unet_out"].transpose(0, 2, 3, 1))
+
+    def test_vae(self, legacy):
+        components, reference = legacy
+        images = reference["vae_image"].transpose(0, 2, 3, 1)
+        mean, logvar = self._apply(components, "vae", images, method="encode")
+        self._close(mean, reference["vae_mean"])
+        self._close(logvar, reference["vae_logvar"])
+        decoded = self._apply(components, "vae", reference["vae_mean"], method="decode")
+        self._close(decoded, reference["vae_decoded"].transpose(0, 2, 3, 1))
+
+    def test_written_back_it_is_the_same_file(self, legacy, tmp_path):
+        components, _ = legacy
+        write(tmp_path / "model", components, format="flax")
+        for name in ("text_encoder/flax_model", "unet/diffusion_flax_model", "vae/diffusion_flax_model"):
+            old, new = (
+                flatten(serialization.msgpack_restore((folder / f"{name}.msgpack").read_bytes()))
+                for folder in (components.folder, tmp_path / "model")
+            )
+            assert_same(new, old)
+        old, new = (json.loads((f / "model_index.json").read_text()) for f in (components.folder, tmp_path / "model"))
+        assert new == {**{k: v for k, v in old.items() if k != "_diffusers_version"}, "requires_safety_checker": False}
+        for name in ("unet", "vae"):
+            assert json.loads((tmp_path / "model" / name / "config.json").read_text()) == components.configs[name]
+
+
+class TestForms:
+    """Every form of the same weights gives the same parameters."""
+
+    def test_safetensors(self, folder, sd15):
+        assert_same(load_components(folder).params, sd15.params)
+
+    def test_shards(self, folder, sd15):
+        for component in ("unet", "text_encoder"):
+            shard(folder, component)
+        assert_same(load_components(folder).params, sd15.params)
+
+    @pytest.mark.parametrize(("name", "dtype"), [("fp16", "float16"), ("bf16", "bfloat16")])
+    def test_variants(self, sd15, tmp_path, name, dtype):
+        folder = write(tmp_path / "model", sd15, dtype=dtype)
+        for component in ("unet", "vae"):
+            weights(folder, component).rename(weights(folder, component).with_suffix(f".{name}.safetensors"))
+        shard(folder, "text_encoder", variant=name)
+        rounded = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(dtype)).astype(np.float32), sd15.params)
+        assert_same(load_components(folder, variant=name).params, rounded)
+
+    def test_text_encoder_of_transformers_5_and_one_with_position_ids(self, folder, sd15):
+        rename(folder, "text_encoder", "text_model.", "")
+        assert_same(load_components(folder).params, sd15.params)
+        rewrite(folder, "text_encoder", lambda arrays: {**arrays, "embeddings.position_ids": np.arange(77)[None]})
+        assert_same(load_components(folder).params, sd15.params)
+
+    @pytest.mark.parametrize("ones", [(), (1, 1)])
+    def test_vae_attention_under_its_old_names_dense_or_convolution(self, folder, sd15, ones):
+        for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            rename(folder, "vae", f"attentions.0.{new}", f"attentions.0.{old}")
+
+        def reshape(arrays):
+            old = ("query.weight", "key.weight", "value.weight", "proj_attn.weight")
+            return {k: v.reshape(*v.shape, *ones) if k.endswith(old) else v for k, v in arrays.items()}
+
+        rewrite(folder, "vae", reshape)
+        assert_same(load_components(folder).params, sd15.params)
+
+    def test_projections_of_the_unet_as_dense(self, folder, sd15):
+        def squeeze(arrays):
+            return {
+                k: v[:, :, 0, 0] if k.endswith(("proj_in.weight", "proj_out.weight")) else v for k, v in arrays.items()
+            }
+
+        rewrite(folder, "unet", squeeze)
+        assert_same(load_components(folder).params, sd15.params)
+
+    def test_parameters_in_another_dtype(self, folder, sd15):
+        expected = jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), sd15.params)
+        assert_same(load_components(folder, param_dtype=jnp.bfloat16).params, expected)
+
+    def test_place_sees_every_leaf_and_decides_where_it_goes(self, folder, sd15):
+        sharding = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("fsdp",)), PartitionSpec())
+        seen = {}
+
+        def place(name, array):
+            assert array.flags.c_contiguous
+            seen[name] = array.shape
+            return jax.device_put(array, sharding)
+
+        params = load_components(folder, place=place).params
+        assert seen == {name: leaf.shape for name, leaf in flatten(sd15.params).items()}
+        assert {leaf.sharding for leaf in jax.tree.leaves(params)} == {sharding}
+        assert_same(params, sd15.params)
+
+    def test_modules_are_built_as_asked(self, folder):
+        components = load_components(folder, dtype=jnp.bfloat16, remat=True)
+        assert components.unet.remat
+        assert {getattr(components, name).dtype for name in components.params} == {jnp.bfloat16}
+
+
+class TestErrors:
+    """One line that names the file."""
+
+    def _fails(self, folder, message):
+        with pytest.raises(InputError, match=message) as caught:
+            load_components(folder)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def test_what_does_not_fit_is_listed_before_anything_is_read(self, folder):
+        def spoil(arrays):
+            del arrays["conv_in.bias"]
+            return {**arrays, "conv_out.weight": arrays["conv_out.weight"][1:], "ghost.weight": np.zeros(3)}
+
+        rewrite(folder, "unet", spoil)
+        with pytest.raises(InputError) as caught:
+            load_components(folder, place=lambda *_: pytest.fail("read"))
+        for part in (
+            str(weights(folder, "unet")),
+            "1 missing: conv_in/bias",
+            "1 extra: ghost",
+            "1 misshaped: conv_out",
+        ):
+            assert part in str(caught.value)
+
+    def test_a_parameter_under_two_names(self, folder):
+        rewrite(folder, "vae", lambda a: {**a, "encoder.mid_block.attentions.0.query.bias": a["quant_conv.bias"]})
+        self._fails(folder, "1 extra: encoder.mid_block.attentions.0.")
+
+    def test_a_square_kernel_of_the_wrong_kind(self, folder):
+        name = "down_blocks.0.resnets.0.conv1.weight"
+        rewrite(folder, "unet", lambda arrays: {**arrays, name: arrays[name][:, :, :1, :1]})
+        self._fails(folder, r"conv1/kernel is \(1, 1, 32, 32\), not \(3, 3, 32, 32\)")
+
+    @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
+    def test_missing_settings(self, folder, name):
+        (folder / name).unlink()
+        assert str(folder) in self._fails(folder, f"lacks {name}")
+
+    @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+    def test_broken_settings(self, folder, content):
+        (folder / "vae" / "config.json").write_text(content, encoding="latin-1")
+        self._fails(folder, str(folder / "vae" / "config.json"))
+
+    def test_missing_component(self, folder):
+        shutil.rmtree(folder / "vae")
+        self._fails(folder, "lacks vae/config.json")
+
+    def test_missing_weights(self, folder):
+        weights(folder, "vae").unlink()
+        self._fails(folder, f"{folder}/vae has no weights")
+
+    def test_pickles(self, folder):
+        weights(folder, "vae").rename(folder / "vae" / "diffusion_pytorch_model.bin")
+        self._fails(folder, "pickles only, which could run any code")
+
+    def test_truncated(self, folder):
+        file = weights(folder, "unet")
+        file.write_bytes(file.read_bytes()[:-1])
+        self._fails(folder, f"{file} is broken .truncated")
+
+    def test_model_index_does_not_matter(self, folder, sd15):
+        (folder / "model_index.json").unlink()
+        assert_same(load_components(folder).params, sd15.params)
+
+    @pytest.mark.parametrize(
+        ("component", "changes", "message"),
+        [
+            ("unet", {"in_channels": 9}, "in_channels = 9 does not fit the vae's latent_channels = 4"),
+            (
+                "unet",
+                {"cross_attention_dim": 64},
+                "cross_attention_dim = 64 does not fit the text_encoder's hidden_size",
+            ),
+            ("unet", {"addition_embed_type": "text_time"}, "unet/config.json: addition_embed_type"),
+            ("unet", {"layers_per_block": 2}, "does not fit its config.json: .* missing: "),
+        ],
+    )
+    def test_settings_that_ask_for_another_model(self, folder, component, changes, message):
+        file = folder / component / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        self._fails(folder, message)
+
+
+class TestWriting:
+    """The folder that comes out."""
+
+    def test_layout(self, written):
+        assert {str(file.relative_to(written)) for file in written.rglob("*") if file.is_file()} == {
+            *("model_index.json", "scheduler/scheduler_config.json"),
+            *(f"{name}/config.json" for name in ("text_encoder", "unet", "vae")),
+            *(str(weights(written, name).relative_to(written)) for name in ("text_encoder", "unet", "vae")),
+            *(f"tokenizer/{name}" for name in ("merges.txt", "vocab.json")),
+            *(f"tokenizer/{name}" for name in ("special_tokens_map.json", "tokenizer_config.json")),
+        }
+        for file in (written / "tokenizer").iterdir():
+            assert file.read_bytes() == (FIXTURES / "legacy_flax_sd15" / "tokenizer" / file.name).read_bytes()
+
+    def test_classes_are_those_of_pytorch(self, written):
+        index = json.loads((written / "model_index.json").read_text())
+        assert index["_class_name"] == "StableDiffusionPipeline"
+        assert index["safety_checker"] == index["feature_extractor"] == [None, None]
+        assert index["requires_safety_checker"] is False
+        for name in ("unet", "vae", "scheduler"):
+            file = written / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+            config = json.loads(file.read_text())
+            assert index[name] == ["diffusers", config["_class_name"]]
+            assert not config["_class_name"].startswith("Flax")
+
+    @pytest.mark.parametrize(
+        ("source", "format", "expected"),
+        [
+            ("FlaxPNDMScheduler", "safetensors", "PNDMScheduler"),
+            ("EulerAncestralDiscreteScheduler", "safetensors", "EulerAncestralDiscreteScheduler"),
+            (None, "safetensors", "DDIMScheduler"),
+            ("PNDMScheduler", "flax", "FlaxPNDMScheduler"),
+            ("UniPCMultistepScheduler", "flax", "FlaxDDIMScheduler"),  # there was no Flax class of it
+        ],
+    )
+    def test_scheduler(self, sd15, tmp_path, source, format, expected):
+        config = {**sd15.scheduler_config, "_class_name": source}
+        changed = {key: value for key, value in config.items() if value is not None}
+        folder = write(tmp_path, dataclasses.replace(sd15, scheduler_config=changed), format=format)
+        written = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        assert written["_class_name"] == expected
+        assert {**written, "_class_name": source} == {**changed, "_class_name": source}
+        assert json.loads((folder / "model_index.json").read_text())["scheduler"] == ["diffusers", expected]
+
+    def test_the_saved_dtype_is_said_where_transformers_looks(self, sd15, tmp_path):
+        config = {**sd15.configs["text_encoder"], "dtype": "float32"}
+        half = dataclasses.replace(sd15, configs={**sd15.configs, "text_encoder": config})
+        folder = write(tmp_path, half, dtype="float16")
+        written = json.loads((folder / "text_encoder" / "config.json").read_text())
+        assert written["torch_dtype"] == "float16"
+        assert "dtype" not in written
+
+    def test_sharded_parameters(self, sd15, tmp_path, written):
+        mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+
+        def place(name, leaf):
+            spec = PartitionSpec("fsdp") if leaf.shape[0] % len(mesh.devices) == 0 else PartitionSpec()
+            return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+        folder = write(tmp_path, dataclasses.replace(sd15, params=map_named(place, sd15.params)))
+        for component in sd15.params:
+            assert weights(folder, component).read_bytes() == weights(written, component).read_bytes()
+
+    @pytest.mark.parametrize(("value", "fits"), [(65504.0, True), (70000.0, False), (np.inf, True)])
+    def test_float16_overflow(self, sd15, tmp_path, value, fits):
+        params = map_named(lambda name, leaf: leaf + value if name == "unet/conv_in/bias" else leaf, sd15.params)
+        big = dataclasses.replace(sd15, params=params)
+        if fits:
+            stored = load_file(weights(write(tmp_path / "model", big, dtype="float16"), "unet"))
+            assert stored["conv_in.bias"].max() == value
+        else:
+            with pytest.raises(InputError, match=r"unet/conv_in/bias has values beyond float16's range \(up to 7000"):
+                write(tmp_path / "model", big, dtype="float16")
+            assert not (tmp_path / "model").exists()
+
+    def test_a_full_disk(self, sd15, folder):
+        before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limit[1]))
+        try:
+            with pytest.raises(InputError, match="could not be saved"):
+                write(folder, dataclasses.replace(sd15, params=jax.tree.map(jnp.zeros_like, sd15.params)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+    def test_over_the_folder_that_was_read(self, folder, sd15):
+        write_folder(
+            folder,
+            params=sd15.params,
+            configs=sd15.configs,
+            scheduler_config=sd15.scheduler_config,
+            tokenizer_folder=folder / "tokenizer",
+            dtype="bfloat16",
+        )
+        assert (folder / "tokenizer" / "vocab.json").exists()
+        assert load_components(folder).params.keys() == sd15.params.keys()
