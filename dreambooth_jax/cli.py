@@ -234,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dreambooth-jax: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written: the place is wrong, not the program
+        print(f"dreambooth-jax: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0

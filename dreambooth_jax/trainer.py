@@ -132,6 +132,7 @@ class Training:
             )
             self.checkpoints.wait()
         except NonFinite as error:
+            self.checkpoints.wait()
             raise NonFinite(f"{error}; {self.advice()}") from error
         finally:
             recorder.close()
@@ -270,9 +271,9 @@ class Training:
     def advice(self) -> str:
         """What to do about a loss that is not finite."""
         steps = self.checkpoints.steps()
-        kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        kept = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint was due yet"
         return (
-            f"{kept}, in {self.folder.checkpoints}; usual causes: a learning rate that is too large "
+            f"{kept} ({self.folder.checkpoints}); usual causes: a learning rate that is too large "
             f"(optimizer.learning_rate={self.config.optimizer.learning_rate:g}), float16 weights that overflowed when "
             "they were saved, or a scheduler_config.json whose prediction_type is not the model's"
         )

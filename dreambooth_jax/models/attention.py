@@ -1,12 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Softmax attention."""
+"""Softmax attention: one function for all networks, and three ways to compute it.
+
+For one head, with queries q [t, d], keys k and values v [s, d]:
+
+    l = q kᵀ / √d      p = exp(l - lse(l))      out = p v
+
+*Flash*: cuDNN's kernel, where GPU, dtype and head size allow it. *Plain*: XLA's, which holds all of l, [b, n, t, s].
+*Blocked*: a few queries at a time, keeping only ``out`` and lse for the backward pass, which makes p again:
+
+    dv = pᵀ dout       ds = p ∘ (dout vᵀ - (out ∘ dout) 1)       dq = ds k / √d       dk = dsᵀ q / √d
+
+(Dao et al. 2022, without the split along keys: a row of l is short enough.) It needs little memory anywhere, and on a
+CPU, one head at a time so that l stays in the cache, it is also the fastest.
+"""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from dreambooth_jax.models.layers import wide
+
+_BLOCK = 2**19
+"""Logits of one block on a CPU: 2 MB in float32. Measured: half and twice as many are no faster."""
+_MEMORY = 2**30
+"""Bytes of logits from which on accelerators, too, go block by block."""
 
 
 def attention(
@@ -16,8 +39,145 @@ def attention(
     *,
     causal: bool = False,
 ) -> Float[Array, "b t n d"]:
-    """softmax(q kᵀ / √d) v for each head."""
-    return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    """softmax(q kᵀ / √d) v for each of n heads; the softmax is never below float32.
+
+    The way is chosen for the platform that jax computes on by default, when the function is traced. A choice at lowering
+    time (``jax.lax.platform_dependent``) would have to trace, and keep residuals for, ways that the machine lacks.
+
+    Args:
+        query, key, value: of one dtype, which is the result's.
+        causal: query i sees keys 0 to i only.
+    """
+    (batch, tokens, heads, size), keys = query.shape, key.shape[1]
+    platform = _platform()
+    if platform == "gpu" and query.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= _flash_limit():
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+    if platform == "cpu":
+        return blocked_attention(query, key, value, causal, -(-tokens * keys // _BLOCK), True)
+    nbytes = 4 * batch * heads * tokens * keys
+    if nbytes > _MEMORY:
+        return blocked_attention(query, key, value, causal, -(-nbytes // _MEMORY), False)
+    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="xla")
+
+
+def _platform() -> str:
+    device = jax.config.jax_default_device
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
+def _flash_limit() -> int:
+    """Largest head that cuDNN's kernel takes: 128 before Hopper (compute capability 9)."""
+    return 256 if float(jax.devices()[0].compute_capability) >= 9 else 128
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def blocked_attention(
+    query: Float[Array, "b t n d"],
+    key: Float[Array, "b s n d"],
+    value: Float[Array, "b s n d"],
+    causal: bool,
+    blocks: int,
+    serial: bool,
+) -> Float[Array, "b t n d"]:
+    """:func:`attention` in blocks of queries, equal to it but for rounding.
+
+    Args:
+        query, key, value: as there.
+        causal: as there.
+        blocks: how many parts to split the queries into; no need to divide them.
+        serial: one head after the other, rather than all at once.
+    """
+    return _forward(query, key, value, causal, blocks, serial)[0]
+
+
+def _forward(query: Array, key: Array, value: Array, causal: bool, blocks: int, serial: bool) -> tuple[Array, tuple]:
+    head = functools.partial(_head_forward, causal=causal, blocks=blocks)
+    out, lse = _over_heads(head, serial)(query, key, value)
+    return out, (query, key, value, out, lse)
+
+
+def _backward(causal: bool, blocks: int, serial: bool, residuals: tuple, dout: Array) -> tuple[Array, ...]:
+    head = functools.partial(_head_backward, causal=causal, blocks=blocks)
+    return _over_heads(head, serial)(*residuals, dout)
+
+
+blocked_attention.defvjp(_forward, _backward)
+
+
+def _over_heads(function: Callable, serial: bool) -> Callable:
+    """A function of one head's arrays [t, ...] -> one of arrays [b, t, n, ...].
+
+    The examples of a batch always go together, so that a batch may be sharded over devices.
+    """
+    batched = jax.vmap(function)
+    if not serial:
+        return jax.vmap(batched, in_axes=2, out_axes=2)
+
+    def mapped(*arrays: Array) -> tuple[Array, ...]:
+        results = jax.lax.map(lambda head: batched(*head), tuple(jnp.moveaxis(array, 2, 0) for array in arrays))
+        return tuple(jnp.moveaxis(result, 0, 2) for result in results)
+
+    return mapped
+
+
+def _split(x: Array, blocks: int) -> Array:
+    """[t, ...] -> [blocks, ceil(t / blocks), ...], with zeros at the end."""
+    size = -(-x.shape[0] // blocks)
+    x = jnp.pad(x, ((0, blocks * size - x.shape[0]), *((0, 0),) * (x.ndim - 1)))
+    return x.reshape(blocks, size, *x.shape[1:])
+
+
+def _logits(rows: Array, columns: Array) -> Array:
+    """rows columnsᵀ / √d in at least float32."""
+    product = jnp.einsum("id,jd->ij", rows, columns, preferred_element_type=wide(rows.dtype))
+    return product * rows.shape[1] ** -0.5
+
+
+def _head_forward(q: Array, k: Array, v: Array, *, causal: bool, blocks: int) -> tuple[Array, Array]:
+    """(out [t, d], lse [t]) of one head."""
+
+    def block(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, position = inputs
+        logits = _logits(q, k)
+        if causal:
+            logits = jnp.where(position[:, None] >= jnp.arange(k.shape[0])[None, :], logits, -jnp.inf)
+        top = logits.max(axis=1, keepdims=True)
+        p = jnp.exp(logits - top)
+        total = p.sum(axis=1, keepdims=True)
+        out = jnp.einsum("ts,sd->td", p.astype(v.dtype), v, preferred_element_type=p.dtype) / total
+        return out.astype(q.dtype), (top + jnp.log(total))[:, 0]
+
+    out, lse = jax.lax.map(block, (_split(q, blocks), _split(jnp.arange(len(q)), blocks)))
+    return out.reshape(-1, out.shape[-1])[: len(q)], lse.reshape(-1)[: len(q)]
+
+
+def _head_backward(
+    q: Array, k: Array, v: Array, out: Array, lse: Array, dout: Array, *, causal: bool, blocks: int
+) -> tuple[Array, Array, Array]:
+    """(dq, dk, dv) of one head. Logits lie transposed, [s, t]: XLA's matrix products on a CPU want it so."""
+    precise = lse.dtype
+    dot = functools.partial(jnp.einsum, preferred_element_type=precise)
+
+    def block(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        dk, dv = carry
+        q, dout, lse, correction, position = inputs
+        p = jnp.exp(_logits(k, q) - lse[None, :])
+        if causal:
+            p = jnp.where(position[None, :] >= jnp.arange(k.shape[0])[:, None], p, 0.0)
+        ds = (p * (dot("sd,td->st", v, dout) - correction[None, :])).astype(q.dtype)
+        dv += dot("st,td->sd", p.astype(q.dtype), dout)
+        dk += dot("st,td->sd", ds, q)
+        return (dk, dv), dot("sd,st->dt", k, ds)
+
+    correction = jnp.sum(out.astype(precise) * dout.astype(precise), axis=1)
+    inputs = (q, dout, lse, correction, jnp.arange(len(q)))
+    zeros = jnp.zeros(k.shape, precise)
+    (dk, dv), dq = jax.lax.scan(block, (zeros, zeros), tuple(_split(x, blocks) for x in inputs))
+    dq = dq.swapaxes(1, 2).reshape(-1, q.shape[1])[: len(q)]
+    scale = q.shape[1] ** -0.5
+    return (dq * scale).astype(q.dtype), (dk * scale).astype(k.dtype), dv.astype(v.dtype)
 
 
 class Attention(nn.Module):
@@ -25,7 +185,7 @@ class Attention(nn.Module):
 
     Attributes:
         heads: number of heads; each has size channels / heads.
-        bias: whether the projections of query, key and value have one.
+        bias: whether the projections to query, key and value have one.
         dtype: what to compute in.
     """
 

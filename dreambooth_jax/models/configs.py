@@ -9,11 +9,12 @@ key that holds nothing (null, false, 0, empty) is harmless, any other asks for s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from dreambooth_jax.errors import InputError
 
 T = TypeVar("T")
+C = TypeVar("C", bound="_Config")  # not typing.Self, which run-time checkers refuse outside classes of theirs
 PerBlock: TypeAlias = T | tuple[T, ...]
 Choices: TypeAlias = Mapping[str, Sequence[Any]]
 
@@ -30,7 +31,7 @@ class _Config:
     """Fields that may hold a tuple: one value for each of ``block_out_channels``."""
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[C], raw: Mapping[str, Any]) -> C:
         """From the content of a ``config.json``.
 
         Raises:

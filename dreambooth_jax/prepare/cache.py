@@ -97,7 +97,7 @@ def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_siz
 
 def _read(path: Path) -> Moments | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return stored["mean"], stored["logvar"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None  # not there, or torn: encoding again is always right

@@ -74,7 +74,8 @@ class Recorder:
         self._files, self._log_every, self._images_per_step = files, log_every, images_per_step
         self._pending: deque[tuple[int, dict[str, jax.Array], dict[str, float]]] = deque()
         self._since: list[dict[str, float]] = []
-        self._clock = time.perf_counter()
+        self._clock: float | None = None  # runs from the end of the first step, which compiles
+        self._timed = 0
         self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True)
 
     def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
@@ -98,14 +99,18 @@ class Recorder:
         check_finite(values, step)
         self._since.append(values)
         self._bar.update(1)
-        self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+        now = time.perf_counter()
+        if self._clock is None:
+            self._clock = now
+        else:
+            self._timed += 1
+        speed = self._images_per_step * self._timed / (now - self._clock) if self._timed else 0.0
+        self._bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{speed:.2f}", refresh=False)
         if step % self._log_every == 0 or step == self._bar.total:
-            now = time.perf_counter()
             means = {name: sum(v[name] for v in self._since) / len(self._since) for name in values}
-            speed = self._images_per_step * len(self._since) / (now - self._clock)
-            self._files.write(step, means | extra | {"images_per_second": speed})
-            self._bar.set_postfix(loss=f"{means['loss']:.4f}", images_per_s=f"{speed:.2f}", refresh=False)
-            self._since, self._clock = [], now
+            speeds = {"images_per_second": speed} if self._timed else {}
+            self._files.write(step, means | extra | speeds)
+            self._since, self._clock, self._timed = [], now, 0
 
 
 class NonFinite(InputError):

@@ -17,7 +17,6 @@ HARMLESS = {
     "prior.class_images",
 }
 HARMLESS_GROUPS = ("model", "checkpoint", "samples", "export")  # the model itself is known by its fingerprint
-# With prior preservation off, nothing else of its group matters.
 FINGERPRINTS = {
     "model": "the weights of the model",
     "instance": "the instance images or their captions",

@@ -290,8 +290,11 @@ def _write_weights(folder: Path, component: str, params: Tree, *, format: Format
 
 
 def _on_host(array: Any) -> np.ndarray:
-    """The array's values. Of a copy, because a device's array keeps the host's copy that is made of it."""
-    return np.asarray(jnp.copy(array)) if isinstance(array, jax.Array) else np.asarray(array)
+    if isinstance(array, jax.Array):
+        # the same buffers as a new array, because an array keeps the host's copy that is made of it
+        shards = [shard.data for shard in array.addressable_shards]
+        array = jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
+    return np.asarray(array)
 
 
 def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:

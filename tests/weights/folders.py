@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights.pretrained import Components, write_folder
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -28,6 +29,15 @@ def write(path: Path, components: Components, **options) -> Path:
         **options,
     )
     return path
+
+
+def assert_same(params, expected) -> None:
+    """Equal names, dtypes and bytes."""
+    params, expected = flatten(params), flatten(expected)
+    assert params.keys() == expected.keys()
+    for name, leaf in expected.items():
+        assert params[name].dtype == leaf.dtype, name
+        np.testing.assert_array_equal(params[name], leaf, err_msg=name)
 
 
 def weights(folder: Path, component: str) -> Path:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The model: Stable Diffusion 1.5's own configurations, and random weights that are drawn while they are written."""
+
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOKENIZER = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "legacy_flax_sd15" / "tokenizer"
+"""Not SD 1.5's own: small, and all of its ids are in SD 1.5's range."""
+
+# fmt: off
+SD15: dict[str, dict[str, Any]] = {
+    "unet": {
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": False, "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "downsample_padding": 1,
+        "flip_sin_to_cos": True, "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05, "norm_num_groups": 32, "out_channels": 4, "sample_size": 64,
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "vae": {
+        "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "in_channels": 3, "latent_channels": 4, "layers_per_block": 2,
+        "norm_num_groups": 32, "out_channels": 3, "sample_size": 512, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    },
+    "text_encoder": {
+        "architectures": ["CLIPTextModel"], "attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0,
+        "eos_token_id": 2, "hidden_act": "quick_gelu", "hidden_size": 768, "initializer_factor": 1.0,
+        "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-05, "max_position_embeddings": 77,
+        "model_type": "clip_text_model", "num_attention_heads": 12, "num_hidden_layers": 12, "pad_token_id": 1,
+        "projection_dim": 768, "torch_dtype": "float32", "vocab_size": 49408,
+    },
+    "scheduler": {
+        "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
+        "steps_offset": 1, "trained_betas": None,
+    },
+}
+TWO_BLOCKS: dict[str, dict[str, Any]] = {
+    "unet": {
+        "block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1, "sample_size": 8,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    },
+    "vae": {
+        "block_out_channels": [32, 64], "layers_per_block": 1, "sample_size": 16,
+        "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+    },
+    "text_encoder": {
+        "hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "projection_dim": 32, "vocab_size": 553,
+    },
+    "scheduler": {},
+}
+# fmt: on
+SIZES = {"sd15": SD15, "tiny": {part: config | TWO_BLOCKS[part] for part, config in SD15.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLeaf:
+    """Weights that exist only while they are written, and keep the size of what passes through them."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy as np
+
+        array = np.random.default_rng(zlib.crc32(self.name.encode())).standard_normal(self.shape, np.float32)
+        kind = self.name.rsplit("/", 1)[-1]
+        array *= {"kernel": math.prod(self.shape[:-1]) ** -0.5, "embedding": 1.0}.get(kind, 0.1)
+        array += kind == "scale"
+        return array
+
+
+def write_model(folder: Path, size: str) -> dict[str, int]:
+    """A folder in the diffusers layout, safetensors in float32. Returns each part's number of parameters."""
+    from dreambooth_jax.trees import count, map_named, unflatten
+    from dreambooth_jax.weights.pretrained import build_modules, parameter_shapes, write_folder
+
+    configs = SIZES[size]
+    shapes = {part: unflatten(parameter_shapes(module)) for part, module in build_modules(configs).items()}
+    write_folder(
+        folder,
+        params=map_named(lambda name, leaf: RandomLeaf(name=name, shape=leaf.shape), shapes),
+        configs=configs,
+        scheduler_config=configs["scheduler"],
+        tokenizer_folder=TOKENIZER,
+    )
+    return {part: count(tree) for part, tree in shapes.items()}

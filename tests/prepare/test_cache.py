@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dreambooth_jax.data.prompts import Subject
+from dreambooth_jax.data.sources import load_images
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare.cache import Views, cache_key, latent_moments, text_table
+from dreambooth_jax.pipeline import load_pretrained
+from tests import runs
+from tests.prepare.fake import FakePipeline
+
+VIEWS = Views(resolution=16, crop="random", flip=True, seed=3)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    subject = Subject(identifier="sks", class_noun="dog")
+    return load_images(runs.draw_photos(tmp_path / "photos"), prompt="a {identifier}", subject=subject, resolution=16)
+
+
+def moments(pipe, photos, tmp_path, views=VIEWS, model="m", **options):
+    return latent_moments(pipe, photos, views, folder=tmp_path / "cache", model=model, **options)
+
+
+def test_moments_of_every_view_are_in_their_place(photos, tmp_path):
+    pipe = FakePipeline()
+    mean, logvar = moments(pipe, photos, tmp_path, batch_size=3)
+    assert mean.shape == logvar.shape == (5, 8, 2, 2, 3)
+    for i, photo in enumerate(photos):
+        views = photo.views(resolution=16, crop="random", flip=True, seed=3)
+        np.testing.assert_allclose(mean[i], views[:, ::8, ::8] / 127.5 - 1, atol=1e-6)
+    assert pipe.encoded == 42, "40 views in batches of 3, the last one filled up"
+
+
+def test_what_was_encoded_is_not_encoded_again(photos, tmp_path):
+    first = moments(FakePipeline(), photos, tmp_path)
+    pipe = FakePipeline()
+    again = moments(pipe, photos, tmp_path)
+    assert pipe.encoded == 0
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_torn_cache_file_is_made_anew(photos, tmp_path):
+    moments(FakePipeline(), photos, tmp_path)
+    (path,) = (tmp_path / "cache").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    pipe = FakePipeline()
+    moments(pipe, photos, tmp_path)
+    assert pipe.encoded > 0
+
+
+def test_the_key_changes_with_all_that_moments_depend_on(photos):
+    keys = {
+        cache_key(photos, VIEWS, "m"),
+        cache_key(photos[:4], VIEWS, "m"),
+        cache_key(photos, VIEWS, "other"),
+        *(
+            cache_key(photos, dataclasses.replace(VIEWS, **change), "m")
+            for change in ({"resolution": 24}, {"crop": "center"}, {"flip": False}, {"seed": 4})
+        ),
+        cache_key([dataclasses.replace(photo, background="black") for photo in photos], VIEWS, "m"),
+    }
+    assert len(keys) == 8
+
+
+def test_a_photo_that_encodes_to_nan_is_named(photos, tmp_path):
+    class Broken(FakePipeline):
+        def encode_images(self, params, images):
+            mean, logvar = super().encode_images(params, images)
+            return np.where(mean.mean(axis=(1, 2, 3), keepdims=True) < 9, np.nan, mean), logvar
+
+    with pytest.raises(InputError, match=r"0\.png: the autoencoder gives NaN"):
+        moments(Broken(), photos, tmp_path)
+
+
+def test_texts_are_stored_once(photos):
+    pipe = load_pretrained(runs.MODEL)
+    prompts = ["a dog", "a sks dog", "a dog"]
+    ids, index = text_table(pipe, prompts, params=pipe.params, encode=False)
+    assert ids["input_ids"].shape == (2, 77)
+    np.testing.assert_array_equal(ids["input_ids"][index], pipe.tokenizer(prompts))
+    states, index = text_table(pipe, prompts, params=pipe.params, encode=True)
+    np.testing.assert_allclose(
+        states["text_states"][index], np.asarray(pipe.encode_prompts(pipe.params, prompts)), atol=1e-6
+    )

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare.class_images import MANIFEST, Recipe, ensure_class_images, read_manifest, usable_pictures
+from tests.prepare.fake import FakePipeline
+
+RECIPE = Recipe(prompt="a photo of a dog", size=16, steps=3, model="abc")
+
+
+def fill(folder, n, pipe=None, recipe=RECIPE, **options):
+    pipe = pipe or FakePipeline()
+    return ensure_class_images(pipe, folder, recipe, num_images=n, batch_size=4, **options), pipe
+
+
+def test_the_folder_is_filled_from_consecutive_seeds(tmp_path):
+    assert fill(tmp_path, 6, seed=10)[0] == 6
+    assert usable_pictures(tmp_path) == [f"{i:06d}.png" for i in range(6)]
+    lines = read_manifest(tmp_path)
+    assert [line["seed"] for line in lines] == list(range(10, 16))
+    assert lines[0] == {"file": "000000.png", "status": "kept", "seed": 10} | dataclasses.asdict(RECIPE)
+    with Image.open(tmp_path / "000003.png") as picture:
+        assert picture.text["prompt"] == RECIPE.prompt
+        assert picture.text["seed"] == "13"
+        assert "Steps: 3" in picture.text["parameters"]
+
+
+def test_a_full_folder_asks_nothing_of_the_model(tmp_path):
+    fill(tmp_path, 6)
+    count, pipe = fill(tmp_path, 6)
+    assert (count, pipe.calls) == (6, [])
+
+
+def test_broken_off_and_resumed_is_what_it_would_have_been(tmp_path):
+    fill(tmp_path / "whole", 12)
+    answers = iter([False, True])
+    assert fill(tmp_path / "parts", 12, should_stop=lambda: next(answers))[0] == 4
+    assert fill(tmp_path / "parts", 12)[0] == 12
+    for name in usable_pictures(tmp_path / "whole"):
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(tmp_path / "whole" / name)), np.asarray(Image.open(tmp_path / "parts" / name))
+        )
+
+
+def test_every_call_has_the_same_shape(tmp_path):
+    _, pipe = fill(tmp_path, 6)
+    assert [len(call["prompts"]) for call in pipe.calls] == [4, 4]
+
+
+def test_black_and_duplicate_pictures_are_rejected_and_replaced(tmp_path):
+    spoil = {1: "black", 2: 0}.get
+    count, _ = fill(tmp_path, 6, FakePipeline(spoil))
+    status = {line["seed"]: line["status"] for line in read_manifest(tmp_path)}
+    assert count == 6
+    assert status == {0: "kept", 1: "black", 2: "duplicate"} | {i: "kept" for i in range(3, 8)}
+    assert "000001.png" not in usable_pictures(tmp_path)
+
+
+def test_a_deleted_picture_is_replaced_by_a_new_one(tmp_path):
+    fill(tmp_path, 4)
+    (tmp_path / "000002.png").unlink()
+    assert fill(tmp_path, 4)[0] == 4
+    assert usable_pictures(tmp_path) == ["000000.png", "000001.png", "000003.png", "000004.png"]
+
+
+def test_the_owners_own_pictures_count(tmp_path):
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(99 + i).integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(
+            tmp_path / f"mine{i}.jpg"
+        )
+    count, pipe = fill(tmp_path, 5)
+    assert count == 5
+    assert len(usable_pictures(tmp_path)) == 5
+    assert len(pipe.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "a cat"}, "prompt 'a photo of a dog', not 'a cat'"),
+        ({"model": "xyz"}, "model"),
+        ({"steps": 9}, "steps 3, not 9"),
+    ],
+)
+def test_another_recipe_is_refused(tmp_path, change, message):
+    fill(tmp_path, 2)
+    with pytest.raises(InputError, match=message):
+        fill(tmp_path, 4, recipe=dataclasses.replace(RECIPE, **change))
+
+
+def test_a_torn_line_of_a_killed_run_is_ended(tmp_path):
+    fill(tmp_path, 4)
+    with (tmp_path / MANIFEST).open("a") as file:
+        file.write('{"file": "0000')
+    fill(tmp_path, 6)
+    assert [line["seed"] for line in read_manifest(tmp_path)] == list(range(6))
+
+
+def test_a_model_that_only_makes_black_pictures_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="were all black"):
+        fill(tmp_path, 3, FakePipeline(lambda seed: "black"))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import dreambooth_jax as dbx
+from dreambooth_jax import trees
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.training import loop
+from dreambooth_jax.training.checkpoint import complete_steps, read_weights
+from tests.runs import tiny_config
+
+# Warnings that a random 16-pixel model and prompts of nothing but vocabulary rightly cause.
+pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+
+
+def weights(folder, step, **options):
+    leaves = trees.flatten(read_weights(folder / "checkpoints", step, **{"ema": False} | options))
+    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Photos and class images that all runs of this file share."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root):
+    """A whole run with samples: six steps on all eight pretended devices."""
+    return dbx.train(tiny_config(root, f"run_dir={root / 'whole'}", "samples.every=3", "samples.steps=2"))
+
+
+def stop_at(monkeypatch, step):
+    """Send ourselves SIGTERM when so many steps are taken."""
+    real = loop.run_phases
+
+    def run_phases(state, *, hooks, **options):
+        def hook(number, state):
+            if number == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return real(state, hooks=[hook, *hooks], **options)
+
+    monkeypatch.setattr("dreambooth_jax.trainer.run_phases", run_phases)
+
+
+def test_the_run_folder_is_complete(uninterrupted):
+    assert complete_steps(uninterrupted / "checkpoints") == [3, 6]
+    assert {path.name for path in (uninterrupted / "samples").iterdir()} == {f"step_{s:06d}.png" for s in (0, 3, 6)}
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(line["loss"] == pytest.approx(line["instance_loss"] + line["prior_loss"], rel=1e-5) for line in lines)
+    assert list(uninterrupted.glob("events.out.tfevents.*"))
+    assert dbx.load_config(uninterrupted / "config.yaml").train.steps == 6
+
+
+def test_the_exported_model_is_what_was_trained(uninterrupted):
+    exported = dbx.load_pretrained(uninterrupted / "model").params
+    trained = weights(uninterrupted, 6)
+    found = trees.flatten(exported)
+    for name, leaf in trained.items():
+        np.testing.assert_array_equal(np.asarray(found[name]), leaf, err_msg=name)
+    original = trees.flatten(dbx.load_pretrained(tiny_config(uninterrupted.parent).model.path).params)
+    assert all((np.asarray(original[name]) != leaf).any() for name, leaf in trained.items())
+    frozen = [name for name in original if name not in trained]
+    assert {name.split("/")[0] for name in frozen} == {"vae", "text_encoder"}
+    for name in frozen:
+        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(original[name]), err_msg=name)
+
+
+def test_sample_grids_carry_their_settings_and_change_with_training(uninterrupted):
+    with Image.open(uninterrupted / "samples" / "step_000000.png") as first:
+        assert first.text["prompt"] == "a photo of sks dog | a photo of a dog"
+        before = np.asarray(first)
+    with Image.open(uninterrupted / "samples" / "step_000006.png") as last:
+        assert (np.asarray(last) != before).any()
+
+
+def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
+    config = tiny_config(root, f"run_dir={root / 'killed'}")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        folder = dbx.train(config)
+    assert complete_steps(folder / "checkpoints") == [2]
+    assert not (folder / "model").exists()
+    dbx.train(config)
+    assert_same(weights(uninterrupted, 6), weights(folder, 6))
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_is_left_alone(uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in (uninterrupted / "model").rglob("*")}
+    dbx.train(dbx.load_config(uninterrupted / "config.yaml"))
+    assert before == {path: path.stat().st_mtime_ns for path in (uninterrupted / "model").rglob("*")}
+
+
+@pytest.mark.parametrize("parallel", ["fsdp"])
+def test_a_run_goes_on_under_the_other_mapper(root, uninterrupted, parallel):
+    folder = root / parallel
+    shutil.copytree(uninterrupted, folder)
+    shutil.rmtree(folder / "checkpoints" / "6")
+    shutil.rmtree(folder / "model")
+    dbx.train(tiny_config(root, f"run_dir={folder}", f"train.parallel={parallel}"))
+    expected, found = weights(uninterrupted, 6), weights(folder, 6)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, atol=2e-4, err_msg=name)
+
+
+def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
+    folder = root / "changed"
+    shutil.copytree(uninterrupted, folder)
+    with pytest.raises(InputError, match="train.seed was 0 and is 1"):
+        dbx.train(tiny_config(root, f"run_dir={folder}", "train.seed=1"))
+    photos = root / "other_photos"
+    shutil.copytree(root / "photos", photos)
+    (photos / "4.png").unlink()
+    with pytest.raises(InputError, match="the instance images or their captions changed"):
+        dbx.train(tiny_config(root, f"run_dir={folder}", f"data.instance_images={photos}"))
+    assert complete_steps(folder / "checkpoints") == [3, 6]
+
+
+def test_the_text_encoder_is_trained_in_its_stretch_alone(root):
+    overrides = ["text_encoder.start=1", "text_encoder.stop=3", "checkpoint.every=1", "train.steps=4"]
+    folder = dbx.train(tiny_config(root, f"run_dir={root / 'text'}", *overrides, "train.ema_decay=0.5"))
+    original = trees.flatten(dbx.load_pretrained(tiny_config(root).model.path).params)
+    at = [{k: v for k, v in weights(folder, step).items() if k.startswith("text_encoder")} for step in (1, 2, 3, 4)]
+    assert_same({name: np.asarray(original[name]) for name in at[0]}, at[0])
+    assert_same(at[2], at[3])
+    for earlier, later in ((at[0], at[1]), (at[1], at[2])):
+        assert all((earlier[name] != later[name]).any() for name in earlier if not name.endswith("k_proj/bias"))
+    exported = trees.flatten(dbx.load_pretrained(folder / "model").params)
+    average = weights(folder, 4, ema=True)
+    for name, leaf in average.items():
+        np.testing.assert_array_equal(np.asarray(exported[name]), leaf, err_msg=name)
+    assert any((average[name] != leaf).any() for name, leaf in weights(folder, 4).items())
+
+
+def test_without_prior_preservation_no_class_image_is_made(root):
+    config = tiny_config(
+        root,
+        f"run_dir={root / 'alone'}",
+        "prior.weight=0",
+        "prior.class_images=null",
+        "train.batch_size=8",
+        "train.steps=1",
+    )
+    folder = dbx.train(config)
+    assert not (folder / "class_images").exists()
+    assert json.loads((folder / "metrics.jsonl").read_text())["prior_loss"] == 0
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(root):
+    config = tiny_config(root, f"run_dir={root / 'diverged'}", "optimizer.learning_rate=1e30", "checkpoint.every=1")
+    with pytest.raises(
+        InputError, match=r"(loss|grad_norm) is .* at step \d; the last good checkpoint is step 1"
+    ) as error:
+        dbx.train(config)
+    assert "optimizer.learning_rate=1e+30" in str(error.value)
+    assert not (root / "diverged" / "model").exists()
+    for step in complete_steps(root / "diverged" / "checkpoints"):
+        assert all(np.isfinite(leaf).all() for leaf in weights(root / "diverged", step).values())
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_read(root):
+    assert jax.device_count() == 8
+    with pytest.raises(InputError, match="use train.batch_size 4"):
+        dbx.train(tiny_config(root, "train.batch_size=3", "model.path=/nowhere"))
