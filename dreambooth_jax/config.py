@@ -25,7 +25,7 @@ class ModelConfig:
     """Where the pretrained model comes from."""
 
     path: str = ""
-    """Folder in the diffusers layout, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    """Folder in the diffusers layout, a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or "embedded"."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     variant: str | None = None

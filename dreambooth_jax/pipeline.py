@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -90,13 +90,13 @@ class Pipeline:
     def encode_prompts(self, params: Tree, prompts: str | Sequence[str]) -> Float[Array, "b s d"]:
         """Text states of prompts, in at least float32."""
         ids = self.tokenizer(_texts("prompts", prompts))
-        return _spread(_encode_text, (self.text_encoder,), params["text_encoder"], ids)
+        return _spread(_apply, (self.text_encoder, None), params["text_encoder"], ids)
 
     def encode_images(
         self, params: Tree, images: Float[Array | np.ndarray, "b H W 3"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """Mean and log variance of the raw, unscaled latents of pictures in [-1, 1], in at least float32."""
-        return _spread(_encode_images, (self.vae,), params["vae"], images)
+        return _spread(_apply, (self.vae, "encode"), params["vae"], images)
 
     def __call__(
         self,
@@ -143,27 +143,33 @@ class Pipeline:
         texts = _texts("prompts", prompts)
         negative = _texts("negative_prompt", negative_prompt, len(texts))
         seeds = _seeds(seed, len(texts))
+        sides = self._latent_sides(height, width, latents)
         _check("sampler", sampler, sampler in SAMPLERS, f"choose one of {', '.join(SAMPLERS)}")
         _check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
         _check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
-        _check("output", output, output in ("uint8", "float32", "latents"), "must be uint8, float32 or latents")
+        _check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
         table = SAMPLERS[sampler].table(self.schedule, steps)
 
+        rows = self._rows(texts, negative, seeds, sides, latents)
+        static = (self.unet, self.vae, self.text_encoder, SAMPLERS[sampler], self.schedule.prediction_type)
+        shared = (table, jnp.asarray(float(guidance_scale)), jnp.asarray(float(eta)))
+        params = self.params if params is None else params
+        final, images = map(np.asarray, _spread(_generate, static, params, rows, *shared))
+        if output == "uint8":
+            return np.rint(255 * images).astype(np.uint8)
+        return images if output == "float32" else final
+
+    def _rows(
+        self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
+    ) -> "_Rows":
         keys = jnp.stack([rng.root_key(seed) for seed in seeds])
-        shape = (len(texts), *self._latent_sides(height, width, latents), self.unet.config.in_channels)
-        rows = _Rows(
+        shape = (len(texts), *sides, self.unet.config.in_channels)
+        return _Rows(
             ids=self.tokenizer(texts),
             negative_ids=self.tokenizer(negative),
             latents=_normal_latents(keys, shape=shape) if latents is None else _given_latents(latents, shape),
             keys=keys,
         )
-        static = (self.unet, self.vae, self.text_encoder, SAMPLERS[sampler], self.schedule.prediction_type)
-        shared = (table, jnp.asarray(float(guidance_scale)), jnp.asarray(float(eta)))
-        params = self.params if params is None else params
-        final, images = (np.asarray(result) for result in _spread(_generate, static, params, rows, *shared))
-        if output == "latents":
-            return final
-        return images if output == "float32" else np.rint(255 * images).astype(np.uint8)
 
     def _latent_sides(self, height: int | None, width: int | None, latents: Any) -> tuple[int, ...]:
         """Height and width in latents: of the pictures, if given, else of the latents, if given."""
@@ -229,28 +235,20 @@ def _generate(
     """(final latents, pictures in [0, 1])."""
 
     def network(x: Array, t: Array, text: Array) -> Array:
-        return _apply(unet, params["unet"], x, jnp.full(len(x), t), text)
+        return _apply(unet, None, params["unet"], x, jnp.full(len(x), t), text)
 
     def decode(latents: Array) -> Array:
-        return _apply(vae, params["vae"], latents[None] / vae.config.scaling_factor, method="decode")[0]
+        return _apply(vae, "decode", params["vae"], latents[None] / vae.config.scaling_factor)[0]
 
     both = jnp.concatenate([rows.ids, rows.negative_ids])
-    text, negative = jnp.split(_encode_text(text_encoder, params["text_encoder"], both), 2)
+    text, negative = jnp.split(_apply(text_encoder, None, params["text_encoder"], both), 2)
     denoise = guided(network, text=text, negative=negative, scale=guidance_scale)
     final = sampler.run(denoise, rows.latents, table, prediction_type=prediction_type, eta=eta, keys=rows.keys)
     # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
     return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
 
 
-def _encode_text(text_encoder: CLIPTextModel, params: Tree, ids: Array) -> Array:
-    return _apply(text_encoder, params, ids)
-
-
-def _encode_images(vae: AutoencoderKL, params: Tree, images: Array) -> tuple[Array, Array]:
-    return _apply(vae, params, images, method="encode")
-
-
-def _apply(module: nn.Module, params: Tree, *inputs: Array, method: str | None = None) -> Any:
+def _apply(module: nn.Module, method: str | None, params: Tree, *inputs: Array) -> Any:
     return module.apply({"params": params}, *inputs, method=method)
 
 
@@ -311,8 +309,8 @@ def _texts(name: str, texts: str | Sequence[str], count: int | None = None) -> l
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [int(seed) + i for i in range(count)]
     _check("seed", seed, len(seeds) == count, f"give one, or one for each of {count} prompts")
-    # keys of other seeds would be those of their lowest 32 bits
-    _check("seed", seed, all(0 <= one < 2**32 for one in seeds), "must be from 0 to 4294967295")
+    # other seeds would make the same keys as their lowest 32 bits do
+    _check("seed", seed, all(0 <= one < 2**32 for one in seeds), f"must be from 0 to {2**32 - 1}, for each picture")
     return seeds

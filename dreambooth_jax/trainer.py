@@ -82,8 +82,7 @@ class Training:
         self.frozen, trainable = self.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
         # What is trained belongs to the state, which donates it: the pipeline keeps only its shapes.
         params = self.adapter.compose(self.frozen, shapes(trainable))
-        components = dataclasses.replace(prepared.pipe.components, params=params)
-        self.pipe = dataclasses.replace(prepared.pipe, components=components)
+        self.pipe = dataclasses.replace(prepared.pipe, params=params)
         self.prepared = dataclasses.replace(prepared, pipe=self.pipe)
         self.phases = split_phases(
             steps=config.train.steps, start=config.text_encoder.start, stop=config.text_encoder.stop

@@ -2,14 +2,15 @@
 # Copyright The dreambooth_jax authors
 """A whole guided run against diffusers' PyTorch ``StableDiffusionPipeline``, with the same random weights."""
 
-from functools import cache
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
+from dreambooth_jax import pipeline
 from dreambooth_jax.data.tokenizer import load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models.clip_text import CLIPTextModel
@@ -29,8 +30,8 @@ FOLDER = Path(__file__).parent / "fixtures" / "legacy_flax_sd15"
 PROMPTS, NEGATIVE = ["a photo of sks dog", "a cat"], "blurry"
 
 
-@cache
 def theirs(kind: str, double: bool):
+    torch.set_num_threads(1)  # tiny networks: threads would only wait for each other
     models = torch_models.build(kind, double=double)
     scheduler = diffusers.DDIMScheduler.from_config(torch_models.scheduler_config(kind))
     if double:
@@ -84,23 +85,25 @@ def run_theirs(pipe, ids, negative_ids, latents, **settings):
     return (result.numpy().transpose(0, 2, 3, 1) for result in (final, (images / 2 + 0.5).clamp(0, 1)))
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
-def test_twenty_guided_steps(kind, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "tolerance"), [("sd15", "float32", 1e-4), ("sd21", "float32", 1e-4), ("sd21", "float64", 1e-9)]
+)
+def test_guided_runs(kind, dtype, tolerance, monkeypatch):
+    one = Mesh(np.asarray(jax.devices()[:1]), ("rows",))  # the others would repeat the same
+    monkeypatch.setattr(pipeline, "_mesh", lambda: one)
     torch_pipe = theirs(kind, dtype == "float64")
     noise = np.random.default_rng(0).normal(size=(2, *(torch_pipe.unet.config.sample_size,) * 2, 4)).astype(dtype)
     with jax.enable_x64(dtype == "float64"):
         pipe = ours(kind, torch_pipe, jnp.dtype(dtype))
-        for scale in (7.5, 1.0):
-            run = {"steps": 20, "guidance_scale": scale, "negative_prompt": NEGATIVE, "latents": noise}
+        for steps, scale in ((20, 7.5), (4, 1.0)):
+            run = {"steps": steps, "guidance_scale": scale, "negative_prompt": NEGATIVE, "latents": noise}
             latents, images = (pipe(PROMPTS, output=output, **run) for output in ("latents", "float32"))
             expected_latents, expected_images = run_theirs(
                 torch_pipe,
                 pipe.tokenizer(PROMPTS),
                 pipe.tokenizer([NEGATIVE] * 2),
                 noise,
-                num_inference_steps=20,
+                num_inference_steps=steps,
                 guidance_scale=scale,
             )
             assert latents.dtype == images.dtype == dtype

@@ -21,6 +21,7 @@ KINDS = ("sd15", "sd21_base", "sd21")
 _UNET = {
     "block_out_channels": (32, 64),
     "layers_per_block": 1,
+    "norm_num_groups": 8,  # of several channels each, as in the real networks
     "cross_attention_dim": 32,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -34,6 +35,7 @@ _UNETS: dict[str, dict[str, Any]] = {
 _VAE = {
     "block_out_channels": (32, 64),
     "layers_per_block": 1,
+    "norm_num_groups": 8,
     "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2,
     "sample_size": 16,

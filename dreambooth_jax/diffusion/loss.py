@@ -31,7 +31,7 @@ def weighted_mse(
     *,
     weight: Float[Array, "b"],
     is_prior: Bool[Array, "b"],
-    n_instances: int | Float[Array, ""],
+    n_instances: int,
 ) -> Loss:
     """The loss of some rows of a step.
 

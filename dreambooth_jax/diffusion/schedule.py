@@ -11,7 +11,7 @@ own to the last bit or nearly, which matters where 1 − ᾱ_t is small.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -95,11 +95,14 @@ class NoiseSchedule:
         """
         config = _read(raw)
         betas = _betas(config)
-        if not (np.all(betas > 0) and np.all(betas <= 1)):
-            raise InputError(f"{FILE}: betas go from {betas.min():g} to {betas.max():g}, but must be between 0 and 1")
         return cls(
             alphas_cumprod=_cumprod(1 - (zero_terminal_snr(betas) if config["rescale_betas_zero_snr"] else betas)),
-            **{field.name: config[field.name] for field in fields(cls) if field.name in config},
+            prediction_type=config["prediction_type"],
+            timestep_spacing=config["timestep_spacing"],
+            steps_offset=config["steps_offset"],
+            set_alpha_to_one=config["set_alpha_to_one"],
+            clip_sample=config["clip_sample"],
+            clip_sample_range=float(config["clip_sample_range"]),
         )
 
     @property
@@ -150,16 +153,19 @@ def _read(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key, default in DEFAULTS.items():
         if key in given and type(given[key]) not in KINDS[type(default)]:
             raise InputError(f"{FILE}: {key} = {given[key]!r} is of the wrong type; its default is {default!r}")
-    # JSON writes 1.0 as 1 at times
-    return {key: type(default)(given[key]) if key in given and default is not None else given.get(key, default) for key, default in DEFAULTS.items()}
+    config = {**DEFAULTS, **given}
+    for key in ("beta_start", "beta_end"):
+        if not 0 < config[key] <= 1:
+            raise InputError(f"{FILE}: {key} = {config[key]!r} must be between 0 and 1")
+    return config
 
 
 def _betas(config: Mapping[str, Any]) -> Float32[np.ndarray, "T"]:
     count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
     if config["trained_betas"] is not None:
         betas = np.asarray(config["trained_betas"], np.float32)
-        if betas.shape != (count,):
-            raise InputError(f"{FILE}: trained_betas has {betas.size} values, but num_train_timesteps = {count}")
+        if betas.shape != (count,) or not np.all((betas > 0) & (betas <= 1)):
+            raise InputError(f"{FILE}: trained_betas must be num_train_timesteps = {count} numbers between 0 and 1")
         return betas
     if config["beta_schedule"] == "linear":
         return _linspace(start, end, count)
@@ -169,7 +175,7 @@ def _betas(config: Mapping[str, Any]) -> Float32[np.ndarray, "T"]:
     return np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
 
 
-def _linspace(start: float, end: float, count: int) -> Float32[np.ndarray, "T"]:
+def _linspace(start: float | int, end: float | int, count: int) -> Float32[np.ndarray, "T"]:
     # As PyTorch does it: one float32 step, walked from both ends to the middle.
     first, last = np.float32(start), np.float32(end)
     step = np.float64((last - first) / np.float32(max(count - 1, 1)))

@@ -16,6 +16,7 @@ CPU, one head at a time so that l stays in the cache, it is also the fastest.
 """
 
 import functools
+import re
 from collections.abc import Callable
 
 import jax
@@ -41,18 +42,19 @@ def attention(
 ) -> Float[Array, "b t n d"]:
     """softmax(q kᵀ / √d) v for each of n heads; the softmax is never below float32.
 
-    The way is chosen for the platform that jax computes on by default, when the function is traced. A choice at lowering
-    time (``jax.lax.platform_dependent``) would have to trace, and keep residuals for, ways that the machine lacks.
+    The way is chosen when the function is traced, for the device that jax computes on by default. Choosing at lowering
+    time (``jax.lax.platform_dependent``) would trace, and keep residuals for, ways that the machine does not have.
 
     Args:
         query, key, value: of one dtype, which is the result's.
         causal: query i sees keys 0 to i only.
     """
     (batch, tokens, heads, size), keys = query.shape, key.shape[1]
-    platform = _platform()
-    if platform == "gpu" and query.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= _flash_limit():
+    device = _device()
+    flash_limit = _flash_limit(getattr(device, "compute_capability", ""))
+    if query.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= flash_limit:
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
-    if platform == "cpu":
+    if device.platform == "cpu":
         return blocked_attention(query, key, value, causal, -(-tokens * keys // _BLOCK), True)
     nbytes = 4 * batch * heads * tokens * keys
     if nbytes > _MEMORY:
@@ -60,16 +62,16 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="xla")
 
 
-def _platform() -> str:
-    device = jax.config.jax_default_device
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform
+def _device() -> jax.Device:
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
 
 
-def _flash_limit() -> int:
-    """Largest head that cuDNN's kernel takes: 128 before Hopper (compute capability 9)."""
-    return 256 if float(jax.devices()[0].compute_capability) >= 9 else 128
+def _flash_limit(capability: str) -> int:
+    """Size of the largest head that cuDNN's kernel takes: none before Ampere, and on devices other than CUDA's."""
+    generation = re.fullmatch(r"(\d+)\.\d+", capability)
+    major = int(generation[1]) if generation else 0
+    return 256 if major >= 9 else 128 if major >= 8 else 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -129,28 +131,28 @@ def _split(x: Array, blocks: int) -> Array:
     return x.reshape(blocks, size, *x.shape[1:])
 
 
-def _logits(rows: Array, columns: Array) -> Array:
-    """rows columnsᵀ / √d in at least float32."""
-    product = jnp.einsum("id,jd->ij", rows, columns, preferred_element_type=wide(rows.dtype))
-    return product * rows.shape[1] ** -0.5
+def _scaled(q: Array) -> Array:
+    """q / √d in at least float32: cheaper than to scale the logits, and rounded as little."""
+    return q.astype(wide(q.dtype)) * q.shape[1] ** -0.5
 
 
 def _head_forward(q: Array, k: Array, v: Array, *, causal: bool, blocks: int) -> tuple[Array, Array]:
     """(out [t, d], lse [t]) of one head."""
+    precise = wide(q.dtype)
+    dot = functools.partial(jnp.einsum, preferred_element_type=precise)
 
     def block(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         q, position = inputs
-        logits = _logits(q, k)
+        logits = dot("td,sd->ts", q, k)
         if causal:
             logits = jnp.where(position[:, None] >= jnp.arange(k.shape[0])[None, :], logits, -jnp.inf)
         top = logits.max(axis=1, keepdims=True)
         p = jnp.exp(logits - top)
         total = p.sum(axis=1, keepdims=True)
-        out = jnp.einsum("ts,sd->td", p.astype(v.dtype), v, preferred_element_type=p.dtype) / total
-        return out.astype(q.dtype), (top + jnp.log(total))[:, 0]
+        return dot("ts,sd->td", p.astype(v.dtype), v) / total, (top + jnp.log(total))[:, 0]
 
-    out, lse = jax.lax.map(block, (_split(q, blocks), _split(jnp.arange(len(q)), blocks)))
-    return out.reshape(-1, out.shape[-1])[: len(q)], lse.reshape(-1)[: len(q)]
+    out, lse = jax.lax.map(block, (_split(_scaled(q), blocks), _split(jnp.arange(len(q)), blocks)))
+    return out.reshape(-1, out.shape[-1])[: len(q)].astype(q.dtype), lse.reshape(-1)[: len(q)]
 
 
 def _head_backward(
@@ -163,21 +165,20 @@ def _head_backward(
     def block(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         dk, dv = carry
         q, dout, lse, correction, position = inputs
-        p = jnp.exp(_logits(k, q) - lse[None, :])
+        p = jnp.exp(dot("sd,td->st", k, q) - lse[None, :])
         if causal:
             p = jnp.where(position[None, :] >= jnp.arange(k.shape[0])[:, None], p, 0.0)
-        ds = (p * (dot("sd,td->st", v, dout) - correction[None, :])).astype(q.dtype)
-        dv += dot("st,td->sd", p.astype(q.dtype), dout)
+        ds = (p * (dot("sd,td->st", v, dout) - correction[None, :])).astype(k.dtype)
+        dv += dot("st,td->sd", p.astype(v.dtype), dout)
         dk += dot("st,td->sd", ds, q)
         return (dk, dv), dot("sd,st->dt", k, ds)
 
     correction = jnp.sum(out.astype(precise) * dout.astype(precise), axis=1)
-    inputs = (q, dout, lse, correction, jnp.arange(len(q)))
+    inputs = (_scaled(q), dout, lse, correction, jnp.arange(len(q)))
     zeros = jnp.zeros(k.shape, precise)
     (dk, dv), dq = jax.lax.scan(block, (zeros, zeros), tuple(_split(x, blocks) for x in inputs))
-    dq = dq.swapaxes(1, 2).reshape(-1, q.shape[1])[: len(q)]
-    scale = q.shape[1] ** -0.5
-    return (dq * scale).astype(q.dtype), (dk * scale).astype(k.dtype), dv.astype(v.dtype)
+    dq = _scaled(dq.swapaxes(1, 2).reshape(-1, q.shape[1])[: len(q)])
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 class Attention(nn.Module):

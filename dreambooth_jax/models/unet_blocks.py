@@ -186,7 +186,7 @@ class UpBlock(_Block):
 
     def __call__(
         self, x: Picture, skips: Sequence[Array], time: Time, text: Text, size: tuple[int, int]
-    ) -> Float[Array, "b H W c"]:
+    ) -> Float[Array, "b H W features"]:
         """``skips``: one for each layer, the first is used last. ``size``: height and width of the next block."""
         for i, (resnet, skip) in enumerate(zip(self.resnets, reversed(skips), strict=True)):
             x = resnet(jnp.concatenate([x, skip], axis=-1), time)

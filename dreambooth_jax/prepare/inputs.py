@@ -22,6 +22,8 @@ from dreambooth_jax.weights.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+"""The tiny model that ships with the package, and in ``subject/`` five pictures to personalise it with."""
 COMPUTE_DTYPES = {"auto": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ENCODED_AT_ONCE = 4
 
@@ -42,7 +44,7 @@ def subject_of(data: DataConfig) -> Subject:
 def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, ...]:
     """Usable pictures of a source, with their prompts."""
     return load_images(
-        source,
+        str(EMBEDDED / "subject") if source == "embedded" else source,
         prompt=prompt,
         subject=subject_of(data),
         use_captions=data.use_captions,
@@ -60,7 +62,8 @@ def open_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
     """
     if not model.path:
         raise InputError("model.path is empty: name a folder in the diffusers layout, or a hub id")
-    return load_pretrained(model.path, revision=model.revision, variant=model.variant, dtype=COMPUTE_DTYPES[dtype])
+    path = EMBEDDED if model.path == "embedded" else model.path
+    return load_pretrained(path, revision=model.revision, variant=model.variant, dtype=COMPUTE_DTYPES[dtype])
 
 
 def check_fit(pipe: Pipeline, data: DataConfig) -> None:

@@ -35,19 +35,12 @@ from dreambooth_jax.weights.folders import FLAX_STEMS, TORCH_STEMS, locate, repl
 Format = Literal["safetensors", "flax"]
 Place = Callable[[str, np.ndarray], jax.Array]
 
-_FLAX_ONLY = (
-    "split_head_dim",
-    "use_memory_efficient_attention",
-)  # settings that PyTorch's classes would complain about
+# settings that PyTorch's classes would complain about
+_FLAX_ONLY = ("split_head_dim", "use_memory_efficient_attention")
+# the schedulers of which there was a Flax class
 _FLAX_SCHEDULERS = (
-    "DDIM",
-    "DDPM",
-    "DPMSolverMultistep",
-    "EulerDiscrete",
-    "KarrasVe",
-    "LMSDiscrete",
-    "PNDM",
-    "ScoreSdeVe",
+    *("DDIM", "DDPM", "DPMSolverMultistep", "EulerDiscrete"),
+    *("KarrasVe", "LMSDiscrete", "PNDM", "ScoreSdeVe"),
 )
 
 
@@ -237,11 +230,10 @@ def write_folder(
 
 def _config(raw: Mapping[str, Any], format: Format) -> dict[str, Any]:
     """A config.json with the class names, and only the settings, of the format's library."""
-    config = {key: value for key, value in raw.items() if key != "_name_or_path"}
+    left_out = ("_name_or_path", *(_FLAX_ONLY if format == "safetensors" else ()))
+    config = {key: value for key, value in raw.items() if key not in left_out}
     if "_class_name" in config:
         config["_class_name"] = _class_name(config["_class_name"], format)
-    if format == "safetensors":
-        config = {key: value for key, value in config.items() if key not in _FLAX_ONLY}
     return config
 
 

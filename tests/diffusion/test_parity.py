@@ -3,6 +3,7 @@
 """Against diffusers' PyTorch schedulers."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -109,41 +110,34 @@ def test_steps():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
-@pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize(
     "config",
     [
         {"set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False},
         {"set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction", "clip_sample": True},
         {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
-        {"timestep_spacing": "linspace", "prediction_type": "sample", "clip_sample": False},
     ],
 )
-def test_runs(config, eta, dtype, tolerance):
-    """A run of 20 steps with a made-up network, the same noise on both sides."""
+def test_runs(config, dtype, tolerance):
+    """20 steps with a made-up network and the same noise on both sides."""
     ours, theirs = both(**config)
     if dtype == "float64":
         in_float64(theirs).alphas_cumprod = torch.tensor(ours.alphas_cumprod).double()
     theirs.set_timesteps(20)
     with jax.enable_x64(dtype == "float64"):
         keys = jax.random.split(rng.root_key(3), 2)
-        x = jax.random.normal(rng.root_key(4), (2, 4, 4, 3), dtype)
-        result = ddim(
-            lambda x, t: jnp.sin(x + t.astype(x.dtype) / 300),
-            x,
-            ddim_table(ours, 20),
-            prediction_type=ours.prediction_type,
-            eta=jnp.asarray(eta, dtype),
-            keys=keys,
-        )
-        draw = jax.vmap(lambda key, i: jax.random.normal(rng.stream(key, "ddim", i), (4, 4, 3), dtype), (0, None))
-        noises = [torch.tensor(np.asarray(draw(keys, i))) for i in range(20)]
+        x = jax.random.normal(rng.root_key(4), (2, 9), dtype)
+        table, network = ddim_table(ours, 20), lambda x, t: jnp.sin(x + t.astype(x.dtype) / 300)
+        sample = jax.jit(partial(ddim, network, prediction_type=ours.prediction_type))
+        results = {eta: sample(x, table, eta=jnp.asarray(eta, dtype), keys=keys) for eta in (0.0, 0.6)}
+        noises = [[jax.random.normal(rng.stream(key, "ddim", i), (9,), dtype) for key in keys] for i in range(20)]
+    for eta, result in results.items():
+        y = torch.tensor(np.asarray(x))
+        for timestep, noise in zip(theirs.timesteps, np.asarray(noises)):
+            prediction = torch.sin(y + timestep.to(y.dtype) / 300)
+            y = theirs.step(prediction, timestep, y, eta=eta, variance_noise=torch.tensor(noise)).prev_sample
         assert result.dtype == dtype
-    y = torch.tensor(np.asarray(x))
-    for timestep, noise in zip(theirs.timesteps, noises):
-        prediction = torch.sin(y + timestep.to(y.dtype) / 300)
-        y = theirs.step(prediction, timestep, y, eta=eta, variance_noise=noise).prev_sample
-    np.testing.assert_allclose(result, y.numpy(), rtol=tolerance, atol=tolerance * float(y.abs().max()))
+        np.testing.assert_allclose(result, y.numpy(), rtol=0, atol=tolerance * float(y.abs().max()))
 
 
 def test_noise_and_velocity():

@@ -54,7 +54,8 @@ def test_every_number_of_steps_has_as_many_timesteps(spacing, count):
         ({"steps_offset": True}, "steps_offset"),
         ({"clip_sample": 1}, "clip_sample"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
-        ({"beta_end": 2}, "betas"),
+        ({"trained_betas": [0.0] * 1000}, "trained_betas"),
+        ({"beta_end": 2}, "beta_end"),
     ],
 )
 def test_what_we_do_not_have_is_named(config, named):

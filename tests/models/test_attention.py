@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Attention in blocks is attention; and the way is chosen by what the device can do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dreambooth_jax.models.attention import _device, _flash_limit, attention, blocked_attention
+
+# tokens, keys, head size, causal, blocks (that divide the queries, or not), one head after the other?
+CASES = [
+    (64, 77, 40, False, 4, True),
+    (77, 77, 64, True, 3, False),
+    (33, 6, 160, False, 7, False),
+    (33, 33, 160, True, 4, True),
+    (9, 50, 80, False, 1, True),
+    (50, 50, 80, True, 25, False),
+]
+
+
+def inputs(tokens, keys, size, dtype, *, batch=2, heads=3):
+    """Queries, keys, values, and a cotangent of the result."""
+    rng = np.random.default_rng(tokens * keys + size)
+    lengths = (tokens, keys, keys, tokens)
+    return [rng.normal(size=(batch, length, heads, size)).astype(dtype) for length in lengths]
+
+
+def plain(query, key, value, causal):
+    """The definition."""
+    logits = jnp.einsum("btnd,bsnd->bnts", query, key) / np.sqrt(query.shape[-1])
+    if causal:
+        logits = jnp.where(np.tri(*logits.shape[2:], dtype=bool)[None, None], logits, -jnp.inf)
+    return jnp.einsum("bnts,bsnd->btnd", jax.nn.softmax(logits), value)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def with_gradients(function, query, key, value, cotangent):
+    """(out, dq, dk, dv)."""
+    out, vjp = jax.vjp(function, query, key, value)
+    return out, *vjp(cotangent)
+
+
+def largest_error(found, expected):
+    """Of out, dq, dk, dv, relative to the largest value of each."""
+    return max(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max() for a, b in zip(found, expected))
+
+
+@pytest.mark.parametrize(("tokens", "keys", "size", "causal", "blocks", "serial"), CASES)
+def test_blocks_change_nothing(tokens, keys, size, causal, blocks, serial):
+    arrays = inputs(tokens, keys, size, np.float64)
+    with jax.enable_x64(True):
+        expected = with_gradients(functools.partial(plain, causal=causal), *arrays)
+        found = with_gradients(lambda *qkv: blocked_attention(*qkv, causal, blocks, serial), *arrays)
+    assert {a.dtype for a in found} == {np.dtype(np.float64)}
+    assert largest_error(found, expected) <= 1e-12
+    found = with_gradients(functools.partial(attention, causal=causal), *(a.astype(np.float32) for a in arrays))
+    assert {a.dtype for a in found} == {np.dtype(np.float32)}
+    assert largest_error(found, expected) <= 2e-6
+
+
+def test_softmax_is_wide_in_bfloat16():
+    """Logits of a size where bfloat16 has no decimals left: only the inputs' and the result's rounding may show."""
+    q, k, v, _ = (jnp.asarray(a, jnp.bfloat16) for a in inputs(32, 48, 8, np.float32))
+    q *= 30
+    found = attention(q, k, v)
+    assert found.dtype == jnp.bfloat16
+    expected = plain(*(a.astype(jnp.float32) for a in (q, k, v)), causal=False)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=2**-7 * float(jnp.abs(v).max()))
+
+
+def test_large_logits_do_not_overflow():
+    q, k, v, cotangent = inputs(16, 16, 8, np.float32)
+    results = with_gradients(attention, 1e4 * q, k, v, cotangent)
+    assert all(np.isfinite(result).all() for result in results)
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_a_batch_may_lie_on_several_devices(serial):
+    arrays = inputs(12, 10, 8, np.float32, batch=8)
+
+    def function(query, key, value):
+        return blocked_attention(query, key, value, False, 3, serial)
+
+    expected = with_gradients(function, *arrays)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in arrays]
+    compiled = with_gradients.lower(function, *sharded).compile()
+    assert "all-gather" not in compiled.as_text()
+    mapped = jax.pmap(functools.partial(with_gradients, function))
+    for a, b, c in zip(compiled(*sharded), expected, mapped(*(a[:, None] for a in arrays)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(c)[:, 0], b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("capability", "limit"),
+    [("7.5", 0), ("8.0", 128), ("8.9", 128), ("9.0", 256), ("10.3", 256), ("gfx942", 0), ("", 0)],
+)
+def test_flash_takes_heads_up_to(capability, limit):
+    assert _flash_limit(capability) == limit
+
+
+def test_the_default_device_decides():
+    last = jax.devices("cpu")[-1]
+    with jax.default_device(last):
+        assert _device() == last
+    with jax.default_device("cpu"):
+        assert _device().platform == "cpu"
