@@ -6,7 +6,6 @@ Parameters are plain nested dicts. A leaf's path is PyTorch's name of it, with l
 ``down_blocks.0.attentions.1.proj_in.weight`` is ``down_blocks_0/attentions_1/proj_in/kernel``.
 """
 
-from dreambooth_jax.models.attention import attention
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.unet import UNet2DConditionModel
@@ -19,5 +18,4 @@ __all__ = [
     "UNet2DConditionModel",
     "UNetConfig",
     "VAEConfig",
-    "attention",
 ]

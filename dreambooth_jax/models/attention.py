@@ -16,6 +16,7 @@ CPU, one head at a time so that l stays in the cache, it is also the fastest.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable
 
@@ -27,10 +28,10 @@ from jaxtyping import Array, Float
 
 from dreambooth_jax.models.layers import wide
 
-_BLOCK = 2**19
-"""Logits of one block on a CPU: 2 MB in float32. Measured: half and twice as many are no faster."""
-_MEMORY = 2**30
-"""Bytes of logits from which on accelerators, too, go block by block."""
+_BLOCK = 2**20
+"""Logits of one block of one head on a CPU, 4 MB in float32. Measured: half or twice as many are no faster."""
+_MEMORY = 2**28
+"""Logits of all heads, 1 GB in float32, from which on accelerators, too, go block by block."""
 
 
 def attention(
@@ -54,11 +55,12 @@ def attention(
     flash_limit = _flash_limit(getattr(device, "compute_capability", ""))
     if query.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= flash_limit:
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+    logits = batch * tokens * keys
     if device.platform == "cpu":
-        return blocked_attention(query, key, value, causal, -(-tokens * keys // _BLOCK), True)
-    nbytes = 4 * batch * heads * tokens * keys
-    if nbytes > _MEMORY:
-        return blocked_attention(query, key, value, causal, -(-nbytes // _MEMORY), False)
+        return blocked_attention(query, key, value, causal, min(tokens, math.ceil(logits / _BLOCK)), True)
+    if logits * heads > _MEMORY:
+        blocks = min(tokens, math.ceil(logits * heads / _MEMORY))
+        return blocked_attention(query, key, value, causal, blocks, False)
     return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="xla")
 
 
@@ -175,7 +177,7 @@ def _head_backward(
 
     correction = jnp.sum(out.astype(precise) * dout.astype(precise), axis=1)
     inputs = (_scaled(q), dout, lse, correction, jnp.arange(len(q)))
-    zeros = jnp.zeros(k.shape, precise)
+    zeros = jnp.zeros_like(k, precise)
     (dk, dv), dq = jax.lax.scan(block, (zeros, zeros), tuple(_split(x, blocks) for x in inputs))
     dq = _scaled(dq.swapaxes(1, 2).reshape(-1, q.shape[1])[: len(q)])
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)

@@ -8,7 +8,6 @@ convolution, [in, out] of a dense layer), ``bias`` and ``scale``.
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
-
-Activation = Callable[[Array], Array]
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
@@ -56,9 +53,9 @@ def timestep_embedding(
     return jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1).astype(dtype)
 
 
-def conv(features: int, *, dtype: DTypeLike, size: int = 3, stride: int = 1, name: str | None = None) -> nn.Conv:
-    """A convolution that keeps (or divides by ``stride``) height and width, as PyTorch pads it."""
-    return nn.Conv(features, (size, size), strides=stride, padding=size // 2, dtype=dtype, name=name)
+def conv(features: int, *, dtype: DTypeLike, size: int = 3, name: str | None = None) -> nn.Conv:
+    """A convolution that keeps height and width."""
+    return nn.Conv(features, (size, size), padding=size // 2, dtype=dtype, name=name)
 
 
 class GroupNorm(nn.Module):
@@ -70,14 +67,13 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *positions c"]) -> Float[Array, "b *positions c"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        h = x.astype(wide(self.dtype)).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels).reshape(1, 1, self.groups, -1)
+        bias = self.param("bias", nn.initializers.zeros, channels).reshape(scale.shape)
+        h = x.astype(wide(self.dtype)).reshape(x.shape[0], -1, *scale.shape[2:])
         h = h - h.mean((1, 3), keepdims=True)
         h = h * jax.lax.rsqrt(jnp.square(h).mean((1, 3), keepdims=True) + self.epsilon)
-        h = h.reshape(x.shape) * scale.reshape((1,) * (x.ndim - 1) + (-1,)) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-        return h.astype(self.dtype)
+        return (h * scale + bias).reshape(x.shape).astype(self.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -93,7 +89,9 @@ class Upsample(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None) -> Float[Array, "b H W c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "b H W features"]:
         height, width = size or (2 * x.shape[1], 2 * x.shape[2])
         x = x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
         return conv(self.features, dtype=self.dtype, name="conv")(x)
@@ -107,6 +105,6 @@ class Downsample(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W features"]:
         padding = (0 if self.lopsided else 1, 1)
         return nn.Conv(self.features, (3, 3), strides=2, padding=(padding, padding), dtype=self.dtype, name="conv")(x)

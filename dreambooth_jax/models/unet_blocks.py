@@ -47,7 +47,13 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attn1(norm1(x)), x + attn2(norm2(x), text), x + ff(norm3(x)), the first to x itself, or to text."""
+    """x + attn1(norm1(x)), then x + attn2(norm2(x), text), then x + ff(norm3(x)).
+
+    Attributes:
+        heads: of both attentions.
+        only_cross_attention: attn1 looks at the text, too, and not at x itself.
+        dtype: what to compute in.
+    """
 
     heads: int
     only_cross_attention: bool
@@ -65,7 +71,16 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positions of the picture become tokens, pass through transformer blocks and are added to the picture."""
+    """Positions of the picture become tokens, pass through transformer blocks and are added to the picture.
+
+    Attributes:
+        heads: of each attention.
+        layers: number of blocks.
+        groups: of the norm.
+        linear: project by dense layers rather than by 1x1 convolutions.
+        only_cross_attention: as in :class:`TransformerBlock`.
+        dtype: what to compute in.
+    """
 
     heads: int
     layers: int
@@ -76,7 +91,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Picture, text: Text) -> Picture:
-        b, height, width, channels = x.shape
+        channels = x.shape[-1]
 
         def project(name: str, h: Array) -> Array:  # the same map in both cases; only the kernel's shape differs
             if self.linear:
@@ -84,7 +99,7 @@ class Transformer(nn.Module):
             return conv(channels, size=1, dtype=self.dtype, name=name)(h)
 
         h = GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
-        h = project("proj_in", h).reshape(b, height * width, channels)
+        h = project("proj_in", h).reshape(x.shape[0], -1, channels)
         for i in range(self.layers):
             block = TransformerBlock(
                 self.heads, self.only_cross_attention, dtype=self.dtype, name=f"transformer_blocks_{i}"

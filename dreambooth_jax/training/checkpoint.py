@@ -126,12 +126,16 @@ def read_weights(folder: str | Path, step: int, *, ema: bool) -> dict[str, Any]:
     path = Path(folder).absolute() / str(step) / ("ema" if ema else "trainable")
     if not path.exists():
         raise InputError(f"{path.parent} holds no moving average: it was trained with train.ema_decay 0")
-    with ocp.StandardCheckpointer() as reader, _clear_errors(f"cannot read the checkpoint {path}"):
-        stored = reader.metadata(path).item_metadata
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        return reader.restore(
-            path, jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), dict(stored))
-        )
+    item = path.name
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add(item, ocp.args.StandardRestore, ocp.StandardCheckpointHandler())
+    manager = ocp.CheckpointManager(Path(folder).absolute(), options=options, handler_registry=handlers)
+    with manager, _clear_errors(f"cannot read the checkpoint {path}"):
+        stored = manager.item_metadata(step)[item]
+        target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), dict(stored))
+        return manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
 
 
 def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

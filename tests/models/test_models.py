@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What holds for the networks without an oracle: recomputation, compute dtypes, sizes, and the laws of small layers."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreambooth_jax.models import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    UNet2DConditionModel,
+    UNetConfig,
+    VAEConfig,
+)
+from dreambooth_jax.models.layers import Downsample, GroupNorm, Upsample, gelu, quick_gelu, timestep_embedding
+
+UNET = UNetConfig(
+    block_out_channels=(16, 32),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    norm_num_groups=4,
+    cross_attention_dim=16,
+    attention_head_dim=2,
+)
+SMALLEST_UNET = dataclasses.replace(
+    UNET,
+    block_out_channels=(16,),
+    down_block_types=("CrossAttnDownBlock2D",),
+    up_block_types=("CrossAttnUpBlock2D",),
+)
+TEXT = CLIPTextConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+VAE = VAEConfig(
+    block_out_channels=(16, 32),
+    down_block_types=("DownEncoderBlock2D",) * 2,
+    up_block_types=("UpDecoderBlock2D",) * 2,
+    norm_num_groups=4,
+)
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+UNET_INPUTS = normal(2, 8, 6, 4), np.array([7, 600], np.int32), normal(2, 5, 16)
+TEXT_INPUTS = (RNG.integers(0, 50, (2, 77)).astype(np.int32),)
+NETWORKS = {
+    "unet": (UNet2DConditionModel, SMALLEST_UNET, UNET_INPUTS),
+    "text_encoder": (CLIPTextModel, TEXT, TEXT_INPUTS),
+}
+
+
+def random_params(module, *inputs):
+    """As ``module.init`` has them in structure, but made without compiling it."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return jax.tree.map(lambda leaf: normal(*leaf.shape) / np.sqrt(max(leaf.size // leaf.shape[-1], 4)), shapes)
+
+
+def fast(function):
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recomputation_changes_only_the_cost(name):
+    cls, config, inputs = NETWORKS[name]
+    plain, frugal = cls(config), cls(config, remat=True)
+    params = random_params(plain, *inputs)
+
+    def compiled(module):
+        loss = jax.value_and_grad(lambda params, *inputs: jnp.square(module.apply(params, *inputs)).mean())
+        return fast(loss).lower(params, *inputs).compile()
+
+    assert jax.eval_shape(frugal.init, jax.random.key(0), *inputs).keys() == params.keys()
+    one, other = compiled(plain), compiled(frugal)
+    for a, b in zip(*map(jax.tree.leaves, (one(params, *inputs), other(params, *inputs))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert other.cost_analysis()["flops"] > 1.1 * one.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_is_near_float32(name):
+    cls, config, inputs = NETWORKS[name]
+    params = random_params(cls(config), *inputs)
+    exact = fast(cls(config).apply)(params, *inputs)
+    rough = fast(cls(config, dtype=jnp.bfloat16).apply)(params, *inputs)
+    assert rough.dtype == jnp.float32
+    assert 0 < np.linalg.norm(rough - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def test_bfloat16_vae():
+    images = normal(1, 16, 8, 3)
+    exact, rough = (AutoencoderKL(VAE, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    params = random_params(exact, images)
+    (mean, logvar), (mean16, logvar16) = (
+        fast(functools.partial(module.apply, method="encode"))(params, images) for module in (exact, rough)
+    )
+    assert mean.shape == logvar.shape == (1, 8, 4, 4)
+    assert mean16.dtype == logvar16.dtype == jnp.float32
+    assert 0 < np.linalg.norm(mean16 - mean) < 0.03 * np.linalg.norm(mean)
+
+
+def test_log_variance_is_bounded():
+    images = normal(1, 8, 8, 3)
+    module = AutoencoderKL(VAE)
+    params = random_params(module, images)
+    params["params"]["quant_conv"]["bias"] = np.array([0, 0, 0, 0, 1e3, -1e3, 1e3, -1e3], np.float32)
+    _, logvar = fast(functools.partial(module.apply, method="encode"))(params, images)
+    np.testing.assert_array_equal(logvar, np.broadcast_to([20, -30, 20, -30], logvar.shape))
+
+
+def test_text_is_causal():
+    """What a token is turned into does not depend on later ones."""
+    ids = TEXT_INPUTS[0]
+    module = CLIPTextModel(TEXT)
+    params = random_params(module, ids)
+    changed = ids.copy()
+    changed[:, 40:] = (changed[:, 40:] + 1) % 50
+    apply = fast(module.apply)
+    one, other = apply(params, ids), apply(params, changed)
+    np.testing.assert_allclose(one[:, :40], other[:, :40], rtol=1e-5, atol=1e-6)
+    assert np.abs(one[:, 40:] - other[:, 40:]).max() > 0.1
+
+
+def test_examples_do_not_see_each_other():
+    module = UNet2DConditionModel(UNET)
+    params = random_params(module, *UNET_INPUTS)
+    together = fast(module.apply)(params, *UNET_INPUTS)
+    alone = fast(module.apply)(params, *(a[1:] for a in UNET_INPUTS))
+    np.testing.assert_allclose(together[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm():
+    """Each group of each example has mean bias and deviation scale, also where the mean is large."""
+    x = jnp.asarray(100 + 3 * normal(2, 4, 5, 12))
+    params = {"scale": jnp.full(12, 2.0), "bias": jnp.full(12, 7.0)}
+    y = GroupNorm(3, 1e-6).apply({"params": params}, x).reshape(2, 20, 3, 4)
+    np.testing.assert_allclose(y.mean((1, 3)), 7, atol=1e-4)
+    np.testing.assert_allclose(y.std((1, 3)), 2, rtol=1e-4)
+
+
+def test_timestep_embedding():
+    t = jnp.array([0, 1, 999])
+    embed = functools.partial(timestep_embedding, t, 8, dtype=jnp.float32)
+    sines, cosines = jnp.split(embed(flip_sin_to_cos=False, freq_shift=0.0), 2, axis=1)
+    np.testing.assert_allclose(sines**2 + cosines**2, np.ones((3, 4)), rtol=1e-5)
+    np.testing.assert_allclose(sines[:, 0], np.sin(t), atol=1e-6)  # the highest frequency is 1
+    np.testing.assert_array_equal(
+        embed(flip_sin_to_cos=True, freq_shift=0.0), jnp.concatenate([cosines, sines], axis=1)
+    )
+    lowest = embed(flip_sin_to_cos=False, freq_shift=1.0)[:, 3]
+    np.testing.assert_allclose(lowest, np.sin(t * 1e-4), rtol=1e-5)  # with a shift of 1 it is exactly 1/10000
+
+
+def test_activations():
+    """Both are x far to the right, 0 far to the left, and x/2 near 0; the exact one has the error function's value."""
+    x = jnp.array([-30.0, -1e-3, 0.0, 1e-3, 30.0])
+    for activation in (gelu, quick_gelu):
+        np.testing.assert_allclose(activation(x), [0, -0.5e-3, 0, 0.5e-3, 30], atol=1e-6)
+    np.testing.assert_allclose(gelu(jnp.ones(1)), [0.8413447], rtol=1e-6)  # Φ(1)
+
+
+def test_resampling_sizes():
+    x = jnp.asarray(normal(1, 5, 4, 3))
+    up = Upsample(2)
+    params = random_params(up, x)
+    assert up.apply(params, x).shape == (1, 10, 8, 2)
+    np.testing.assert_allclose(up.apply(params, x, (9, 8))[:, :8], up.apply(params, x)[:, :8], rtol=1e-5, atol=1e-6)
+    assert Downsample(2).apply(params, x).shape == (1, 3, 2, 2)
+    assert Downsample(2, lopsided=True).apply(params, x).shape == (1, 2, 2, 2)
