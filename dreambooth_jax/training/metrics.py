@@ -79,7 +79,7 @@ class Recorder:
         self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True)
 
     def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
-        """Metrics of the step that made the state number ``step``; ``extra`` are host numbers such as learning rates."""
+        """Metrics of the step that made state number ``step``; ``extra`` are host numbers such as learning rates."""
         self._pending.append((step, metrics, extra))
         while len(self._pending) > LAG:
             self._read()

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
@@ -66,24 +65,25 @@ class Replicated:
 
     devices: Sequence[jax.Device]
 
-    @property
-    def _stacked(self) -> NamedSharding:
+    def _over_devices(self, spec: PartitionSpec) -> NamedSharding:
         # The axis name must be the one that pmap uses, or the first step compiles twice.
-        return NamedSharding(Mesh(np.asarray(self.devices), ("data",)), PartitionSpec("data"))
+        return NamedSharding(Mesh(np.asarray(self.devices), ("data",)), spec)
 
     def place(self, tree: Any) -> Any:
         """Add a leading axis of one copy per device."""
 
         def stack(leaf: jax.Array | np.ndarray) -> jax.Array:
             copies = [jax.device_put(leaf[None], device) for device in self.devices]
-            return jax.make_array_from_single_device_arrays((len(copies), *leaf.shape), self._stacked, copies)
+            stacked = self._over_devices(PartitionSpec("data"))
+            return jax.make_array_from_single_device_arrays((len(copies), *leaf.shape), stacked, copies)
 
         return jax.tree.map(stack, tree)
 
     def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """[b, ...] -> [devices, b / devices, ...]."""
         n = len(self.devices)
-        return {k: jax.device_put(v.reshape(n, len(v) // n, *v.shape[1:]), self._stacked) for k, v in batch.items()}
+        split = {name: rows.reshape(n, len(rows) // n, *rows.shape[1:]) for name, rows in batch.items()}
+        return jax.device_put(split, self._over_devices(PartitionSpec("data")))
 
     def map(self, step: StepFn) -> MappedStep:
         """pmap over the leading axis; the root key is the same everywhere."""
@@ -97,13 +97,19 @@ class Replicated:
 
         def run(state: Any, frozen: Any, batch: Any, root_key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
             state, metrics = mapped(state, frozen, batch, root_key)
-            return state, self.logical(metrics)
+            return state, {name: value.addressable_shards[0].data.squeeze(0) for name, value in metrics.items()}
 
         return run
 
     def logical(self, placed: Any) -> Any:
-        """Device 0's copy (they are equal)."""
-        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data.squeeze(0), placed)
+        """Every device's copy without its leading axis, together one replicated array."""
+        whole = self._over_devices(PartitionSpec())
+
+        def unstack(leaf: jax.Array) -> jax.Array:
+            copies = [shard.data.squeeze(0) for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays(leaf.shape[1:], whole, copies)
+
+        return jax.tree.map(unstack, placed)
 
     def restore_target(self, shapes: Any) -> Any:
         """Read onto device 0; :meth:`place` copies it to the others."""
@@ -208,8 +214,3 @@ def check_divisible(*, batch_size: int, copies: int, accumulation: int, n_device
         f"train.accumulation {accumulation} do not divide: use train.batch_size {fitting}"
     )
 
-
-def replicate_for_sampling(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Logical arrays -> whole on every device, as the sampling pipeline wants them."""
-    sharding = NamedSharding(Mesh(np.asarray(devices), ("data",)), PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(jnp.asarray(leaf), sharding), tree)

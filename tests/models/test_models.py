@@ -2,7 +2,6 @@
 # Copyright The dreambooth_jax authors
 """What holds for the networks without an oracle: recomputation, compute dtypes, sizes, and the laws of small layers."""
 
-import dataclasses
 import functools
 
 import jax
@@ -19,21 +18,17 @@ from dreambooth_jax.models import (
     VAEConfig,
 )
 from dreambooth_jax.models.layers import Downsample, GroupNorm, Upsample, gelu, quick_gelu, timestep_embedding
+from dreambooth_jax.models.unet_blocks import DownBlock
+from dreambooth_jax.trees import shapes
 
 UNET = UNetConfig(
-    block_out_channels=(16, 32),
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    block_out_channels=(16,),
+    down_block_types=("CrossAttnDownBlock2D",),
+    up_block_types=("CrossAttnUpBlock2D",),
     layers_per_block=1,
     norm_num_groups=4,
     cross_attention_dim=16,
     attention_head_dim=2,
-)
-SMALLEST_UNET = dataclasses.replace(
-    UNET,
-    block_out_channels=(16,),
-    down_block_types=("CrossAttnDownBlock2D",),
-    up_block_types=("CrossAttnUpBlock2D",),
 )
 TEXT = CLIPTextConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
 VAE = VAEConfig(
@@ -52,7 +47,7 @@ def normal(*shape):
 UNET_INPUTS = normal(2, 8, 6, 4), np.array([7, 600], np.int32), normal(2, 5, 16)
 TEXT_INPUTS = (RNG.integers(0, 50, (2, 77)).astype(np.int32),)
 NETWORKS = {
-    "unet": (UNet2DConditionModel, SMALLEST_UNET, UNET_INPUTS),
+    "unet": (UNet2DConditionModel, UNET, UNET_INPUTS),
     "text_encoder": (CLIPTextModel, TEXT, TEXT_INPUTS),
 }
 
@@ -67,31 +62,56 @@ def fast(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_recomputation_changes_only_the_cost(name):
-    cls, config, inputs = NETWORKS[name]
-    plain, frugal = cls(config), cls(config, remat=True)
-    params = random_params(plain, *inputs)
-
-    def compiled(module):
-        loss = jax.value_and_grad(lambda params, *inputs: jnp.square(module.apply(params, *inputs)).mean())
-        return fast(loss).lower(params, *inputs).compile()
-
-    assert jax.eval_shape(frugal.init, jax.random.key(0), *inputs).keys() == params.keys()
-    one, other = compiled(plain), compiled(frugal)
-    for a, b in zip(*map(jax.tree.leaves, (one(params, *inputs), other(params, *inputs))), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert other.cost_analysis()["flops"] > 1.1 * one.cost_analysis()["flops"]
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_bfloat16_is_near_float32(name):
-    cls, config, inputs = NETWORKS[name]
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    """(class, config, inputs, random parameters, compiled float32 network)."""
+    cls, config, inputs = NETWORKS[request.param]
     params = random_params(cls(config), *inputs)
-    exact = fast(cls(config).apply)(params, *inputs)
+    return cls, config, inputs, params, fast(cls(config).apply)
+
+
+def test_recomputation_is_asked_for(network):
+    """Every residual block, transformer or layer of CLIP is recomputed as a whole; names and output stay."""
+    cls, config, inputs, params, plain = network
+    frugal = cls(config, remat=True)
+    assert shapes(jax.eval_shape(frugal.init, jax.random.key(0), *inputs)) == shapes(params)
+    np.testing.assert_allclose(fast(frugal.apply)(params, *inputs), plain(params, *inputs), rtol=1e-4, atol=1e-5)
+    traced = str(jax.make_jaxpr(jax.grad(lambda params: frugal.apply(params, *inputs).sum()))(params))
+    assert traced.count("prevent_cse=True") == (9 if cls is UNet2DConditionModel else 2)
+
+
+def test_recomputation_changes_only_the_cost():
+    x, time, text = jnp.asarray(normal(2, 4, 4, 16)), jnp.asarray(normal(2, 8)), jnp.asarray(normal(2, 5, 16))
+    params = random_params(DownBlock(UNET, 0), x, time, text)
+
+    def compiled(remat):
+        block = DownBlock(UNET, 0, remat=remat)
+        return (
+            fast(jax.grad(lambda params: jnp.square(block.apply(params, x, time, text)[0]).mean()))
+            .lower(params)
+            .compile()
+        )
+
+    plain, frugal = compiled(False), compiled(True)
+    for a, b in zip(*map(jax.tree.leaves, (plain(params), frugal(params))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert frugal.cost_analysis()["flops"] > 1.1 * plain.cost_analysis()["flops"]
+
+
+def test_bfloat16_is_near_float32(network):
+    cls, config, inputs, params, plain = network
+    exact = plain(params, *inputs)
     rough = fast(cls(config, dtype=jnp.bfloat16).apply)(params, *inputs)
     assert rough.dtype == jnp.float32
     assert 0 < np.linalg.norm(rough - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def test_examples_do_not_see_each_other(network):
+    *_, inputs, params, plain = network
+    changed = [np.stack([a[1], a[1]]) for a in inputs]
+    before, after = plain(params, *inputs), plain(params, *changed)
+    np.testing.assert_allclose(before[1], after[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(before[0] - after[0]).max() > 0.1
 
 
 def test_bfloat16_vae():
@@ -126,14 +146,6 @@ def test_text_is_causal():
     one, other = apply(params, ids), apply(params, changed)
     np.testing.assert_allclose(one[:, :40], other[:, :40], rtol=1e-5, atol=1e-6)
     assert np.abs(one[:, 40:] - other[:, 40:]).max() > 0.1
-
-
-def test_examples_do_not_see_each_other():
-    module = UNet2DConditionModel(UNET)
-    params = random_params(module, *UNET_INPUTS)
-    together = fast(module.apply)(params, *UNET_INPUTS)
-    alone = fast(module.apply)(params, *(a[1:] for a in UNET_INPUTS))
-    np.testing.assert_allclose(together[1:], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_group_norm():
