@@ -30,7 +30,8 @@ FLOORS: list[dict[str, list[str]]] = [
         "export": [],
         "pipeline": [],
         "training": [
-            "loop", "metrics", "parallel", "checkpoint", "objective", "step", "state", "optimizer", "resume", "interrupt",
+            "loop", "metrics", "parallel", "checkpoint", "objective", "step", "state", "optimizer",
+            "resume", "interrupt",
         ],
     },
     {"prepare": ["inputs", "class_images", "cache"], "evaluation": ["samples"], "runs": []},

@@ -213,4 +213,3 @@ def check_divisible(*, batch_size: int, copies: int, accumulation: int, n_device
         f"train.batch_size {batch_size} gives {batch_size * copies} examples per step, which {n_devices} devices x "
         f"train.accumulation {accumulation} do not divide: use train.batch_size {fitting}"
     )
-

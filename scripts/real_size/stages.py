@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """What is measured. Libraries are imported late: the process that starts the stages must stay small."""
 
+import math
 import resource
 import sys
 import time
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from real_size.model import SIZES, write_model
@@ -33,6 +35,10 @@ class Place:
     def call(self) -> Path:
         """Inputs and output of our UNet."""
         return self.folder / "unet.npz"
+
+    def report(self, stage: str) -> Path:
+        """What a stage has to say."""
+        return self.folder / f"{stage}.json"
 
     @property
     def file_gb(self) -> float:
@@ -64,6 +70,7 @@ Stage = Callable[[Place, Journal], dict[str, Any]]
 
 
 def build(place: Place, mark: Journal) -> dict[str, Any]:
+    """Draw and write the model."""
     parameters = write_model(place.model, place.size)
     mark("draw and write")
     return {"parameters": parameters, "file_gb": place.file_gb}
@@ -85,6 +92,7 @@ def open_model(place: Place, mark: Journal) -> Any:
 
 
 def load(place: Place, mark: Journal) -> dict[str, Any]:
+    """``load_pretrained`` and nothing else."""
     open_model(place, mark)
     libraries, everything = (entry["peak_gb"] for entry in mark.entries)
     ratio = (everything - libraries) / place.file_gb
@@ -92,6 +100,7 @@ def load(place: Place, mark: Journal) -> dict[str, Any]:
 
 
 def unet(place: Place, mark: Journal) -> dict[str, Any]:
+    """One call, kept with its inputs for PyTorch."""
     import jax
     import numpy as np
 
@@ -112,6 +121,7 @@ def unet(place: Place, mark: Journal) -> dict[str, Any]:
 
 
 def torch(place: Place, mark: Journal) -> dict[str, Any]:
+    """The same call by PyTorch diffusers, where it is installed, and how far apart the two are."""
     try:
         import diffusers
         import torch
@@ -120,7 +130,8 @@ def torch(place: Place, mark: Journal) -> dict[str, Any]:
     import numpy as np
 
     mark("import")
-    network = diffusers.UNet2DConditionModel.from_pretrained(place.model, subfolder="unet")
+    # True, the default, needs one more library, and says so.
+    network = diffusers.UNet2DConditionModel.from_pretrained(place.model, subfolder="unet", low_cpu_mem_usage=False)
     mark("load")
     with np.load(place.call) as call, torch.inference_mode():
         latents, timesteps, text = (torch.from_numpy(call[name]) for name in ("latents", "timesteps", "text"))
@@ -130,16 +141,22 @@ def torch(place: Place, mark: Journal) -> dict[str, Any]:
 
 
 def sample(place: Place, mark: Journal) -> dict[str, Any]:
+    """A guided picture in two steps at the model's own size; the second time without compiling."""
+    import numpy as np
+
     pipe = open_model(place, mark)
     for what in ("compile and sample", "sample"):
-        picture = pipe("a photo of a dog", steps=2, guidance_scale=7.5)
+        picture = pipe("a photo of a dog", steps=2, guidance_scale=7.5, output="float32")
         mark(what)
-    return {"picture": list(picture.shape), "levels": len(set(picture.reshape(-1).tolist()))}
+    assert np.isfinite(picture).all(), "the picture has pixels that are not finite"
+    return {"picture": list(picture.shape), "spread": float(picture.std())}
 
 
 def train(place: Place, mark: Journal) -> dict[str, Any]:
-    import jax
+    """The trainer's own first two steps: one photo and one class image each, the whole UNet, AdamW, float32.
 
+    What ``dreambooth_jax.train`` does, but for writing checkpoints and the result.
+    """
     from dreambooth_jax import config, rng
     from dreambooth_jax.preparation import prepare
     from dreambooth_jax.runs import RunFolder
@@ -149,41 +166,44 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
 
     mark("import")
     pixels = SIZES[place.size]["vae"]["sample_size"]
-    settings = config.Config(
-        run_dir=str(place.folder / "run"),
-        model=config.ModelConfig(path=str(place.model)),
-        data=config.DataConfig(instance_images=draw_photo(place, "dog", pixels), class_noun="dog", resolution=pixels),
-        prior=config.PriorConfig(class_images=draw_photo(place, "class", pixels), num_images=1),
-        train=config.TrainConfig(steps=TRAINING_STEPS, remat=True),
-    )
-    run = RunFolder(Path(settings.run_dir))
-    prepared = prepare(settings, run, Interrupt())
-    assert prepared is not None, "nobody interrupts"
-    mark("load, encode pictures")
-    training = Training(settings, run, prepared, make_mapper("auto"))
-    del prepared  # with the weights that the state owns now
-    state, key = training.state, rng.root_key(0)
-    equipment = training.equip(training.phases[0], state)
-    mark("state, encode prompts")
-    losses = []
-    for step in range(TRAINING_STEPS):
-        batch = training.mapper.place_batch(equipment.data.batch_at(step))
-        state, metrics = equipment.step(state, equipment.frozen, batch, key)
-        losses.append(float(jax.block_until_ready((state, metrics))[1]["loss"]))
-        mark("step" if step else "compile and step")
+    with TemporaryDirectory(dir=place.folder) as scratch:
+        settings = config.Config(
+            run_dir=f"{scratch}/run",
+            model=config.ModelConfig(path=str(place.model)),
+            data=config.DataConfig(
+                instance_images=draw_photo(f"{scratch}/dog", pixels), class_noun="dog", resolution=pixels
+            ),
+            prior=config.PriorConfig(class_images=draw_photo(f"{scratch}/class", pixels), num_images=1),
+            train=config.TrainConfig(steps=TRAINING_STEPS, remat=True),
+        )
+        run = RunFolder(Path(settings.run_dir))
+        prepared = prepare(settings, run, Interrupt())
+        assert prepared is not None, "nobody interrupts"
+        mark("load, encode pictures")
+        training = Training(settings, run, prepared, make_mapper("auto"))
+        del prepared  # the last one to hold the weights that the state owns now
+        state = training.state
+        equipment = training.equip(training.phases[0], state)
+        mark("state, encode prompts")
+        losses = []
+        for step in range(TRAINING_STEPS):
+            batch = training.mapper.place_batch(equipment.data.batch_at(step))
+            state, metrics = equipment.step(state, equipment.frozen, batch, rng.root_key(settings.train.seed))
+            losses.append(float(metrics["loss"]))
+            mark("step" if step else "compile and step")
+    assert all(map(math.isfinite, losses)), f"losses {losses}"
     return {"losses": losses, "grad_norm": float(metrics["grad_norm"])}
 
 
-def draw_photo(place: Place, name: str, pixels: int) -> str:
-    """A folder with one picture of soft noise."""
+def draw_photo(folder: str, pixels: int) -> str:
+    """A new folder with one picture, of soft noise."""
     import numpy as np
     from PIL import Image
 
-    folder = place.folder / "photos" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    blocks = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(blocks).resize((pixels, pixels), Image.Resampling.BICUBIC).save(folder / "0.png")
-    return str(folder)
+    Path(folder).mkdir()
+    blocks = np.random.default_rng(zlib.crc32(Path(folder).name.encode())).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(blocks).resize((pixels, pixels), Image.Resampling.BICUBIC).save(f"{folder}/0.png")
+    return folder
 
 
 STAGES: dict[str, Stage] = {stage.__name__: stage for stage in (build, load, unet, torch, sample, train)}

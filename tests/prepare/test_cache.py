@@ -8,8 +8,8 @@ import pytest
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare.cache import Views, cache_key, latent_moments, text_table
 from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.prepare.cache import Views, cache_key, latent_moments, text_table
 from tests import runs
 from tests.prepare.fake import FakePipeline
 

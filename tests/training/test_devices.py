@@ -42,7 +42,9 @@ def objective():
     return DenoisingObjective(
         unet=UNet2DConditionModel(UNET),
         text_encoder=CLIPTextModel(TEXT),
-        schedule=NoiseSchedule.from_config({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
+        schedule=NoiseSchedule.from_config(
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        ),
         scaling_factor=0.18215,
         n_instances=N,
     )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Five training steps beside PyTorch: the same noise, timesteps and data, AdamW, clip, prior preservation, text encoder."""
+"""Five training steps beside PyTorch: same noise, timesteps and data; AdamW, clip, prior term, text encoder too."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,9 @@ def theirs(models, dtype, draws):
     return losses, {name: torch_models.params_from_torch(getattr(models, name)) for name in RATES}
 
 
-@pytest.mark.parametrize(("kind", "double"), [("sd15", False), pytest.param("sd15", True, marks=pytest.mark.slow), ("sd21", True)])
+@pytest.mark.parametrize(
+    ("kind", "double"), [("sd15", False), pytest.param("sd15", True, marks=pytest.mark.slow), ("sd21", True)]
+)
 def test_five_steps_are_pytorchs(kind, double):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
