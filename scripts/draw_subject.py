@@ -10,7 +10,7 @@ was pretrained on, but an alien, as some of them are. Each picture lies beside i
 and the class noun are left to be filled in.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,5 +95,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parents[1] / "dreambooth_jax" / "embedded" / "subject"
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else default)
+    parser.add_argument("folder", type=Path, nargs="?", default=default, help="where the pictures go")
+    main(parser.parse_args().folder)

@@ -109,6 +109,7 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     assert before == {path: path.stat().st_mtime_ns for path in (uninterrupted / "model").rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["fsdp"])
 def test_a_run_goes_on_under_the_other_mapper(root, uninterrupted, parallel):
     folder = root / parallel

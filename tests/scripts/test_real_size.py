@@ -13,6 +13,8 @@ from real_size import command, model, stages
 from dreambooth_jax.trees import count
 from dreambooth_jax.weights.pretrained import build_modules, load_components, parameter_shapes
 
+pytestmark = pytest.mark.slow  # a process, and a compilation, for every stage
+
 HAS_TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers")
 
 
