@@ -8,6 +8,7 @@ Exit codes: 0 done (or stopped by a signal, and saved), 2 wrong input (one line)
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,11 +225,18 @@ def run(arguments: Sequence[str]) -> None:
         export(ExportOptions(**values))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script. Returns the exit code."""
+def quiet_logging() -> None:
+    """Our own lines and everybody's warnings, plainly; nothing of what libraries tell of their own doings."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax
     logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_, **__: str(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code."""
+    quiet_logging()
     try:
         run(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
