@@ -48,9 +48,9 @@ def problems(config: Config) -> Iterator[str]:
         yield f"data.resolution is {config.data.resolution}, but must be a multiple of 8, such as 512"
     if config.optimizer.clip_norm is not None and not config.optimizer.clip_norm > 0:
         yield f"optimizer.clip_norm is {config.optimizer.clip_norm}, but must be above 0; null does not clip"
-    stop = config.text_encoder.stop
-    if stop != 0 and config.text_encoder.start >= (config.train.steps if stop == -1 else stop):
-        yield f"text_encoder.start {config.text_encoder.start} is not before text_encoder.stop {stop}"
+    start, stop, steps = config.text_encoder.start, config.text_encoder.stop, config.train.steps
+    if stop != 0 and start >= (steps if stop == -1 else min(stop, steps)):
+        yield f"text_encoder.start {start} is not before text_encoder.stop {stop} and the end, train.steps {steps}"
     yield from _words(config)
 
 

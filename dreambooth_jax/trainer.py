@@ -97,11 +97,13 @@ class Training:
         def fresh(trainable: Tree) -> TrainState:
             return init_state(trainable, self.optimizers, with_ema=self.config.train.ema_decay > 0)
 
+        expected = jax.eval_shape(fresh, trainable)
+        size = nbytes(expected) / 1e9
+        log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", size, self.config.checkpoint.keep_last)
         step = self.prepared.first_step
         if not step:
             return self.mapper.place(fresh(trainable))
-        target = self.mapper.restore_target(jax.eval_shape(fresh, trainable))
-        return self.mapper.place(self.checkpoints.restore(target, step=step))
+        return self.mapper.place(self.checkpoints.restore(self.mapper.restore_target(expected), step=step))
 
     def run(self, interrupt: Interrupt) -> None:
         """Train, and export at the end; after a signal, only save."""
@@ -172,8 +174,6 @@ class Training:
             config.train.steps,
             config.train.steps * config.train.batch_size / n_instance,
         )
-        size = nbytes(self.mapper.logical(self.state)) / 1e9
-        log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", size, config.checkpoint.keep_last)
 
     def equip(self, phase: Phase, state: TrainState) -> Equipment:
         """The step of a phase, with the texts and frozen parameters that it needs."""
@@ -221,12 +221,11 @@ class Training:
 
     def params(self, state: TrainState) -> Tree:
         """The whole model as it is now."""
-        return self.adapter.compose(self.frozen, self.mapper.logical(state).trainable)
+        return self.adapter.compose(self.frozen, self.mapper.logical(state.trainable))
 
     def best_params(self, state: TrainState) -> Tree:
         """The whole model with the moving average, where one is kept: what is sampled and exported."""
-        logical = self.mapper.logical(state)
-        return self.adapter.compose(self.frozen, logical.ema or logical.trainable)
+        return self.adapter.compose(self.frozen, self.mapper.logical(state.ema or state.trainable))
 
     def hooks(self, recorder: Recorder, interrupt: Interrupt) -> list[Hook]:
         """What happens after a step: first its checkpoint, then its samples."""

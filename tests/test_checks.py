@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+import pytest
+
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.config import load_config
+from dreambooth_jax.errors import InputError
+
+GOOD = ["data.class_noun=dog"]
+
+
+def test_the_defaults_need_a_class_noun_and_nothing_else():
+    check_config(load_config(None, GOOD))
+    check_config(load_config(None, ["prior.weight=0", "data.instance_prompt=a {identifier}", "samples.prompts=[]"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=0", "train.steps is 0, but must be at least 1"),
+        ("train.ema_decay=1", "train.ema_decay is 1"),
+        ("optimizer.learning_rate=-1e-6", "optimizer.learning_rate is -1e-06"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate is nan"),
+        ("optimizer.clip_norm=0", "null does not clip"),
+        ("prior.weight=-1", "prior.weight is -1"),
+        ("data.resolution=500", "multiple of 8"),
+        ("data.identifier=", "data.identifier is empty"),
+        ("data.class_noun=", "data.class_noun is empty"),
+        ("prior.class_prompt=a {noun}", r"unknown field \{noun\}"),
+        ("samples.class_prompts=['a {klass}']", r"unknown field \{klass\}"),
+        ("text_encoder.stop=-2", "text_encoder.stop is -2"),
+    ],
+)
+def test_each_problem_is_one_line_that_names_the_key(override, message):
+    with pytest.raises(InputError, match=message) as error:
+        check_config(load_config(None, [*GOOD, override]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "fine"), [(0, -1, True), (5, 10, True), (10, 10, False), (800, -1, False), (900, 950, False)]
+)
+def test_the_text_encoders_stretch_must_be_one(start, stop, fine):
+    config = load_config(None, [*GOOD, f"text_encoder.start={start}", f"text_encoder.stop={stop}"])
+    if fine:
+        check_config(config)
+    else:
+        with pytest.raises(InputError, match="is not before"):
+            check_config(config)
