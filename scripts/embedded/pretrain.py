@@ -110,8 +110,10 @@ def write(settings: Settings, model: Components) -> None:
         tokenizer_folder=settings.work / "tokenizer",
         dtype="float16",
     )
-    shutil.copyfile(settings.sprites / "ATTRIBUTION.txt", settings.output / "ATTRIBUTION.txt")
-    shutil.copytree(settings.sprites / "LICENCES", settings.output / "LICENCES", dirs_exist_ok=True)
+    (settings.output / "LICENCES").mkdir(exist_ok=True)
+    for file in (settings.sprites / "ATTRIBUTION.txt", *(settings.sprites / "LICENCES").iterdir()):
+        # without its mode: data are often read-only
+        shutil.copyfile(file, settings.output / file.relative_to(settings.sprites))
 
 
 def measure(settings: Settings, pipeline: Pipeline, *, count: int = 200) -> dict[str, float | int]:
