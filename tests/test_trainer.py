@@ -181,3 +181,32 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_re
     assert jax.device_count() == 8
     with pytest.raises(InputError, match="use train.batch_size 4"):
         dbx.train(tiny_config(root, "train.batch_size=3", "model.path=/nowhere"))
+
+
+@pytest.mark.slow
+def test_the_options_work_together_and_masters_stay_float32(root):
+    """bfloat16, rematerialisation, accumulation, moving average, random mirrored crops, decaying rate, text encoder."""
+    options = [
+        "train.dtype=bfloat16",
+        "train.remat=true",
+        "train.accumulation=2",
+        "train.batch_size=8",
+        "train.ema_decay=0.9",
+        "train.steps=2",
+        "data.crop=random",
+        "data.flip=true",
+        "optimizer.schedule=cosine",
+        "optimizer.warmup_steps=1",
+        "text_encoder.stop=-1",
+        "text_encoder.learning_rate=1e-4",
+        "export.dtype=float16",
+    ]
+    folder = dbx.train(tiny_config(root, f"run_dir={root / 'options'}", *options))
+    for ema in (False, True):
+        leaves = weights(folder, 2, ema=ema)
+        assert {leaf.dtype for leaf in leaves.values()} == {np.dtype(np.float32)}
+        assert all(np.isfinite(leaf).all() for leaf in leaves.values())
+    rates = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["learning_rate/unet"] for line in rates] == pytest.approx([0, 1e-3])
+    assert [line["learning_rate/text_encoder"] for line in rates] == pytest.approx([0, 1e-4])
+    assert dbx.load_pretrained(folder / "model").params["unet"]["conv_in"]["kernel"].dtype == np.float32
