@@ -135,6 +135,7 @@ def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
     assert complete_steps(folder / "checkpoints") == [3, 6]
 
 
+@pytest.mark.slow  # three phases, each with a step of its own to compile
 def test_the_text_encoder_is_trained_in_its_stretch_alone(root):
     overrides = ["text_encoder.start=1", "text_encoder.stop=3", "checkpoint.every=1", "train.steps=4"]
     folder = dbx.train(tiny_config(root, f"run_dir={root / 'text'}", *overrides, "train.ema_decay=0.5"))

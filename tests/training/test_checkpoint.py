@@ -132,7 +132,6 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
         checkpoints.restore(m.restore_target(jax.eval_shape(lambda: toy.setup()[2])), step=2)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax abandons its other writes
 def test_a_full_disk_is_one_clear_line_and_keeps_what_was_saved(tmp_path):
     """A limit on file sizes makes the writes fail as a full disk does."""
     checkpoints = Checkpoints(tmp_path)
