@@ -81,8 +81,18 @@ class Composer:
             canvas, what = self._hatted(rng, canvas, sprite)
         else:
             canvas, what = self._two(rng, canvas, sprite)
-        picture = canvas.resize((grammar.size, grammar.size), Image.Resampling.BOX)
-        return np.asarray(picture), f"{what} {where}"
+        return self._finished(canvas), f"{what} {where}"
+
+    def alone(self, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], Sprite]:
+        """(picture of one thing, which) number ``index``."""
+        rng = np.random.default_rng((self.seed, index))
+        grammar, sprite = self.grammar, self._draw(rng)
+        canvas, _ = scenes.background(rng, 2 * grammar.size, plain=grammar.plain, patterned=grammar.patterned)
+        canvas, _ = self._one(rng, canvas, sprite)
+        return self._finished(canvas), sprite
+
+    def _finished(self, canvas: Image.Image) -> UInt8[np.ndarray, "s s 3"]:
+        return np.asarray(canvas.resize((self.grammar.size, self.grammar.size), Image.Resampling.BOX))
 
     def _draw(self, rng: np.random.Generator) -> Sprite:
         chosen = int(np.searchsorted(self._cumulative, rng.random(), side="right"))

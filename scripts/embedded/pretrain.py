@@ -33,7 +33,10 @@ def pretrain(settings: Settings) -> None:
     corpus = stages.corpus(settings)
     tokenizer = settings.work / "tokenizer"
     if not (tokenizer / "vocab.json").exists():
-        vocabulary.train(corpus.captions, tokenizer, size=settings.data.tokens)
+        if settings.begin_with:
+            shutil.copytree(settings.begin_with / "tokenizer", tokenizer)
+        else:
+            vocabulary.train(corpus.captions, tokenizer, size=settings.data.tokens)
     vae = stages.train_autoencoder(settings, corpus.pictures)
     model = train_denoiser(settings, vae, corpus)
     write(settings, model)
@@ -68,7 +71,7 @@ def train_denoiser(settings: Settings, vae: Tree, corpus: stages.Corpus) -> Comp
     folder.mkdir(exist_ok=True)
     trained = fit(
         denoiser.objective(modules, own, scaling_factor),
-        denoiser.start(modules, seed=settings.seed),
+        stages.begin(settings, "unet", "text_encoder") or denoiser.start(modules, seed=settings.seed),
         denoiser.Latents(**latents, ids=ids, own=own, seed=settings.seed),
         own.stage,
         folder,

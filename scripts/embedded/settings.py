@@ -33,8 +33,7 @@ class Autoencoder:
 
     channels: tuple[int, ...] = (32, 64, 128)
     groups: int = 16
-    kl_weight: float = 3e-4
-    edge_weight: float = 0.5
+    kl_weight: float = 2e-3
     stage: Stage = field(default_factory=lambda: Stage(steps=8_000, batch_size=256, learning_rate=1e-3))
 
 
@@ -70,6 +69,9 @@ class Settings:
     """The finished model folder."""
     remark: str = "It was trained in full, on one GPU."
     """For the model card: on what, and how far."""
+    begin_with: Path | None = None
+    """Model folder whose tokenizer and weights training begins with, instead of random ones: a finished model can be
+    trained further where its work folder is gone. The shapes must be those of the settings."""
     seed: int = 0
     workers: int = 16
     """Processes that compose."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .colours import Share
 
-_COLUMNS = ("image", "name", "noun", "super", "style", "label", "colors", "color_shares", "split", "tier")
+_COLUMNS = ("image", "name", "noun", "super", "style", "label", "colors", "color_shares", "split", "tier", "subject")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class Sprite:
     style: str
     wears_hats: bool
     main_colour: Share | None
+    subject: str
+    """Whose instance picture it is, if any's."""
 
 
 def read_sprites(
@@ -68,6 +70,7 @@ def _sprite(row: dict) -> Sprite:
         style=row["style"],
         wears_hats=row["super"] == "animal" and is_face,
         main_colour=(row["colors"][0], row["color_shares"][0]) if row["colors"] else None,
+        subject=row["subject"] or "",
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from dreambooth_jax.models import AutoencoderKL
 from dreambooth_jax.models.configs import VAEConfig
 from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.pretrained import load_components
 
 from . import autoencoder, grids
 from .compose import Composer
@@ -88,12 +89,12 @@ def train_autoencoder(settings: Settings, pictures: np.ndarray) -> Tree:
     folder, own = settings.work / "autoencoder", settings.autoencoder
     folder.mkdir(parents=True, exist_ok=True)
     size, vae = settings.grammar.size, autoencoder_module(settings)
-    objective = autoencoder.AutoencoderObjective(
-        vae=vae, batch_size=own.stage.batch_size, kl_weight=own.kl_weight, edge_weight=own.edge_weight
-    )
+    objective = autoencoder.AutoencoderObjective(vae=vae, batch_size=own.stage.batch_size, kl_weight=own.kl_weight)
     batch_at = partial(autoencoder.batch_at, pictures=pictures, batch_size=own.stage.batch_size, seed=settings.seed)
-    start = initial(vae, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32), seed=settings.seed)
-    params = fit(objective, {"vae": start}, batch_at, own.stage, folder, seed=settings.seed)["vae"]
+    start = begin(settings, "vae")
+    if not start:
+        start = {"vae": initial(vae, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32), seed=settings.seed)}
+    params = fit(objective, start, batch_at, own.stage, folder, seed=settings.seed)["vae"]
     judged = folder / f"measured_{own.stage.steps}.json"
     if not judged.exists():
         unseen = held_out(settings)
@@ -102,6 +103,14 @@ def train_autoencoder(settings: Settings, pictures: np.ndarray) -> Tree:
         grids.save(folder / "restored.png", pairs, columns=16)
         write_json(judged, {"psnr_held_out": autoencoder.psnr(again, unseen)})
     return params
+
+
+def begin(settings: Settings, *networks: str) -> Tree:
+    """Weights of these networks from the model to begin with; empty where there is none."""
+    if settings.begin_with is None:
+        return {}
+    params = load_components(settings.begin_with).params
+    return {name: params[name] for name in networks}
 
 
 def cached(file: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -33,13 +33,14 @@ def row(noun: str, style: str, colour: str, split: str = "train") -> dict:
         "color_shares": [1.0],
         "split": split,
         "tier": 1,
+        "subject": "robot" if split == "heldout" else "",
     }
 
 
-def write(folder: Path) -> Path:
-    """``folder`` with sprites.parquet, ATTRIBUTION.txt and LICENCES."""
+def write(folder: Path, *more: dict) -> Path:
+    """``folder`` with sprites.parquet (``more`` rows too), ATTRIBUTION.txt and LICENCES."""
     rows = [row(noun, style, colour) for noun in ("ball", "box") for style in ("flat", "3d") for colour in COLOURS]
-    rows.append(row("box", "flat", "red", split="heldout"))
+    rows += [row("box", "flat", "red", split="heldout"), *more]
     (folder / "LICENCES").mkdir(parents=True)
     (folder / "LICENCES" / "MIT.txt").write_text("MIT")
     (folder / "ATTRIBUTION.txt").write_text("by us")

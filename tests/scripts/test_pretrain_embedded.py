@@ -77,7 +77,7 @@ PICTURES = np.random.default_rng(1).integers(0, 256, (6, 16, 16, 3)).astype(np.u
 
 def test_the_autoencoders_losses_add_up_over_rows(vae):
     module, params = vae
-    objective = autoencoder.AutoencoderObjective(vae=module, batch_size=4, kl_weight=0.1, edge_weight=0.5)
+    objective = autoencoder.AutoencoderObjective(vae=module, batch_size=4, kl_weight=0.1)
 
     @jax.jit
     def loss(rows, index):
@@ -152,12 +152,24 @@ def test_the_command_makes_a_model_of_sprites(sprite_folder, tmp_path):
     # the networks are small: compiling them is what takes time
     flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, check=True)
+    check(model, tmp_path / "work")
 
+    further = tmp_path / "further"
+    command[-1], command[-3] = str(further), str(tmp_path / "other work")
+    command += ["--begin_with", str(model)]
+    command += ["--autoencoder.stage.learning_rate", "0", "--denoiser.stage.learning_rate", "0"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, check=True)
+    check(further, tmp_path / "other work")
+    first, second = load_pretrained(model).params, load_pretrained(further).params
+    jax.tree.map(np.testing.assert_array_equal, first, second)  # no learning, no change
+
+
+def check(model, work):
     assert {path.name for path in model.iterdir()} >= {"README.md", "ATTRIBUTION.txt", "LICENCES", "model_index.json"}
     assert "| denoiser | 3 | 4 |" in (model / "README.md").read_text()
     pipeline = load_pretrained(model)
     pictures = pipeline(["a flat ball on a red background"], steps=2)
     assert pictures.shape == (1, 64, 64, 3)
     assert pipeline.schedule.prediction_type == "v_prediction"
-    grids = {path.name for path in (tmp_path / "work").rglob("*.png")}
+    grids = {path.name for path in work.rglob("*.png")}
     assert grids == {"restored.png", "step_000003.png", "samples.png"}

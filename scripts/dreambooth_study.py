@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Measure what DreamBooth does to the embedded model: docs/study.md, its tables and its figures.
+
+    python scripts/dreambooth_study.py --sprites SPRITES --work WORK                     # everything
+    python scripts/dreambooth_study.py --sprites SPRITES --work WORK --subjects poodle,parrot \\
+        --experiments "Prior preservation"                                               # a part of it
+    python scripts/dreambooth_study.py --work WORK --report_only                         # the report of what is there
+
+It trains conditions × subjects × seeds models, seed by seed, and can be stopped at any time: the same command goes on.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from study import judge, report, subjects
+from study.conditions import EXPERIMENTS
+from study.runs import Study, jobs, read_results, run
+from tqdm import tqdm
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """From the command line."""
+    titles = [experiment.title for experiment in EXPERIMENTS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sprites", type=Path, help="folder with sprites.parquet")
+    parser.add_argument("--work", type=Path, required=True, help="folder for results and runs in progress")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where study.md goes")
+    parser.add_argument("--model", default="embedded", help="model folder")
+    parser.add_argument("--judge", type=Path, default=judge.SHIPPED, help="the judge's folder")
+    parser.add_argument("--subjects", default="", help=f"of {','.join(subjects.CLASS_NOUNS)},{subjects.DRAWN}; or all")
+    parser.add_argument("--experiments", default="", help=f"of {', '.join(titles)}; separated by commas, or all")
+    parser.add_argument("--seeds", type=int, default=3, help="of each condition and subject")
+    parser.add_argument("--report_only", action="store_true", help="train nothing")
+    options = parser.parse_args(arguments)
+    options.experiments = [title.strip() for title in options.experiments.split(",") if title]
+    if unknown := set(options.experiments) - set(titles):
+        parser.error(f"no such experiment: {', '.join(unknown)}; there are {', '.join(titles)}")
+    if not options.report_only and not options.sprites:
+        parser.error("--sprites is needed, unless --report_only is given")
+    return options
+
+
+def main(options: argparse.Namespace) -> None:
+    """Train what is missing, then write the report."""
+    study = Study(work=options.work, judge=judge.load(options.judge), model=options.model)
+    study.work.mkdir(parents=True, exist_ok=True)
+    if not options.report_only:
+        every = [subject for subject in (*subjects.held_out(options.sprites), subjects.drawn())]
+        names = options.subjects.split(",") if options.subjects else [subject.name for subject in every]
+        chosen = [subject for subject in every if subject.name in names]
+        todo = [
+            (training, samplings, subject, seed)
+            for seed in range(options.seeds)
+            for training, samplings in jobs(options.experiments)
+            for subject in chosen
+        ]
+        for training, samplings, subject, seed in tqdm(todo, unit="model"):
+            run(study, training, samplings, subject, seed)
+    report.write(options.docs, read_results(study.results), study.judge)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    main(parse())

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Subjects that the embedded model was not pretrained on, and their few pictures.
+
+Eight are drawings that the set of sprites holds out (a concept, or one designer's drawings of it); the ninth is the
+creature of the quick start, drawn by us. Instance picture i of a subject depends on its name and i alone.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from embedded import scenes
+from embedded.compose import paste
+from embedded.sprites import decode, read_sprites
+from jaxtyping import UInt8
+from PIL import Image
+
+CLASS_NOUNS = {
+    "poodle": "dog",
+    "parrot": "bird",
+    "pickup_truck": "truck",
+    "teddy_bear": "bear",
+    "backpack": "backpack",
+    "latte_cup": "cup",
+    "robot": "robot",
+    "vintage_tv": "television",
+}
+DRAWN = "alien"
+"""The creature of ``scripts/draw_subject.py``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One thing to learn."""
+
+    name: str
+    class_noun: str
+    views: Sequence[Image.Image]
+    """RGBA, upright."""
+
+    def picture(self, index: int, *, size: int = 64) -> tuple[UInt8[np.ndarray, "s s 3"], str]:
+        """(instance picture ``index``, where it is): other backgrounds, scales, angles, mirror images."""
+        rng = np.random.default_rng((zlib.crc32(self.name.encode()), index))
+        canvas, where = scenes.background(rng, 2 * size, plain=0.5, patterned=0.15)
+        return self.before(canvas, rng, index=index, size=size), where
+
+    def before(self, canvas: Image.Image, rng: np.random.Generator, *, index: int, size: int) -> np.ndarray:
+        """The subject before a background of twice the size."""
+        canvas = paste(
+            canvas,
+            self.views[index % len(self.views)],
+            rng.uniform(0.62, 0.9),
+            (0.5 + rng.uniform(-0.07, 0.07), 0.5 + rng.uniform(-0.07, 0.07)),
+            angle=rng.normal(0, 8),
+            mirror=bool(index % 2) and len(self.views) == 1,
+        )
+        return np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
+
+
+def held_out(folder: Path) -> list[Subject]:
+    """The subjects of a folder of sprites, in the order of :data:`CLASS_NOUNS`."""
+    sprites = [sprite for sprite in read_sprites(folder, split="heldout", tiers=(1, 2, 3)) if sprite.subject]
+    return [
+        Subject(name=name, class_noun=noun, views=[decode(sprite.image) for sprite in own])
+        for name, noun in CLASS_NOUNS.items()
+        if (own := [sprite for sprite in sprites if sprite.subject == name])
+    ]
+
+
+def drawn() -> Subject:
+    """The quick start's creature, looking left, ahead and right."""
+    import draw_subject
+
+    views = [draw_subject.creature(192, glance) for glance in (0.0, 0.8, -0.8)]
+    return Subject(name=DRAWN, class_noun="alien", views=views)
+
+
+def write_instances(subject: Subject, folder: Path, *, count: int, words: str = "a {identifier} {class_noun}") -> None:
+    """``count`` pictures beside their captions, which are ``words`` and where the subject is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        picture, where = subject.picture(index)
+        Image.fromarray(picture).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"{words} {where}\n", encoding="utf-8")

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The study: its subjects, its judge, its scores, and what it concludes."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from embedded.compose import Composer, Grammar
+from embedded.fit import Stage
+from embedded.sprites import read_sprites
+from study import judge as judges
+from study import judge_training, report, runs, scores, subjects
+from study.conditions import EXPERIMENTS, Claim, Condition, Experiment, Sampling, Training
+
+from tests.scripts import sprites
+
+NOUNS, NAMES = ["alien", "ball", "box"], ["alien", "robot"]
+
+
+@pytest.fixture(scope="module")
+def judge():
+    own = judges.network(NOUNS, NAMES)
+    shapes = jax.eval_shape(own.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: jnp.asarray(0.2 * draw.normal(size=s.shape), s.dtype), shapes)
+    return judges.Judge(nouns=NOUNS, subjects=NAMES, params=params)
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 64, 64, 3)).astype(np.uint8)
+
+
+class TestJudge:
+    def test_what_is_written_judges_the_same(self, judge, tmp_path):
+        judge.save(tmp_path)
+        again, some = judges.load(tmp_path), pictures(5)
+        assert again(some).nouns == judge(some).nouns
+        np.testing.assert_allclose(again(some).features, judge(some).features, atol=5e-3)
+
+    def test_a_verdict_does_not_depend_on_its_neighbours(self, judge):
+        some = pictures(5)
+        whole, one = judge(some, size=4), judge(some[3:4], size=4)
+        assert whole.subjects[3:4] == one.subjects
+        np.testing.assert_allclose(whole.features[3:4], one.features, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(whole.features, axis=1), 1.0, rtol=1e-6)
+
+    def test_it_learns_from_a_folder_of_sprites(self, tmp_path, monkeypatch):
+        folder = sprites.write(tmp_path / "sprites", sprites.row("ball", "flat", "red") | {"name": "odd ball"})
+        monkeypatch.setattr(judge_training, "CLASS_NOUNS", {"robot": "box"})
+        settings = judge_training.JudgeSettings(
+            sprites=folder,
+            work=tmp_path / "work",
+            output=tmp_path / "judge",
+            count=24,
+            workers=1,
+            stage=Stage(steps=2, batch_size=8, learning_rate=1e-3, warmup=1),
+        )
+        monkeypatch.setattr(judge_training, "_VALIDATED", 16)
+        monkeypatch.setattr(judge_training, "_COMMON", 2)
+        monkeypatch.setattr(judge_training, "_is_unseen", lambda name: name == "odd ball")
+        made = judge_training.train_judge(settings)
+        assert made.subjects == ["alien", "robot"]
+        assert made.nouns == ["alien", "ball", "box"]
+        assert set(judges.load(tmp_path / "judge").measured) == set(made.measured)
+
+    def test_labels_are_what_is_shown(self, sprite_folder):
+        _, _, own = judge_training.drawings(sprite_folder)
+        alien = next(sprite for sprite in own if sprite.subject == "alien")
+        assert judge_training.label(alien, NOUNS, NAMES) == (0, 0)
+        other = read_sprites(sprite_folder, nouns=["ball"])[0]
+        assert judge_training.label(other, NOUNS, NAMES) == (1, 2)  # nobody comes last
+
+
+def test_a_composer_shows_one_thing_and_says_which(sprite_folder):
+    composer = Composer(read_sprites(sprite_folder), Grammar(size=32), seed=0)
+    (picture, sprite), (again, same) = composer.alone(3), composer.alone(3)
+    assert sprite == same
+    np.testing.assert_array_equal(picture, again)
+    assert len({composer.alone(i)[1].noun for i in range(20)}) == 2
+
+
+class TestSubjects:
+    def test_held_out_sprites_become_subjects(self, sprite_folder):
+        (robot,) = subjects.held_out(sprite_folder)
+        assert (robot.name, robot.class_noun) == ("robot", "robot")
+
+    def test_instances_differ_and_have_captions(self, tmp_path):
+        subjects.write_instances(subjects.drawn(), tmp_path, count=4)
+        captions = [(tmp_path / f"{i}.txt").read_text() for i in range(4)]
+        assert all(text.startswith("a {identifier} {class_noun} ") for text in captions)
+        assert len({(tmp_path / f"{i}.png").read_bytes() for i in range(4)}) == 4
+
+    def test_the_first_pictures_do_not_depend_on_how_many_follow(self):
+        one, again = subjects.drawn().picture(2), subjects.drawn().picture(2)
+        np.testing.assert_array_equal(one[0], again[0])
+        assert one[1] == again[1]
+
+
+class TestConditions:
+    def test_names_are_unique_and_claims_name_them(self):
+        for experiment in EXPERIMENTS:
+            names = [condition.name for condition in experiment.conditions]
+            assert len(set(names)) == len(names)
+            for claim in experiment.claims:
+                assert {claim.more, claim.less} <= set(names)
+                assert claim.metric in scores.METRICS
+
+    def test_every_condition_is_a_config(self, judge, tmp_path):
+        study = runs.Study(work=tmp_path, judge=judge)
+        for training, samplings in runs.jobs():
+            shown, config = runs.prepare(study, training, subjects.drawn(), seed=2)
+            assert len(shown) == training.instances
+            assert config.train.seed == 2
+            assert config.prior.class_prompt in ("an {class_noun}", "a flat {class_noun}")
+            assert len(set(samplings)) == len(samplings)
+
+    def test_the_usual_run_is_trained_once(self):
+        trainings = [training for training, _ in runs.jobs()]
+        assert len({training.key for training in trainings}) == len(trainings)
+        usual = [samplings for training, samplings in runs.jobs() if training == Training()]
+        assert len(usual) == 1
+        assert len(usual[0]) > 3
+        assert len(runs.jobs(["Prior preservation"])) == 4
+
+
+class TestScores:
+    def test_features_like_the_instances_are_faithful(self):
+        rows = np.eye(3, dtype=np.float32)
+        assert scores.similarity(rows[:1], rows[:1]) == 1
+        assert scores.similarity(rows[:1], rows[1:]) == 0
+
+    def test_diversity_looks_at_one_prompt_at_a_time(self):
+        rows = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
+        assert scores.diversity(rows, ["a", "a", "b", "b"]) == 0
+        assert scores.diversity(rows, ["a", "b", "a", "b"]) == 1
+
+    def test_pictures_of_the_background_asked_for_are_obedient(self, judge):
+        asked = scores.prompts("a sks alien", "alien")
+        assert all("sks" not in prompt and prompt.startswith("an alien") for prompt in asked.of_class)
+        composer = np.stack([subjects.drawn().picture(i)[0] for i in range(len(asked.identifier))])
+        found = scores.score(
+            judge,
+            subject="alien",
+            class_noun="alien",
+            asked=asked,
+            instances=composer[:5],
+            identifier_pictures=composer,
+            class_pictures=composer,
+        )
+        assert set(found) == set(scores.METRICS)
+        assert found["drift"] == pytest.approx(found["fidelity"])
+        assert 0 <= found["prompt"] < 0.5  # backgrounds at random
+
+
+class TestReport:
+    EXPERIMENT = Experiment(
+        title="Of a test",
+        conditions=tuple(
+            Condition(name=name, training=Training(settings={"train.steps": i})) for i, name in enumerate("AB")
+        ),
+        claims=(Claim("A is more.", "fidelity", "A", "B"),),
+    )
+
+    def rows(self, more, less, noise=0.01):
+        draw = np.random.default_rng(0)
+        return [
+            runs.identity(condition.training, Sampling(), "robot", seed)
+            | {metric: value + noise * draw.normal() for metric in scores.METRICS}
+            for condition, value in zip(self.EXPERIMENT.conditions, (more, less))
+            for seed in range(4)
+        ]
+
+    @pytest.mark.parametrize(
+        ("more", "less", "noise", "said"),
+        [(0.9, 0.5, 0.01, "Holds"), (0.5, 0.9, 0.01, "Does not hold"), (0.7, 0.71, 0.3, "Open")],
+    )
+    def test_claims_are_judged_by_pairs(self, more, less, noise, said):
+        rows = self.rows(more, less, noise)
+        found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
+        assert f"**{said}**" in report.section(self.EXPERIMENT, found)
+
+    def test_two_pairs_say_nothing(self):
+        rows = [row for row in self.rows(0.9, 0.5) if row["seed"] < 2]
+        found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
+        assert "**Open**" in report.section(self.EXPERIMENT, found)
+
+    def test_nothing_there_is_said_rarely(self):
+        draw = np.random.default_rng(0)
+        said = [
+            report.verdict(
+                *report.compare(
+                    self.EXPERIMENT.claims[0],
+                    {
+                        name: [{"subject": "", "seed": seed, "fidelity": draw.normal()} for seed in range(4)]
+                        for name in "AB"
+                    },
+                )[:2]
+            )
+            for _ in range(400)
+        ]
+        assert said.count("Open") > 0.92 * len(said)
+
+    def test_it_has_what_is_there(self, judge, tmp_path, monkeypatch):
+        pytest.importorskip("matplotlib")
+        other = Condition(name="A", training=Training(instances=3))
+        missing = replace(self.EXPERIMENT, title="Missing", conditions=(other,))
+        monkeypatch.setattr(report, "EXPERIMENTS", (self.EXPERIMENT, missing))
+        measured = {
+            "class_right_on_unseen_drawings": 0.5,
+            "classes": 3,
+            "subject_right_in_unseen_scenes": 1.0,
+            "taken_for_a_subject": 0.0,
+        }
+        report.write(tmp_path, self.rows(0.9, 0.5), replace(judge, measured=measured))
+        text = (tmp_path / "study.md").read_text()
+        assert "## Of a test" in text
+        assert "Missing" not in text
+        assert (tmp_path / "study" / "of_a_test.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_once(judge, tmp_path):
+    study = runs.Study(work=tmp_path, judge=judge)
+    short = Training(settings={"train.steps": 2, "prior.num_images": 2, "prior.steps": 2})
+    for _ in range(2):
+        runs.run(study, short, [Sampling(steps=2)], subjects.drawn(), 0)
+    (line,) = runs.read_results(study.results)
+    assert set(scores.METRICS) <= set(line)
+    assert not list((tmp_path / "runs").glob("*"))
+    assert json.loads(study.results.read_text()) == line
