@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dreambooth_jax.export import save_pretrained as save_pretrained
     from dreambooth_jax.pipeline import Pipeline as Pipeline
     from dreambooth_jax.pipeline import load_pretrained as load_pretrained
+    from dreambooth_jax.planning import plan as plan
     from dreambooth_jax.trainer import train as train
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "save_pretrained": "export",
     "Pipeline": "pipeline",
     "load_pretrained": "pipeline",
+    "plan": "planning",
     "train": "trainer",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "load_config",
     "load_pretrained",
+    "plan",
     "save_pretrained",
     "train",
 ]

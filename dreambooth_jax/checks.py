@@ -4,9 +4,12 @@
 
 from collections.abc import Iterator
 
-from dreambooth_jax.config import Config
+from dreambooth_jax.config import Config, OptimizerConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.errors import InputError
+
+UNUSED = {"adamw": (), "lion": ("eps",), "adafactor": ("beta1", "beta2", "eps", "moments")}
+"""Settings that an optimizer does not have."""
 
 
 def check_config(config: Config) -> None:
@@ -28,7 +31,7 @@ def problems(config: Config) -> Iterator[str]:
         "samples.num_images": (config.samples.num_images, 1),
         "samples.steps": (config.samples.steps, 1),
         "prior.num_images": (config.prior.num_images, 1),
-        "prior.batch_size": (config.prior.batch_size, 1),
+        "prior.batch_size": (1 if config.prior.batch_size is None else config.prior.batch_size, 1),
         "prior.steps": (config.prior.steps, 1),
         "prior.weight": (config.prior.weight, 0),
         "optimizer.learning_rate": (config.optimizer.learning_rate, 0),
@@ -41,13 +44,21 @@ def problems(config: Config) -> Iterator[str]:
         if not value >= least:
             yield f"{key} is {value}, but must be at least {least}"
     fractions = {"train.ema_decay": config.train.ema_decay, "optimizer.beta1": config.optimizer.beta1}
-    for key, value in (fractions | {"optimizer.beta2": config.optimizer.beta2}).items():
+    if config.optimizer.beta2 is not None:
+        fractions["optimizer.beta2"] = config.optimizer.beta2
+    for key, value in fractions.items():
         if not 0 <= value < 1:
             yield f"{key} is {value}, but must be at least 0 and below 1"
+    if config.train.device_memory is not None and not config.train.device_memory > 0:
+        yield f"train.device_memory is {config.train.device_memory}, but must be above 0; null asks the device"
     if config.data.resolution < 8 or config.data.resolution % 8:
         yield f"data.resolution is {config.data.resolution}, but must be a multiple of 8, such as 512"
     if config.optimizer.clip_norm is not None and not config.optimizer.clip_norm > 0:
         yield f"optimizer.clip_norm is {config.optimizer.clip_norm}, but must be above 0; null does not clip"
+    for name in UNUSED[config.optimizer.kind]:
+        value = getattr(config.optimizer, name)
+        if value != getattr(OptimizerConfig(), name):
+            yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
     start, stop, steps = config.text_encoder.start, config.text_encoder.stop, config.train.steps
     if stop != 0 and start >= (steps if stop == -1 else min(stop, steps)):
         yield f"text_encoder.start {start} is not before text_encoder.stop {stop} and the end, train.steps {steps}"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""``dreambooth-jax train | prior | sample | export``: parse, call, print.
+"""``dreambooth-jax train | prior | plan | sample | export``: parse, call, print.
 
 Exit codes: 0 done (or stopped by a signal, and saved), 2 wrong input (one line), 1 a failure of ours (a traceback).
 """
@@ -81,6 +81,7 @@ class ExportOptions:
 USAGE: dict[str, tuple[str, str, type]] = {
     "train": ("[CONFIG.yaml ...] [KEY=VALUE ...]", "personalise a model, or go on doing so", Config),
     "prior": ("[CONFIG.yaml ...] [KEY=VALUE ...]", "only make the class images", Config),
+    "plan": ("[CONFIG.yaml ...] [KEY=VALUE ...] [--devices N]", "what a run needs of memory and work", Config),
     "sample": ("SOURCE PROMPT [PROMPT ...] [OPTIONS]", "draw pictures and a labelled grid", SampleOptions),
     "export": ("SOURCE OUT [OPTIONS]", "write a folder for diffusers, ComfyUI and A1111", ExportOptions),
 }
@@ -98,6 +99,27 @@ def prior(config: Config) -> None:
     from dreambooth_jax import preparation
 
     print(preparation.make_class_images(config))
+
+
+def plan(config: Config, devices: int | None) -> None:
+    """Compile a run without weights, and tell what it needs.
+
+    Raises:
+        InputError: if it does not fit.
+    """
+    import jax
+
+    if devices is not None:
+        if devices < 1:
+            raise InputError(f"--devices is {devices}, but must be at least 1")
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", devices)
+    from dreambooth_jax import planning
+
+    found = planning.plan(config)
+    print(found)
+    if not found.fits:
+        raise InputError(f"this run {found.verdict}: change what is listed above")
 
 
 def sample(options: SampleOptions) -> None:
@@ -169,6 +191,8 @@ def make_parser() -> "ArgumentParser":
         parser = new_parser(usage=f"dreambooth-jax {verb} {usage}")
         if options is Config:
             add_settings(parser)
+            if verb == "plan":
+                parser.add_argument("--devices", type=int | None, help="Pretend so many CPU devices.")
         else:
             parser.add_class_arguments(options)
         verbs.add_subcommand(verb, parser, help=help_text)
@@ -186,7 +210,7 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     if verb not in USAGE:
         return list(arguments)
     options, bare = split_bare(rest)
-    if verb in ("train", "prior"):
+    if USAGE[verb][2] is Config:
         return [verb, *(f"--config={t}" if t.endswith((".yaml", ".yml")) else f"--{t}" for t in bare), *options]
     named = [f"--source={bare[0]}"] if bare else []
     if verb == "export":
@@ -217,7 +241,9 @@ def run(arguments: Sequence[str]) -> None:
     verb = next((word for word in arguments if word in USAGE), "train")
     parsed = parse(make_parser(), normalise(arguments), known=list(keys(USAGE[verb][2])))
     values: dict[str, Any] = {key: value for key, value in parsed[verb].as_dict().items() if key != "config"}
-    if verb in ("train", "prior"):
+    if verb == "plan":
+        plan(devices=values.pop("devices"), config=Config(**values))
+    elif verb in ("train", "prior"):
         {"train": train, "prior": prior}[verb](Config(**values))
     elif verb == "sample":
         sample(SampleOptions(**values))

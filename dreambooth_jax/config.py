@@ -2,8 +2,8 @@
 # Copyright The dreambooth_jax authors
 """Every setting of a run, with its default. YAML files hold only what differs.
 
-The string after a field is its help text on the command line. Only ``trainer.py`` and ``cli.py`` read these classes as
-a whole; everything below takes explicit arguments.
+The string after a field is its help text on the command line. Only ``cli.py``, ``trainer.py``, ``preparation.py``,
+``planning.py`` and ``assembly.py`` read these classes as a whole; everything below takes explicit arguments.
 """
 
 import dataclasses
@@ -76,8 +76,8 @@ class PriorConfig:
     """Sampling steps of a class image."""
     guidance_scale: float = 7.5
     """Guidance scale of the class images."""
-    batch_size: int = 4
-    """Class images made at once on each device."""
+    batch_size: int | None = None
+    """Class images made at once on each device; by default as many as fit, and 4 on a CPU."""
     seed: int = 0
     """Class image number i is made with seed + i."""
 
@@ -96,8 +96,12 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    kind: Literal["adamw", "adafactor", "lion"] = "adamw"
+    """adafactor keeps next to no moments, lion one (and wants a rate three to ten times smaller), adamw two."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the first moment of adamw and lion."""
     learning_rate: float = 2e-6
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
@@ -108,10 +112,10 @@ class OptimizerConfig:
     """Exponent of the polynomial schedule."""
     beta1: float = 0.9
     """Decay of the first moment."""
-    beta2: float = 0.999
-    """Decay of the second moment."""
+    beta2: float | None = None
+    """Decay of the second moment; by default 0.999. Of lion's only moment; by default 0.99."""
     eps: float = 1e-8
-    """Added to the denominator."""
+    """Added to adamw's denominator."""
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
     no_decay: tuple[str, ...] = (r".*/bias", r".*/scale")
@@ -134,12 +138,14 @@ class TrainConfig:
     """Everything random descends from it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype; auto is bfloat16 on TPU and GPU, float32 on CPU. Parameters and optimizer stay float32."""
-    remat: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    remat: Literal["nothing", "blocks", "attention"] = "nothing"
+    """What the backward pass computes again instead of keeping it: blocks saves most memory for a third more time."""
     ema_decay: float = 0.0
     """Decay of a moving average of what is trained; 0 keeps none."""
     parallel: Literal["auto", "pmap", "fsdp"] = "auto"
     """pmap replicates the state, fsdp shards it; auto is pmap on several devices."""
+    device_memory: float | None = None
+    """Gigabytes that each device has; by default what it says. A run that needs more is refused before it starts."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
 

@@ -5,13 +5,13 @@
     prompts -> ids -> text states ─┐
     seeds -> normal latents ───────┴─> sampler(guided(UNet)) -> latents -> decoder -> pictures
 
-Each local device runs the program on its share of the pictures, with its own copy of the parameters. A program is
-compiled once for each number and size of pictures; steps, guidance scale, eta and seeds are its arguments.
+Each local device runs the program on its share of the pictures, with its own copy of the parameters. It is compiled
+once for each number and size of pictures; steps, guidance scale, eta and seeds are its arguments.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
@@ -34,8 +34,9 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
+from dreambooth_jax.spread import local_mesh, lower, share, spread
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.pretrained import Components, load_components
+from dreambooth_jax.weights.pretrained import Components, describe_components, load_components
 
 Number: TypeAlias = float | int
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
@@ -90,13 +91,13 @@ class Pipeline:
     def encode_prompts(self, params: Tree, prompts: str | Sequence[str]) -> Float[Array, "b s d"]:
         """Text states of prompts, in at least float32."""
         ids = self.tokenizer(_texts("prompts", prompts))
-        return _spread(_apply, (self.text_encoder, None), params["text_encoder"], ids)
+        return spread(_apply, (self.text_encoder, None), params["text_encoder"], ids)
 
     def encode_images(
         self, params: Tree, images: Float[Array | np.ndarray, "b H W 3"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """Mean and log variance of the raw, unscaled latents of pictures in [-1, 1], in at least float32."""
-        return _spread(_apply, (self.vae, "encode"), params["vae"], images)
+        return spread(_apply, (self.vae, "encode"), params["vae"], images)
 
     def __call__(
         self,
@@ -148,16 +149,36 @@ class Pipeline:
         _check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
         _check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
         _check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
-        table = SAMPLERS[sampler].table(self.schedule, steps)
-
+        static, *shared = self._program(sampler, steps, guidance_scale, eta)
         rows = self._rows(texts, negative, seeds, sides, latents)
-        static = (self.unet, self.vae, self.text_encoder, SAMPLERS[sampler], self.schedule.prediction_type)
-        shared = (table, jnp.asarray(float(guidance_scale)), jnp.asarray(float(eta)))
         params = self.params if params is None else params
-        final, images = map(np.asarray, _spread(_generate, static, params, rows, *shared))
+        final, images = map(np.asarray, spread(_generate, static, params, rows, *shared))
         if output == "uint8":
             return np.rint(255 * images).astype(np.uint8)
         return images if output == "float32" else final
+
+    def lower(
+        self, count: int, *, sampler: str = "ddim", height: int | None = None, width: int | None = None
+    ) -> jax.stages.Lowered:
+        """The program that a call makes ``count`` pictures of one size with, ready to be compiled; nothing is computed.
+
+        The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
+        """
+        static, *shared = self._program(sampler, 1, 1.0, 0.0)
+        count = share(count) * local_mesh().size
+        sides = (*self._latent_sides(height, width, None), self.unet.config.in_channels)
+
+        def rows() -> _Rows:
+            ids = jnp.zeros((count, self.tokenizer.max_length), jnp.int32)
+            return _Rows(ids, ids, jnp.zeros((count, *sides)), jnp.stack([rng.root_key(0)] * count))
+
+        return lower(_generate, static, self.params, jax.eval_shape(rows), *shared)
+
+    def _program(self, sampler: str, steps: int, guidance_scale: Number, eta: Number) -> tuple[Any, ...]:
+        """What a sampler compiles to, and what is given to it for all pictures."""
+        kind = SAMPLERS[sampler]
+        static = (self.unet, self.vae, self.text_encoder, kind, self.schedule.prediction_type)
+        return static, kind.table(self.schedule, steps), jnp.asarray(float(guidance_scale)), jnp.asarray(float(eta))
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
@@ -198,17 +219,29 @@ def load_pretrained(
     Raises:
         InputError: if there is no such model, or it asks for something we don't have.
     """
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    everywhere = NamedSharding(_mesh(), PartitionSpec())
+    everywhere = NamedSharding(local_mesh(), PartitionSpec())
     components = load_components(
         path_or_hub_id,
         revision=revision,
         variant=variant,
-        dtype=dtype,
+        dtype=_compute_dtype(dtype),
         place=lambda name, array: jax.device_put(array, everywhere),
     )
     return Pipeline.from_components(components)
+
+
+def describe_pretrained(
+    path_or_hub_id: str | Path, revision: str | None = None, dtype: DTypeLike | None = None
+) -> Pipeline:
+    """:func:`load_pretrained` without weights: its parameters are ``jax.ShapeDtypeStruct``, and none are downloaded."""
+    components = describe_components(path_or_hub_id, revision=revision, dtype=_compute_dtype(dtype))
+    return Pipeline.from_components(components)
+
+
+def _compute_dtype(dtype: DTypeLike | None) -> DTypeLike:
+    if dtype is not None:
+        return dtype
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
 class _Rows(NamedTuple):
@@ -250,36 +283,6 @@ def _generate(
 
 def _apply(module: nn.Module, method: str | None, params: Tree, *inputs: Array) -> Any:
     return module.apply({"params": params}, *inputs, method=method)
-
-
-def _spread(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> Any:
-    """``program(*static, params, rows, *shared)`` with the rows of a batch split over the local devices."""
-    mesh = _mesh()
-    count = len(jax.tree.leaves(rows)[0])
-    share = -(-count // mesh.size)
-    padded = np.minimum(np.arange(share * mesh.size), count - 1)  # the last row fills up what is missing
-    rows = jax.device_put(jax.tree.map(lambda x: x[padded], rows), NamedSharding(mesh, PartitionSpec("rows")))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    return jax.tree.map(lambda x: x[:count], _compiled(program, static, mesh, params, rows, *shared))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _compiled(
-    program: Callable, static: tuple[Hashable, ...], mesh: Mesh, params: Tree, rows: Any, *shared: Any
-) -> Any:
-    everywhere, split = PartitionSpec(), PartitionSpec("rows")
-    mapped = jax.shard_map(
-        partial(program, *static),
-        mesh=mesh,
-        in_specs=(everywhere, split, *(everywhere for _ in shared)),
-        out_specs=split,
-        check_vma=False,
-    )
-    return mapped(params, rows, *shared)
-
-
-def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.local_devices()), ("rows",))
 
 
 @partial(jax.jit, static_argnames="shape")

@@ -7,6 +7,7 @@
 Whatever can be wrong is found before anything is compiled, and what is made is on disk and not made again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +60,20 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
-def prepare(config: Config, folder: RunFolder, interrupt: Interrupt) -> Prepared | None:
-    """Read and check everything, then make class images and latents. None if a signal broke that off."""
+def prepare(
+    config: Config, folder: RunFolder, interrupt: Interrupt, *, before_loading: Callable[[], None] = lambda: None
+) -> Prepared | None:
+    """Read and check everything, then make class images and latents. None if a signal broke that off.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        interrupt: asked between batches.
+        before_loading: called before the model's weights are read; refuses the run by raising.
+    """
     meta = newest_meta(folder)
     photos = inputs.read_photos(config.data.instance_images, prompt=config.data.instance_prompt, data=config.data)
+    before_loading()
     pipe = inputs.open_pretrained(config.model, dtype=config.train.dtype)
     fingerprints = {"model": fingerprint(pipe.components.folder), "instance": inputs.digest(photos)}
     if meta:

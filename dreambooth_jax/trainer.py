@@ -9,34 +9,29 @@ It never turns back, and whatever is done is not done again when the same comman
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.assembly import assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_grid
 from dreambooth_jax.export import save_pretrained
+from dreambooth_jax.planning import check_state, check_steps
 from dreambooth_jax.preparation import Prepared, prepare
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.prepare.cache import text_table
-from dreambooth_jax.runs import RunFolder, adapter_of
+from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import Interrupt
-from dreambooth_jax.training.loop import Equipment, Hook, Phase, run_phases, split_phases
+from dreambooth_jax.training.loop import Equipment, Hook, Phase, run_phases
 from dreambooth_jax.training.metrics import MetricsFiles, NonFinite, Recorder
-from dreambooth_jax.training.objective import DenoisingObjective
-from dreambooth_jax.training.optimizer import adamw, learning_rate_schedule
-from dreambooth_jax.training.parallel import Mapper, check_divisible, make_mapper
-from dreambooth_jax.training.state import TrainState, init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.parallel import Mapper
+from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree, count, nbytes, shapes
 
 log = logging.getLogger(__name__)
@@ -49,19 +44,14 @@ def train(config: Config) -> Path:
         The run's folder. Its ``model/`` is the result, unless a signal ended the run before its last step.
 
     Raises:
-        InputError: for anything wrong with settings, files or pictures, and if the loss is not finite.
+        InputError: for anything wrong with settings, files or pictures, if it cannot fit into the devices' memory, and
+            if the loss is not finite.
     """
     check_config(config)
-    mapper = make_mapper(config.train.parallel)
-    check_divisible(
-        batch_size=config.train.batch_size,
-        copies=2 if config.prior.weight else 1,
-        accumulation=config.train.accumulation,
-        n_devices=len(mapper.devices),
-    )
+    mapper = mapper_of(config)
     folder = RunFolder(Path(config.run_dir))
     with Interrupt() as interrupt:
-        prepared = prepare(config, folder, interrupt)
+        prepared = prepare(config, folder, interrupt, before_loading=partial(check_state, config, mapper))
         if prepared is None:
             log.info("stopped while class images were made; run the same command to go on")
         elif prepared.first_step == config.train.steps and folder.model.exists():
@@ -78,37 +68,33 @@ class Training:
 
     def __init__(self, config: Config, folder: RunFolder, prepared: Prepared, mapper: Mapper):
         self.config, self.folder, self.mapper = config, folder, mapper
-        self.adapter: Adapter = adapter_of(config.text_encoder)
+        assembly = assemble(config, prepared.pipe, mapper)
+        self.adapter, self.phases = assembly.adapter, assembly.phases
         self.frozen, trainable = self.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
         # What is trained belongs to the state, which donates it: the pipeline keeps only its shapes.
         params = self.adapter.compose(self.frozen, shapes(trainable))
         self.pipe = dataclasses.replace(prepared.pipe, params=params)
         self.prepared = dataclasses.replace(prepared, pipe=self.pipe)
-        self.phases = split_phases(
-            steps=config.train.steps, start=config.text_encoder.start, stop=config.text_encoder.stop
-        )
-        self.optimizers, self.rates = optimization(config, self.phases, trainable)
+        self.assembly = dataclasses.replace(assembly, pipe=self.pipe)
         self.checkpoints = Checkpoints(
             folder.checkpoints, keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
         )
         self.state = self._first_state(trainable)
 
     def _first_state(self, trainable: Tree) -> TrainState:
-        def fresh(trainable: Tree) -> TrainState:
-            return init_state(trainable, self.optimizers, with_ema=self.config.train.ema_decay > 0)
-
-        expected = jax.eval_shape(fresh, trainable)
+        expected = self.assembly.state
         size = nbytes(expected) / 1e9
         log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", size, self.config.checkpoint.keep_last)
         step = self.prepared.first_step
         if not step:
-            return self.mapper.place(fresh(trainable))
+            return self.mapper.place(self.assembly.fresh_state(trainable))
         return self.mapper.place(self.checkpoints.restore(self.mapper.restore_target(expected), step=step))
 
     def run(self, interrupt: Interrupt) -> None:
         """Train, and export at the end; after a signal, only save."""
         config, first_step = self.config, self.prepared.first_step
         self.report()
+        check_steps(self.assembly, first_step=first_step)
         files = MetricsFiles(self.folder.path, first_step=first_step)
         recorder = Recorder(
             files,
@@ -180,21 +166,6 @@ class Training:
         config = self.config
         resting = "text_encoder" not in phase.active
         params = self.params(state)
-        step = make_train_step(
-            objective=DenoisingObjective(
-                unet=self.pipe.unet.clone(remat=config.train.remat),
-                text_encoder=self.pipe.text_encoder.clone(remat=config.train.remat),
-                schedule=self.pipe.schedule,
-                scaling_factor=self.pipe.vae.config.scaling_factor,
-                n_instances=config.train.batch_size,
-            ),
-            adapter=self.adapter,
-            optimizers=self.optimizers,
-            active=phase.active,
-            accumulation=config.train.accumulation,
-            clip_norm=config.optimizer.clip_norm,
-            ema_decay=config.train.ema_decay,
-        )
 
         def table(examples: inputs.Examples) -> ExampleTable:
             texts, index = text_table(
@@ -203,12 +174,10 @@ class Training:
             mean, logvar = examples.moments
             return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
 
-        # Towers that rest are not in the step: their work is in the tables.
-        resting_towers = ("vae", "text_encoder") if resting else ("vae",)
-        needed = {name: tree for name, tree in self.frozen.items() if name not in resting_towers}
+        rates = self.assembly.rates
         return Equipment(
-            step=self.mapper.map(step),
-            frozen=self.mapper.place(needed),
+            step=self.assembly.steps[phase.active],
+            frozen=self.mapper.place(self.assembly.needed(phase.active, self.frozen)),
             data=DreamBoothData(
                 instance=table(self.prepared.instance),
                 prior=table(self.prepared.prior) if self.prepared.prior else None,
@@ -216,7 +185,7 @@ class Training:
                 prior_weight=config.prior.weight,
                 seed=config.train.seed,
             ),
-            rates=lambda step: {f"learning_rate/{group}": float(self.rates[group][step]) for group in phase.active},
+            rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in phase.active},
         )
 
     def params(self, state: TrainState) -> Tree:
@@ -275,36 +244,3 @@ class Training:
             f"(optimizer.learning_rate={self.config.optimizer.learning_rate:g}), float16 weights that overflowed when "
             "they were saved, or a scheduler_config.json whose prediction_type is not the model's"
         )
-
-
-def optimization(
-    config: Config, phases: Sequence[Phase], groups: Iterable[str]
-) -> tuple[dict[str, optax.GradientTransformation], dict[str, np.ndarray]]:
-    """Per group: its optimizer, and its learning rate at each step of the run.
-
-    A schedule runs over the stretch in which the group is trained, warm-up included, and counts that group's steps.
-    """
-    optimizers, rates = {}, {}
-    for group in groups:
-        active = [phase for phase in phases if group in phase.active]
-        start, stop = active[0].start, active[-1].stop
-        own = config.text_encoder.learning_rate if group == "text_encoder" else None
-        schedule = learning_rate_schedule(
-            config.optimizer.schedule,
-            peak=config.optimizer.learning_rate if own is None else own,
-            steps=stop - start,
-            warmup_steps=config.optimizer.warmup_steps,
-            power=config.optimizer.power,
-        )
-        optimizers[group] = adamw(
-            schedule,
-            group=group,
-            beta1=config.optimizer.beta1,
-            beta2=config.optimizer.beta2,
-            eps=config.optimizer.eps,
-            weight_decay=config.optimizer.weight_decay,
-            no_decay=config.optimizer.no_decay,
-        )
-        # All of them at once, so that the loop never waits for a device to log one.
-        rates[group] = np.pad(np.asarray(jax.vmap(schedule)(jnp.arange(stop - start))), (start, 0))
-    return optimizers, rates

@@ -22,6 +22,7 @@ def test_the_defaults_need_a_class_noun_and_nothing_else():
         ("optimizer.learning_rate=-1e-6", "optimizer.learning_rate is -1e-06"),
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate is nan"),
         ("optimizer.clip_norm=0", "null does not clip"),
+        ("optimizer.beta2=1", "optimizer.beta2 is 1"),
         ("prior.weight=-1", "prior.weight is -1"),
         ("data.resolution=500", "multiple of 8"),
         ("data.identifier=", "data.identifier is empty"),
@@ -46,4 +47,23 @@ def test_the_text_encoders_stretch_must_be_one(start, stop, fine):
         check_config(config)
     else:
         with pytest.raises(InputError, match="is not before"):
+            check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "fine"),
+    [
+        ("adamw", "moments=bfloat16", True),
+        ("lion", "moments=bfloat16", True),
+        ("lion", "eps=1e-6", False),
+        ("adafactor", "moments=bfloat16", False),
+        ("adafactor", "beta2=0.9", False),
+    ],
+)
+def test_an_optimizer_refuses_what_it_does_not_have(kind, override, fine):
+    config = load_config(None, [*GOOD, f"optimizer.kind={kind}", f"optimizer.{override}"])
+    if fine:
+        check_config(config)
+    else:
+        with pytest.raises(InputError, match=rf"^optimizer\.\w+ is .*, but {kind} has no use for it: leave it out$"):
             check_config(config)

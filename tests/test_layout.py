@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest floor first. Within a room, a file may import those listed after it.
 FLOORS: list[dict[str, list[str]]] = [
-    {"errors": [], "_version": [], "rng": []},
+    {"errors": [], "_version": [], "rng": [], "memory": [], "flops": []},
     {
         "trees": [],
         "config": [],
@@ -25,6 +25,7 @@ FLOORS: list[dict[str, list[str]]] = [
         "data": ["dreambooth", "sources", "images", "prompts", "screening", "png", "tokenizer", "order"],
         "adapters": ["full", "base"],
         "checks": [],
+        "spread": [],
     },
     {
         "export": [],
@@ -35,7 +36,8 @@ FLOORS: list[dict[str, list[str]]] = [
         ],
     },
     {"prepare": ["inputs", "class_images", "cache"], "evaluation": ["samples"], "runs": []},
-    {"preparation": []},
+    {"assembly": []},
+    {"planning": [], "preparation": []},
     {"trainer": []},
     {"cli": [], "__init__": [], "__main__": []},
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreambooth_jax import pipeline
+from dreambooth_jax import pipeline, spread
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
 
@@ -58,16 +58,16 @@ def test_a_picture_is_its_own_whatever_stands_beside_it(pipe):
 def test_the_number_of_devices_does_not_matter(pipe, monkeypatch):
     eight = pipe(PROMPTS, eta=0.5, **QUICK)
     one = Mesh(np.asarray(jax.devices()[:1]), ("rows",))
-    monkeypatch.setattr(pipeline, "_mesh", lambda: one)
+    monkeypatch.setattr(spread, "local_mesh", lambda: one)
     np.testing.assert_allclose(pipe(PROMPTS, eta=0.5, **QUICK), eight, atol=1e-4)
 
 
 def test_one_program_for_one_shape(pipe):
     pipe(PROMPTS, **QUICK)
-    before = pipeline._compiled._cache_size()
+    before = spread._compiled._cache_size()
     pipe(PROMPTS[:2], steps=7, guidance_scale=1, eta=1, seed=8, negative_prompt="blurry")
     replace(pipe, params=jax.tree.map(np.asarray, pipe.params))(PROMPTS, steps=1, output="latents")
-    assert pipeline._compiled._cache_size() == before
+    assert spread._compiled._cache_size() == before
 
 
 def test_what_a_picture_depends_on(pipe):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from dreambooth_jax import pipeline
+from dreambooth_jax import spread
 from dreambooth_jax.data.tokenizer import load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models.clip_text import CLIPTextModel
@@ -90,7 +90,7 @@ def run_theirs(pipe, ids, negative_ids, latents, **settings):
 )
 def test_guided_runs(kind, dtype, tolerance, monkeypatch):
     one = Mesh(np.asarray(jax.devices()[:1]), ("rows",))  # the others would repeat the same
-    monkeypatch.setattr(pipeline, "_mesh", lambda: one)
+    monkeypatch.setattr(spread, "local_mesh", lambda: one)
     torch_pipe = theirs(kind, dtype == "float64")
     noise = np.random.default_rng(0).normal(size=(2, *(torch_pipe.unet.config.sample_size,) * 2, 4)).astype(dtype)
     with jax.enable_x64(dtype == "float64"):

@@ -189,7 +189,7 @@ def test_the_options_work_together_and_masters_stay_float32(root):
     """bfloat16, rematerialisation, accumulation, moving average, random mirrored crops, decaying rate, text encoder."""
     options = [
         "train.dtype=bfloat16",
-        "train.remat=true",
+        "train.remat=blocks",
         "train.accumulation=2",
         "train.batch_size=8",
         "train.ema_decay=0.9",

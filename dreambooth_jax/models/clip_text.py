@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.models.attention import attention
 from dreambooth_jax.models.configs import CLIPTextConfig
-from dreambooth_jax.models.layers import LayerNorm, gelu, quick_gelu, wide
+from dreambooth_jax.models.layers import LayerNorm, Remat, gelu, quick_gelu, recomputed, wide
 
 _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
 
@@ -48,10 +48,12 @@ class CLIPLayer(nn.Module):
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "nothing"
 
     def setup(self) -> None:
+        cls = recomputed(CLIPAttention, self.remat == "attention")
         self.layer_norm1 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
-        self.self_attn = CLIPAttention(self.config.num_attention_heads, dtype=self.dtype)
+        self.self_attn = cls(self.config.num_attention_heads, dtype=self.dtype)
         self.layer_norm2 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
         self.mlp = CLIPMLP(self.config, dtype=self.dtype)
 
@@ -81,11 +83,11 @@ class CLIPEncoder(nn.Module):
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "nothing"
 
     def setup(self) -> None:
-        layer = nn.remat(CLIPLayer) if self.remat else CLIPLayer
-        self.layers = [layer(self.config, dtype=self.dtype) for _ in range(self.config.num_hidden_layers)]
+        layer = recomputed(CLIPLayer, self.remat == "blocks")
+        self.layers = [layer(self.config, self.dtype, self.remat) for _ in range(self.config.num_hidden_layers)]
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         for layer in self.layers:
@@ -98,7 +100,7 @@ class CLIPTextTransformer(nn.Module):
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "nothing"
 
     def setup(self) -> None:
         self.embeddings = CLIPEmbeddings(self.config, dtype=self.dtype)
@@ -115,12 +117,12 @@ class CLIPTextModel(nn.Module):
     Attributes:
         config: the network's shape.
         dtype: what to compute in.
-        remat: recompute activations in the backward pass, layer by layer.
+        remat: what the backward pass computes again: nothing, each layer, or each attention.
     """
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "nothing"
 
     def setup(self) -> None:
         self.text_model = CLIPTextTransformer(self.config, dtype=self.dtype, remat=self.remat)

@@ -8,6 +8,7 @@ convolution, [in, out] of a dense layer), ``bias`` and ``scale``.
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,14 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+
+Remat = Literal["nothing", "blocks", "attention"]
+"""What the backward pass computes again instead of keeping it."""
+
+
+def recomputed(cls: type[nn.Module], again: bool) -> type[nn.Module]:
+    """A module whose inside is computed again in the backward pass, if so asked; its parameters keep their names."""
+    return nn.remat(cls) if again else cls
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.models.configs import UNetConfig
-from dreambooth_jax.models.layers import GroupNorm, conv, timestep_embedding, wide
+from dreambooth_jax.models.layers import GroupNorm, Remat, conv, timestep_embedding, wide
 from dreambooth_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 
 
@@ -31,12 +31,12 @@ class UNet2DConditionModel(nn.Module):
     Attributes:
         config: the network's shape.
         dtype: what to compute in.
-        remat: recompute activations in the backward pass, one resnet or transformer at a time.
+        remat: what the backward pass computes again: nothing, each resnet and transformer, or each attention.
     """
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "nothing"
 
     def setup(self) -> None:
         config, dtype = self.config, self.dtype

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from dreambooth_jax.models.attention import Attention
 from dreambooth_jax.models.configs import UNetConfig
-from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Upsample, conv, gelu
+from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Remat, Upsample, conv, gelu, recomputed
 from dreambooth_jax.models.resnet import ResnetBlock
 
 Picture = Float[Array, "b h w c"]
@@ -53,15 +53,18 @@ class TransformerBlock(nn.Module):
         heads: of both attentions.
         only_cross_attention: attn1 looks at the text, too, and not at x itself.
         dtype: what to compute in.
+        remat: compute attentions again in the backward pass, if it says so.
     """
 
     heads: int
     only_cross_attention: bool
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "nothing"
 
     def setup(self) -> None:
         self.norm1, self.norm2, self.norm3 = (LayerNorm(1e-5, dtype=self.dtype) for _ in range(3))
-        self.attn1, self.attn2 = (Attention(self.heads, dtype=self.dtype) for _ in range(2))
+        cls = recomputed(Attention, self.remat == "attention")
+        self.attn1, self.attn2 = (cls(self.heads, dtype=self.dtype) for _ in range(2))
         self.ff = FeedForward(dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "b t c"], text: Text) -> Float[Array, "b t c"]:
@@ -80,6 +83,7 @@ class Transformer(nn.Module):
         linear: project by dense layers rather than by 1x1 convolutions.
         only_cross_attention: as in :class:`TransformerBlock`.
         dtype: what to compute in.
+        remat: as in :class:`TransformerBlock`.
     """
 
     heads: int
@@ -88,6 +92,7 @@ class Transformer(nn.Module):
     linear: bool
     only_cross_attention: bool = False
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "nothing"
 
     @nn.compact
     def __call__(self, x: Picture, text: Text) -> Picture:
@@ -102,7 +107,7 @@ class Transformer(nn.Module):
         h = project("proj_in", h).reshape(x.shape[0], -1, channels)
         for i in range(self.layers):
             block = TransformerBlock(
-                self.heads, self.only_cross_attention, dtype=self.dtype, name=f"transformer_blocks_{i}"
+                self.heads, self.only_cross_attention, self.dtype, self.remat, name=f"transformer_blocks_{i}"
             )
             h = block(h, text)
         return x + project("proj_out", h.reshape(x.shape))
@@ -115,24 +120,24 @@ class _Block(nn.Module):
         config: the UNet's shape.
         level: index of the block's channels, heads and layers in the config: 0 at full size.
         dtype: what to compute in.
-        remat: recompute activations in the backward pass, one resnet or transformer at a time.
+        remat: what the backward pass computes again.
     """
 
     config: UNetConfig
     level: int
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "nothing"
 
     @property
     def features(self) -> int:
         return self.config.block_out_channels[self.level]
 
     def _resnet(self) -> nn.Module:
-        cls = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        cls = recomputed(ResnetBlock, self.remat == "blocks")
         return cls(self.features, self.config.norm_num_groups, self.config.norm_eps, dtype=self.dtype)
 
     def _transformer(self, only_cross_attention: bool) -> nn.Module:
-        cls = nn.remat(Transformer) if self.remat else Transformer
+        cls = recomputed(Transformer, self.remat == "blocks")
         config = self.config
         return cls(
             config.heads[self.level],
@@ -141,6 +146,7 @@ class _Block(nn.Module):
             config.use_linear_projection,
             only_cross_attention,
             dtype=self.dtype,
+            remat=self.remat,
         )
 
     def _layers(self, count: int, block_type: str) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -11,13 +11,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from dreambooth_jax import memory, pipeline
 from dreambooth_jax.config import DataConfig, ModelConfig, PriorConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.cache import Moments, Views, latent_moments
-from dreambooth_jax.prepare.class_images import Recipe, ensure_class_images
+from dreambooth_jax.prepare.class_images import Recipe, ensure_class_images, usable_pictures
 from dreambooth_jax.weights.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,11 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The tiny model that ships with the package, and in ``subject/`` five pictures to personalise it with."""
 COMPUTE_DTYPES = {"auto": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ENCODED_AT_ONCE = 4
+CPU_BATCH = 4
+LARGEST_BATCH = 16
+"""Class images at once on each device; with guidance the network sees twice as many, which keeps any device busy."""
+ROOM_TO_USE = 0.9
+"""Of a device's memory; the rest is lost between blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +67,19 @@ def open_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
         model: where it is.
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
     """
+    path = _path(model)
+    return load_pretrained(path, revision=model.revision, variant=model.variant, dtype=COMPUTE_DTYPES[dtype])
+
+
+def describe_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
+    """:func:`open_pretrained` without weights: shapes stand for parameters."""
+    return pipeline.describe_pretrained(_path(model), revision=model.revision, dtype=COMPUTE_DTYPES[dtype])
+
+
+def _path(model: ModelConfig) -> str | Path:
     if not model.path:
         raise InputError("model.path is empty: name a folder in the diffusers layout, or a hub id")
-    path = EMBEDDED if model.path == "embedded" else model.path
-    return load_pretrained(path, revision=model.revision, variant=model.variant, dtype=COMPUTE_DTYPES[dtype])
+    return EMBEDDED if model.path == "embedded" else model.path
 
 
 def check_fit(pipe: Pipeline, data: DataConfig) -> None:
@@ -103,19 +119,64 @@ def class_photos(
         size=data.resolution,
         model=fingerprint(pipe.components.folder),
     )
-    batch_size = prior.batch_size * len(jax.local_devices())
+    missing = prior.num_images - len(usable_pictures(folder))
+    device = jax.local_devices()[0]
+    room = memory.free(device)
+    room = None if room is None else room + memory.bytes_per_device(pipe.params)
+    batch_size = class_batch(pipe, prior=prior, size=data.resolution, room=room, missing=missing)
     present = ensure_class_images(
         pipe,
         folder,
         recipe,
         num_images=prior.num_images,
         seed=prior.seed,
-        batch_size=batch_size,
+        batch_size=batch_size * len(jax.local_devices()),
         should_stop=should_stop,
     )
     if present < prior.num_images:
         return None
     return read_photos(str(folder), prompt=prior.class_prompt, data=data)
+
+
+def class_batch(pipe: Pipeline, *, prior: PriorConfig, size: int, room: int | None, missing: int) -> int:
+    """Class images to make at once on each device.
+
+    Args:
+        pipe: the frozen model.
+        prior: a number that is set there is taken.
+        size: pixels of a side.
+        room: bytes of each device for the model and the work.
+        missing: pictures to make, over all devices.
+    """
+    if prior.batch_size is not None:
+        return prior.batch_size
+    if room is None or jax.local_devices()[0].platform == "cpu":
+        return CPU_BATCH  # its cores are busy with one already
+    return largest_batch(pipe, size=size, room=room, most=min(LARGEST_BATCH, missing))
+
+
+def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
+    """The largest power of two of pictures whose sampler fits, at least 1.
+
+    It starts at the largest, so that where this fits nothing is compiled that is not used. Where it does not, memory
+    of one picture, which is overestimated by a share of what all have in common, says where to look next.
+
+    Args:
+        pipe: the frozen model.
+        size: pixels of a side.
+        room: bytes of each device for the model and the work.
+        most: do not make more pictures at once than it takes to have so many over all devices.
+    """
+    n = len(jax.local_devices())
+    batch = 1 << max(-(-most // n) - 1, 0).bit_length()
+    while batch > 1:
+        usage = Usage.of(pipe.lower(batch * n, height=size, width=size).compile())
+        if usage.peak <= ROOM_TO_USE * room:
+            break
+        each = (usage.temporaries + usage.results) / batch
+        fitting = int(max(ROOM_TO_USE * room - usage.arguments, 0) / each)
+        batch = min(batch // 2, 1 << max(fitting.bit_length() - 1, 0))
+    return batch
 
 
 def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:

@@ -23,7 +23,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from dreambooth_jax.errors import InputError
 
 StepFn = Callable[..., tuple[Any, dict[str, jax.Array]]]
-MappedStep = Callable[[Any, Any, Any, jax.Array], tuple[Any, dict[str, jax.Array]]]
+
+
+@runtime_checkable
+class MappedStep(Protocol):
+    """``step(state, frozen, batch, root_key) -> (state, metrics)`` over devices.
+
+    ``lower`` takes shapes (:meth:`Mapper.shapes`, :meth:`Mapper.batch_shapes`) in the place of arrays; what is compiled
+    from it is what a call with such arrays runs, so that nothing is compiled twice.
+    """
+
+    def __call__(
+        self, state: Any, frozen: Any, batch: Any, root_key: jax.Array, /
+    ) -> tuple[Any, dict[str, jax.Array]]: ...
+
+    def lower(self, state: Any, frozen: Any, batch: Any, root_key: Any, /) -> jax.stages.Lowered: ...
+
 
 # Leaves smaller than this stay whole: gathering them costs more in latency than they take in memory.
 SHARDING_THRESHOLD = 2**12
@@ -56,6 +71,14 @@ class Mapper(Protocol):
 
     def restore_target(self, shapes: Any) -> Any:
         """Logical shapes with the shardings that a checkpoint should be read into."""
+        ...
+
+    def shapes(self, shapes: Any) -> Any:
+        """Logical shapes -> those of what ``place`` makes of such arrays, with their shardings."""
+        ...
+
+    def batch_shapes(self, batch: Any) -> Any:
+        """Shapes of a global batch -> those of what ``place_batch`` makes of it, with their shardings."""
         ...
 
 
@@ -95,11 +118,7 @@ class Replicated:
             devices=self.devices,
         )
 
-        def run(state: Any, frozen: Any, batch: Any, root_key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-            state, metrics = mapped(state, frozen, batch, root_key)
-            return state, {name: value.addressable_shards[0].data.squeeze(0) for name, value in metrics.items()}
-
-        return run
+        return _Replicated(mapped)
 
     def logical(self, placed: Any) -> Any:
         """Every device's copy without its leading axis, together one replicated array."""
@@ -114,6 +133,31 @@ class Replicated:
     def restore_target(self, shapes: Any) -> Any:
         """Read onto device 0; :meth:`place` copies it to the others."""
         return _with_shardings(shapes, lambda _: SingleDeviceSharding(self.devices[0]))
+
+    def shapes(self, shapes: Any) -> Any:
+        """With the leading axis."""
+        n, sharding = len(self.devices), self._over_devices(PartitionSpec("data"))
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype, sharding=sharding), shapes)
+
+    def batch_shapes(self, batch: Any) -> Any:
+        """[b, ...] -> [devices, b / devices, ...]."""
+        n = len(self.devices)
+        rows = jax.tree.map(lambda s: jax.ShapeDtypeStruct((s.shape[0] // n, *s.shape[1:]), s.dtype), batch)
+        return self.shapes(rows)
+
+
+@dataclass(frozen=True)
+class _Replicated:
+    """A step under pmap; every device has the same metrics."""
+
+    mapped: Any
+
+    def __call__(self, state: Any, frozen: Any, batch: Any, root_key: jax.Array, /) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = self.mapped(state, frozen, batch, root_key)
+        return state, {name: value.addressable_shards[0].data.squeeze(0) for name, value in metrics.items()}
+
+    def lower(self, *shapes: Any) -> jax.stages.Lowered:
+        return self.mapped.lower(*shapes)
 
 
 @dataclass(frozen=True)
@@ -149,9 +193,13 @@ class Sharded:
         """Split every leaf by :meth:`sharding`."""
         return jax.tree.map(lambda leaf: jax.device_put(leaf, self.sharding(leaf)), tree)
 
+    @property
+    def _rows(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
     def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Rows over all devices."""
-        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(("data", "fsdp"))))
+        return jax.device_put(batch, self._rows)
 
     def map(self, step: StepFn) -> MappedStep:
         """jit; what comes out is sharded as what went in."""
@@ -171,7 +219,15 @@ class Sharded:
 
     def restore_target(self, shapes: Any) -> Any:
         """Every device reads its own part."""
+        return self.shapes(shapes)
+
+    def shapes(self, shapes: Any) -> Any:
+        """Split every leaf by :meth:`sharding`."""
         return _with_shardings(shapes, self.sharding)
+
+    def batch_shapes(self, batch: Any) -> Any:
+        """Rows over all devices."""
+        return _with_shardings(batch, lambda _: self._rows)
 
 
 def _with_shardings(shapes: Any, sharding_of: Callable[[Any], Sharding]) -> Any:

@@ -12,6 +12,7 @@ HARMLESS = {
     "run_dir",
     "train.parallel",
     "train.remat",
+    "train.device_memory",
     "train.log_every",
     "prior.batch_size",
     "prior.class_images",

@@ -10,8 +10,9 @@ one; safetensors before msgpack. The same rule reads a local folder's names and 
 
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dreambooth_jax.errors import InputError
@@ -39,6 +40,24 @@ def locate(source: str, *, revision: str | None = None, variant: str | None = No
     Raises:
         InputError: if there is no such model, or a file of it is missing; pickles count as missing.
     """
+    folder = _folder(source, revision, partial(choose_weights, variant=variant, where=source))
+    weights = choose_weights(_files(folder), variant=variant, where=str(folder))
+    return folder, {component: folder / file for component, file in weights.items()}
+
+
+def locate_configs(source: str, *, revision: str | None = None) -> Path:
+    """:func:`locate` without weights: of a hub id only configurations and tokenizer are downloaded."""
+    folder = _folder(source, revision, lambda names: {})
+    check_layout(_files(folder), where=str(folder))
+    return folder
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.glob("*/*") if file.is_file()}
+
+
+def _folder(source: str, revision: str | None, choose: Callable[[Collection[str]], dict[str, str]]) -> Path:
+    """Where a model is, after the download of a hub id's configurations and the weights that are chosen of it."""
     folder = Path(source).expanduser()
     if not source:
         raise InputError("no model was given: model.path is empty, it should be a folder or a hub id")
@@ -50,10 +69,17 @@ def locate(source: str, *, revision: str | None = None, variant: str | None = No
     if not folder.is_dir():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
             raise InputError(f"{source}: no such folder, and no hub id (organisation/name) either")
-        folder = _download(source, revision, variant)
-    names = {file.relative_to(folder).as_posix() for file in folder.glob("*/*") if file.is_file()}
-    weights = choose_weights(names, variant=variant, where=str(folder))
-    return folder, {component: folder / file for component, file in weights.items()}
+        folder = _download(source, revision, choose)
+    return folder
+
+
+def check_layout(names: Collection[str], *, where: str) -> None:
+    """Raise InputError, naming ``where``, unless all files but weights are there."""
+    tokenizer = "tokenizer/tokenizer.json" if "tokenizer/tokenizer.json" in names else "tokenizer/vocab.json"
+    required = [*(f"{component}/config.json" for component in COMPONENTS), "scheduler/scheduler_config.json", tokenizer]
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise InputError(f"{where} is not {_LAYOUT}: it lacks {', '.join(missing)}")
 
 
 def choose_weights(names: Collection[str], *, variant: str | None, where: str) -> dict[str, str]:
@@ -62,11 +88,7 @@ def choose_weights(names: Collection[str], *, variant: str | None, where: str) -
     Raises:
         InputError: naming ``where`` and what is missing there.
     """
-    tokenizer = "tokenizer/tokenizer.json" if "tokenizer/tokenizer.json" in names else "tokenizer/vocab.json"
-    required = [*(f"{component}/config.json" for component in COMPONENTS), "scheduler/scheduler_config.json", tokenizer]
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise InputError(f"{where} is not {_LAYOUT}: it lacks {', '.join(missing)}")
+    check_layout(names, where=where)
     chosen = {component: _choose(component, names, variant, where) for component in COMPONENTS}
     if variant and not any(f".{variant}." in name for name in chosen.values()):
         raise InputError(f"{where} has no weights of variant {variant}: leave model.variant out to take the plain ones")
@@ -107,8 +129,8 @@ def _convert(load: str) -> str:
 def needed_files(names: Collection[str], weights: dict[str, str]) -> list[str]:
     """What of a repository is worth downloading: configurations, tokenizer, the chosen weights with their shards."""
     wanted = {"model_index.json", "scheduler/scheduler_config.json", *weights.values()}
-    for component, file in weights.items():
-        wanted.add(f"{component}/config.json")
+    wanted |= {f"{component}/config.json" for component in COMPONENTS}
+    for file in weights.values():
         if index := re.fullmatch(r"(.+)\.safetensors\.index(\.\w+)?\.json", file):
             stem, variant, number = re.escape(index[1]), re.escape(index[2] or ""), r"-\d+-of-\d+"
             shard = re.compile(rf"{stem}({variant}{number}|{number}{variant})\.safetensors")
@@ -116,7 +138,7 @@ def needed_files(names: Collection[str], weights: dict[str, str]) -> list[str]:
     return sorted(name for name in names if name in wanted or re.fullmatch(r"tokenizer/[^/]+", name))
 
 
-def _download(repo: str, revision: str | None, variant: str | None) -> Path:
+def _download(repo: str, revision: str | None, choose: Callable[[Collection[str]], dict[str, str]]) -> Path:
     """Snapshot of a hub repository: from the hub, or what its cache holds where there is no network."""
     import huggingface_hub as hub  # late: a third of a second, and only for hub ids
     from huggingface_hub import errors
@@ -139,7 +161,7 @@ def _download(repo: str, revision: str | None, variant: str | None) -> Path:
         raise InputError(
             f"{name}: no folder here, not in the hub's cache, and the hub cannot be reached ({_first_line(error)})"
         ) from error
-    files = needed_files(names, choose_weights(names, variant=variant, where=repo))
+    files = needed_files(names, choose(names))
     try:
         return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=files))
     except network_errors as error:

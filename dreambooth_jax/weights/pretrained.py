@@ -10,7 +10,7 @@ Writing goes back the same way, one leaf at a time. The round trip in float32 is
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +24,14 @@ from jax.typing import DTypeLike
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, read_safetensors, read_shards, write_safetensors
 from dreambooth_jax.weights.flax_msgpack import read_msgpack, write_msgpack
-from dreambooth_jax.weights.folders import FLAX_STEMS, TORCH_STEMS, locate, replacing
+from dreambooth_jax.weights.folders import FLAX_STEMS, TORCH_STEMS, locate, locate_configs, replacing
 
 Format = Literal["safetensors", "flax"]
 Place = Callable[[str, np.ndarray], jax.Array]
@@ -68,7 +69,7 @@ def load_components(
     variant: str | None = None,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
-    remat: bool = False,
+    remat: Remat = "nothing",
     place: Place = lambda name, array: jax.device_put(array),
 ) -> Components:
     """Read a model.
@@ -79,7 +80,7 @@ def load_components(
         variant: weight files to prefer, such as fp16.
         dtype: what the modules compute in.
         param_dtype: what parameters are cast to.
-        remat: recompute activations in the backward pass.
+        remat: what the backward pass computes again.
         place: called with each leaf's name, such as unet/conv_in/kernel, and its array, which is the callee's to keep;
             puts it onto devices. By default the default device.
 
@@ -88,14 +89,31 @@ def load_components(
             don't have, or names or shapes of the weights differ from it.
     """
     folder, weights = locate(str(source), revision=revision, variant=variant)
-    configs = {component: _read_json(folder / component / "config.json") for component in names.COMPONENTS}
-    scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")
-    modules = build_modules(configs, dtype=dtype, remat=remat)
+    components = _described(folder, dtype=dtype, remat=remat)
     matched = {
-        component: _match(component, expected=parameter_shapes(modules[component]), file=weights[component])
+        component: _match(component, expected=flatten(components.params[component]), file=weights[component])
         for component in names.COMPONENTS
     }
     params = {component: _load(component, leaves, param_dtype, place) for component, leaves in matched.items()}
+    return replace(components, params=params)
+
+
+def describe_components(
+    source: str | Path, *, revision: str | None = None, dtype: DTypeLike = jnp.float32
+) -> Components:
+    """What :func:`load_components` gives, with float32 shapes for parameters; weights need not be there.
+
+    Raises:
+        InputError: if there is no such model, or its configuration is missing or asks for something we don't have.
+    """
+    return _described(locate_configs(str(source), revision=revision), dtype=dtype)
+
+
+def _described(folder: Path, *, dtype: DTypeLike, remat: Remat = "nothing") -> Components:
+    configs = {component: _read_json(folder / component / "config.json") for component in names.COMPONENTS}
+    scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")
+    modules = build_modules(configs, dtype=dtype, remat=remat)
+    params = {component: unflatten(parameter_shapes(modules[component])) for component in names.COMPONENTS}
     return Components(**modules, params=params, configs=configs, scheduler_config=scheduler_config, folder=folder)
 
 
@@ -110,7 +128,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def build_modules(
-    configs: Mapping[str, Mapping[str, Any]], *, dtype: DTypeLike = jnp.float32, remat: bool = False
+    configs: Mapping[str, Mapping[str, Any]], *, dtype: DTypeLike = jnp.float32, remat: Remat = "nothing"
 ) -> dict[str, Any]:
     """Each component's module from its config.json.
 

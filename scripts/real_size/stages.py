@@ -174,7 +174,7 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
                 instance_images=draw_photo(f"{scratch}/dog", pixels), class_noun="dog", resolution=pixels
             ),
             prior=config.PriorConfig(class_images=draw_photo(f"{scratch}/class", pixels), num_images=1),
-            train=config.TrainConfig(steps=TRAINING_STEPS, remat=True),
+            train=config.TrainConfig(steps=TRAINING_STEPS, remat="blocks"),
         )
         run = RunFolder(Path(settings.run_dir))
         prepared = prepare(settings, run, Interrupt())

@@ -140,8 +140,8 @@ class TestForms:
         assert_same(params, sd15.params)
 
     def test_modules_are_built_as_asked(self, folder):
-        components = load_components(folder, dtype=jnp.bfloat16, remat=True)
-        assert components.unet.remat
+        components = load_components(folder, dtype=jnp.bfloat16, remat="blocks")
+        assert components.unet.remat == components.text_encoder.remat == "blocks"
         assert {getattr(components, name).dtype for name in components.params} == {jnp.bfloat16}
 
 

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The steps of a run, put together from its config and a model: what ``trainer.py`` runs and ``planning.py`` measures.
+
+    config, model -> adapter, phases -> optimizers -> for each set of trained groups one step, mapped over the devices
+
+Of the model only modules and shapes are used. Phases that train the same groups share their step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dreambooth_jax import rng
+from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.config import Config, OptimizerConfig
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.runs import adapter_of
+from dreambooth_jax.training.loop import Phase, split_phases
+from dreambooth_jax.training.objective import DenoisingObjective
+from dreambooth_jax.training.optimizer import Schedule, adafactor, adamw, learning_rate_schedule, lion
+from dreambooth_jax.training.parallel import MappedStep, Mapper, StepFn, check_divisible, make_mapper
+from dreambooth_jax.training.state import TrainState, init_state
+from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.trees import Tree, shapes
+
+Groups = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assembly:
+    """A run without its data and weights.
+
+    Attributes:
+        config: of the run.
+        pipe: the model; its parameters may be shapes.
+        mapper: spreads steps over devices.
+        adapter: says what is trained.
+        phases: of the run.
+        optimizers: of each group.
+        rates: learning rate of each group at each step.
+        pure_steps: for each set of groups that a phase trains, its step on logical arrays.
+        steps: the same, mapped.
+        frozen: shapes of what is never trained.
+        trainable: shapes of what is, at some time.
+    """
+
+    config: Config
+    pipe: Pipeline
+    mapper: Mapper
+    adapter: Adapter
+    phases: Sequence[Phase]
+    optimizers: Mapping[str, optax.GradientTransformation]
+    rates: Mapping[str, np.ndarray]
+    pure_steps: Mapping[Groups, StepFn]
+    steps: Mapping[Groups, MappedStep]
+    frozen: Tree
+    trainable: Tree
+
+    def fresh_state(self, trainable: Tree) -> TrainState:
+        """The logical state before the first step; it takes over what it is given."""
+        return init_state(trainable, self.optimizers, with_ema=self.config.train.ema_decay > 0)
+
+    @property
+    def state(self) -> TrainState:
+        """Shapes of the logical state."""
+        return jax.eval_shape(self.fresh_state, self.trainable)
+
+    def needed(self, active: Groups, frozen: Tree) -> Tree:
+        """Of the frozen networks, those that a step runs. The others rest: their work is in the batch."""
+        resting = ("vae",) if "text_encoder" in active else ("vae", "text_encoder")
+        return {name: tree for name, tree in frozen.items() if name not in resting}
+
+    @property
+    def rows(self) -> int:
+        """Examples of each step, instance and class together."""
+        return self.config.train.batch_size * copies(self.config)
+
+    def batch(self, active: Groups) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch."""
+        side, rows = self.config.data.resolution // self.pipe.vae.config.downscale, self.rows
+        latents = (side, side, self.pipe.unet.config.in_channels)
+        tokens = self.pipe.tokenizer.max_length
+        text: dict[str, tuple[tuple[int, ...], Any]] = {"input_ids": ((tokens,), np.int32)}
+        if "text_encoder" not in active:
+            text = {"text_states": ((tokens, self.pipe.text_encoder.config.hidden_size), np.float32)}
+        entries = {
+            **{name: (latents, np.float32) for name in ("mean", "logvar")},
+            **text,
+            **{"weight": ((), np.float32), "is_prior": ((), np.bool_), "index": ((), np.int32)},
+        }
+        return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in entries.items()}
+
+    def step_shapes(self, active: Groups) -> tuple[Any, ...]:
+        """Logical shapes of all that a step takes: state, frozen networks, batch, root key."""
+        key = jax.eval_shape(lambda: rng.root_key(self.config.train.seed))
+        return self.state, self.needed(active, self.frozen), self.batch(active), key
+
+    def lower(self, active: Groups) -> jax.stages.Lowered:
+        """A mapped step, ready to be compiled. When the run takes the step, it finds it compiled."""
+        state, frozen, batch, key = self.step_shapes(active)
+        mapper = self.mapper
+        return self.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
+
+
+def mapper_of(config: Config) -> Mapper:
+    """The run's mapper, over this process's devices.
+
+    Raises:
+        InputError: if the batch cannot be spread evenly over them.
+    """
+    mapper = make_mapper(config.train.parallel)
+    check_divisible(
+        batch_size=config.train.batch_size,
+        copies=copies(config),
+        accumulation=config.train.accumulation,
+        n_devices=len(mapper.devices),
+    )
+    return mapper
+
+
+def copies(config: Config) -> int:
+    """Examples per instance example: with prior preservation a class example comes with each."""
+    return 2 if config.prior.weight else 1
+
+
+def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
+    """Make all steps of a run; nothing is computed or compiled."""
+    adapter = adapter_of(config.text_encoder)
+    frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(config.train.seed), shapes(pipe.params))
+    phases = split_phases(steps=config.train.steps, start=config.text_encoder.start, stop=config.text_encoder.stop)
+    optimizers, rates = optimization(config, phases, tuple(trainable))
+    objective = DenoisingObjective(
+        unet=pipe.unet.clone(remat=config.train.remat),
+        text_encoder=pipe.text_encoder.clone(remat=config.train.remat),
+        schedule=pipe.schedule,
+        scaling_factor=pipe.vae.config.scaling_factor,
+        n_instances=config.train.batch_size,
+    )
+    pure_steps = {
+        active: make_train_step(
+            objective=objective,
+            adapter=adapter,
+            optimizers=optimizers,
+            active=active,
+            accumulation=config.train.accumulation,
+            clip_norm=config.optimizer.clip_norm,
+            ema_decay=config.train.ema_decay,
+        )
+        for active in dict.fromkeys(phase.active for phase in phases)
+    }
+    return Assembly(
+        config=config,
+        pipe=pipe,
+        mapper=mapper,
+        adapter=adapter,
+        phases=phases,
+        optimizers=optimizers,
+        rates=rates,
+        pure_steps=pure_steps,
+        steps={active: mapper.map(step) for active, step in pure_steps.items()},
+        frozen=frozen,
+        trainable=trainable,
+    )
+
+
+def optimization(
+    config: Config, phases: Sequence[Phase], groups: Sequence[str]
+) -> tuple[dict[str, optax.GradientTransformation], dict[str, np.ndarray]]:
+    """Per group: its optimizer, and its learning rate at each step of the run.
+
+    A schedule runs over the stretch in which the group is trained, warm-up included, and counts that group's steps.
+    """
+    optimizers, rates = {}, {}
+    for group in groups:
+        active = [phase for phase in phases if group in phase.active]
+        start, stop = active[0].start, active[-1].stop
+        own = config.text_encoder.learning_rate if group == "text_encoder" else None
+        schedule = learning_rate_schedule(
+            config.optimizer.schedule,
+            peak=config.optimizer.learning_rate if own is None else own,
+            steps=stop - start,
+            warmup_steps=config.optimizer.warmup_steps,
+            power=config.optimizer.power,
+        )
+        optimizers[group] = optimizer_of(config.optimizer, schedule, group)
+        # All of them at once, so that the loop never waits for a device to log one.
+        rates[group] = np.pad(np.asarray(jax.vmap(schedule)(jnp.arange(stop - start))), (start, 0))
+    return optimizers, rates
+
+
+def optimizer_of(settings: OptimizerConfig, schedule: Schedule, group: str) -> optax.GradientTransformation:
+    """The optimizer of one group."""
+    decay: dict[str, Any] = {"weight_decay": settings.weight_decay, "no_decay": settings.no_decay}
+    if settings.kind == "adafactor":
+        return adafactor(schedule, group=group, **decay)
+    moments: dict[str, Any] = {"beta1": settings.beta1, "moments": settings.moments}
+    if settings.beta2 is not None:
+        moments["beta2"] = settings.beta2
+    if settings.kind == "lion":
+        return lion(schedule, group=group, **moments, **decay)
+    return adamw(schedule, group=group, eps=settings.eps, **moments, **decay)

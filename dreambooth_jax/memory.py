@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Bytes: what a device has, what arrays take of it, and what a compiled program needs.
+
+    peak of a program = arguments + results - arguments whose memory results take over (donated) + temporaries
+
+All of it is per device, and known before anything is allocated.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Bytes of a program on each device.
+
+    Attributes:
+        arguments: what it is given.
+        results: what it gives, less what lies where arguments lay.
+        temporaries: what it needs meanwhile: activations, gradients, workspaces.
+    """
+
+    arguments: int
+    results: int
+    temporaries: int
+
+    @classmethod
+    def of(cls, compiled: Any) -> "Usage":
+        """What the compiler says of a program; zeros where a platform says nothing."""
+        stats = compiled.memory_analysis()
+        if stats is None:
+            return cls(arguments=0, results=0, temporaries=0)
+        return cls(
+            arguments=stats.argument_size_in_bytes,
+            results=stats.output_size_in_bytes - stats.alias_size_in_bytes,
+            temporaries=stats.temp_size_in_bytes,
+        )
+
+    @property
+    def peak(self) -> int:
+        """The most that the program and its arguments take together."""
+        return self.arguments + self.results + self.temporaries
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that one device has of arrays, or of shapes with shardings; of shapes without them, all bytes."""
+
+    def size(leaf: Any) -> int:
+        sharding = getattr(leaf, "sharding", None)
+        shape = sharding.shard_shape(leaf.shape) if sharding is not None else leaf.shape
+        return int(leaf.dtype.itemsize) * _product(shape)
+
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _product(numbers: Iterable[int]) -> int:
+    total = 1
+    for number in numbers:
+        total *= number
+    return total
+
+
+def capacity(device: jax.Device) -> int | None:
+    """Bytes that this process can have of a device; None where nobody knows.
+
+    Of an accelerator it is what its allocator may take. Of a CPU it is an equal share for each of its (pretended)
+    devices of what is free now or this process's already, but no more than a container's limit.
+    """
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    host = host_memory()
+    return None if host is None else host // jax.local_device_count(backend="cpu")
+
+
+def free(device: jax.Device) -> int | None:
+    """Of :func:`capacity`, what is not in use; on a CPU this is not known of each device, so all of it."""
+    limit = capacity(device)
+    used = (device.memory_stats() or {}).get("bytes_in_use", 0) if device.platform != "cpu" else 0
+    return None if limit is None else limit - used
+
+
+def host_memory() -> int | None:
+    """Bytes of memory that this process has or can get, swap included; None on systems that do not say so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    available = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0)) + resident
+    return min([available, *_limits()])
+
+
+def _limits() -> list[int]:
+    """Limits of the control groups (version 2, version 1) that a container sees as its own."""
+    found = []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            found.append(int((_GROUPS / name).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return found

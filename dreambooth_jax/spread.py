@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A program over the rows of a batch, spread over the local devices: each has all parameters and its share of rows."""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dreambooth_jax.trees import Tree
+
+
+def spread(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> Any:
+    """``program(*static, params, rows, *shared)`` with the rows of a batch split over the local devices."""
+    mesh = local_mesh()
+    count = len(jax.tree.leaves(rows)[0])
+    padded = np.minimum(np.arange(share(count) * mesh.size), count - 1)  # the last row fills up what is missing
+    rows = jax.device_put(jax.tree.map(lambda x: x[padded], rows), NamedSharding(mesh, PartitionSpec("rows")))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(lambda x: x[:count], _compiled(program, static, mesh, params, rows, *shared))
+
+
+def lower(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> jax.stages.Lowered:
+    """What :func:`spread` will compile, from shapes of parameters and rows. The rows must be for all devices alike."""
+    mesh = local_mesh()
+
+    def placed(tree: Any, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), tree)
+
+    params, rows = placed(params, PartitionSpec()), placed(rows, PartitionSpec("rows"))
+    return _compiled.lower(program, static, mesh, params, rows, *shared)
+
+
+def share(count: int) -> int:
+    """Rows of each device."""
+    return -(-count // local_mesh().size)
+
+
+def local_mesh() -> Mesh:
+    """All local devices in a row."""
+    return Mesh(np.asarray(jax.local_devices()), ("rows",))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+    program: Callable, static: tuple[Hashable, ...], mesh: Mesh, params: Tree, rows: Any, *shared: Any
+) -> Any:
+    everywhere, split = PartitionSpec(), PartitionSpec("rows")
+    mapped = jax.shard_map(
+        partial(program, *static),
+        mesh=mesh,
+        in_specs=(everywhere, split, *(everywhere for _ in shared)),
+        out_specs=split,
+        check_vma=False,
+    )
+    return mapped(params, rows, *shared)
