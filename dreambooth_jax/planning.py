@@ -292,5 +292,5 @@ def advice(assembly: Assembly, *, activations: int) -> Iterator[str]:
         yield f"train.batch_size={config.train.batch_size // 2}: half of the activations"
 
 
-def _gb(size: float) -> str:
+def _gb(size: float | int) -> str:
     return f"{size / GB:.3g}"

@@ -150,9 +150,10 @@ def class_batch(pipe: Pipeline, *, prior: PriorConfig, size: int, room: int | No
     """
     if prior.batch_size is not None:
         return prior.batch_size
-    if room is None or jax.local_devices()[0].platform == "cpu":
+    devices = jax.local_devices()
+    if room is None or devices[0].platform == "cpu":
         return CPU_BATCH  # its cores are busy with one already
-    return largest_batch(pipe, size=size, room=room, most=min(LARGEST_BATCH, missing))
+    return largest_batch(pipe, size=size, room=room, most=min(LARGEST_BATCH * len(devices), missing))
 
 
 def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:

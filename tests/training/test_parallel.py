@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -86,6 +87,32 @@ def test_the_step_compiles_once(parallel):
     for number in range(1, 4):
         placed, _ = mapped(placed, frozen, mapper.place_batch(toy.batch(number, 8, 1.0)), key)
     assert len(compiles) == before
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+def test_a_step_that_was_compiled_from_shapes_is_not_compiled_again(parallel):
+    compiles = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **__: compiles.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+    mapper = make_mapper(parallel, jax.devices())
+    step, frozen, state = toy.setup()
+    batch, key = toy.batch(0, 8, 1.0), jax.random.key(0)
+
+    def compiles_of_a_call(ahead):
+        mapped = mapper.map(step)
+        arguments = mapper.place(jax.tree.map(jnp.copy, state)), mapper.place(frozen), mapper.place_batch(batch), key
+        before = len(compiles)
+        if ahead:
+            shapes = mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch)
+            mapped.lower(*shapes, jax.eval_shape(lambda: key)).compile()
+            assert len(compiles) == before + 1
+        mapped(*arguments)
+        return len(compiles) - before
+
+    compiles_of_a_call(False)  # small programs around it, too
+    assert compiles_of_a_call(False) == 1
+    assert compiles_of_a_call(True) == 1
 
 
 def test_auto_is_pmap_on_several_devices_and_jit_on_one():

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""How many class images are made at once."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from dreambooth_jax.config import PriorConfig
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prepare.inputs import CPU_BATCH, LARGEST_BATCH, ROOM_TO_USE, class_batch, largest_batch
+
+MODEL, COMMON, EACH = 1000, 300, 100
+
+
+class Compiler(Pipeline):
+    """Stands for a pipeline whose sampler needs so much for all pictures together, and so much for each."""
+
+    def __init__(self):
+        self.__dict__["compiled"] = []
+
+    def lower(self, count, *, height, width):
+        assert count % len(jax.local_devices()) == 0
+        share = count // len(jax.local_devices())
+        self.compiled.append(share)
+        stats = SimpleNamespace(
+            argument_size_in_bytes=MODEL,
+            output_size_in_bytes=share,
+            alias_size_in_bytes=0,
+            temp_size_in_bytes=COMMON + (EACH - 1) * share,
+        )
+        return SimpleNamespace(compile=lambda: SimpleNamespace(memory_analysis=lambda: stats))
+
+
+@pytest.mark.parametrize("room", [0, 500, 1200, 1555, 1700, 2000, 2500, 3400, 10000])
+def test_what_is_chosen_fits_and_no_more_is_compiled_than_it_takes(room):
+    pipe = Compiler()
+    batch = largest_batch(pipe, size=64, room=room, most=1000)
+    assert batch & (batch - 1) == 0
+    assert batch == 1 or MODEL + COMMON + EACH * batch <= ROOM_TO_USE * room
+    twice = MODEL + COMMON + EACH * 2 * batch
+    # what all have in common is taken for a part of each, which may cost a factor of two
+    assert batch == 1024 // 8 or twice > ROOM_TO_USE * room or twice * 2 > ROOM_TO_USE * room
+    assert len(pipe.compiled) <= 3
+    assert pipe.compiled[-1] == batch or batch == 1
+
+
+@pytest.mark.parametrize(("most", "batch"), [(1, 1), (8, 1), (9, 2), (17, 4), (200, 32)])
+def test_no_more_than_are_wanted(most, batch):
+    pipe = Compiler()
+    assert len(jax.local_devices()) == 8
+    assert largest_batch(pipe, size=64, room=10**9, most=most) == batch
+    assert pipe.compiled == ([batch] if batch > 1 else [])
+
+
+def test_a_number_that_was_set_is_taken_and_a_cpu_has_one():
+    options = {"size": 64, "room": 10**9, "missing": 200}
+    assert class_batch(Compiler(), prior=PriorConfig(batch_size=7), **options) == 7
+    assert class_batch(Compiler(), prior=PriorConfig(), **options) == CPU_BATCH
+
+
+def test_on_an_accelerator_it_is_found(monkeypatch):
+    devices = [SimpleNamespace(platform="gpu")] * 2
+    monkeypatch.setattr("jax.local_devices", lambda: devices)
+    assert class_batch(Compiler(), prior=PriorConfig(), size=64, room=10**9, missing=200) == LARGEST_BATCH
+    assert class_batch(Compiler(), prior=PriorConfig(), size=64, room=10**9, missing=5) == 4

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A plan says what a run takes, and a run that would take too much is not begun."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import dreambooth_jax as dbx
+from dreambooth_jax import assembly, planning
+from dreambooth_jax.cli import main
+from dreambooth_jax.config import load_config
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.memory import bytes_per_device
+from dreambooth_jax.models import UNet2DConditionModel, UNetConfig
+from dreambooth_jax.preparation import prepare
+from dreambooth_jax.prepare import inputs
+from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.trainer import Training
+from dreambooth_jax.training.checkpoint import complete_steps
+from dreambooth_jax.training.interrupt import Interrupt
+from dreambooth_jax.training.parallel import make_mapper
+from dreambooth_jax.training.state import init_state
+from dreambooth_jax.trees import nbytes, unflatten
+from dreambooth_jax.weights.pretrained import parameter_shapes
+from tests.runs import MODEL, tiny_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+
+
+def assembled(config):
+    pipe = inputs.describe_pretrained(config.model, dtype=config.train.dtype)
+    return assembly.assemble(config, pipe, assembly.mapper_of(config))
+
+
+@pytest.fixture(scope="module")
+def skeleton(tmp_path_factory):
+    """The model's folder without weights."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    shutil.copytree(MODEL, folder, ignore=shutil.ignore_patterns("*.msgpack", "*.safetensors", "*.npz"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, skeleton):
+    """Replicated on eight devices, with neither weights nor photos."""
+    root = tmp_path_factory.mktemp("plan")
+    return dbx.plan(tiny_config(root, "samples.every=2", f"model.path={skeleton}", "data.instance_images="))
+
+
+def test_the_plan_counts_what_the_run_holds(found):
+    params = dbx.load_pretrained(MODEL).params
+    trained = nbytes(params["unet"])
+    assert found.state["parameters"] == found.state["gradients"] == trained
+    assert found.state["moments (adamw)"] == pytest.approx(2 * trained, rel=1e-3)
+    assert found.state["networks at rest"] == nbytes(params["vae"]) + nbytes(params["text_encoder"])
+    (step,) = found.steps
+    held = sum(found.state[name] for name in ("parameters", "moments (adamw)", "batch"))
+    assert step.usage.arguments == pytest.approx(held, rel=1e-3)
+    assert step.usage.temporaries > trained
+    assert step.peak == step.resting + step.usage.peak
+    assert step.flops > 6 * 8 * trained // 4, "each weight works at least once, forward and twice backward, per example"
+
+
+def test_a_moving_average_is_one_more_copy(tmp_path, skeleton):
+    sizes = planning.state_bytes(assembled(tiny_config(tmp_path, f"model.path={skeleton}", "train.ema_decay=0.5")))
+    assert sizes["moving average"] == sizes["parameters"]
+
+
+def test_the_plan_counts_pictures_beside_the_state(found):
+    images, grids = found.draws
+    assert (images.pictures, images.resting, grids.pictures) == (1, 0, 1)
+    held = found.state["parameters"] + found.state["moments (adamw)"]
+    assert grids.resting == pytest.approx(held, abs=4), "and the number of the step"
+    assert found.peak == max(step.peak for step in (*found.steps, images, grids))
+
+
+def test_the_report_has_every_number(found):
+    text = str(found)
+    for words in ("networks at rest", "steps 0 to 6, training unet", "TFLOP", "class images", "fits: needs", "8 x cpu"):
+        assert words in text
+    assert "what to change" not in text
+
+
+def test_what_does_not_fit_is_exit_code_2(tmp_path, skeleton, capsys):
+    settings = [f"model.path={skeleton}", "data.class_noun=dog", "data.resolution=16", "train.batch_size=4"]
+    settings += ["prior.batch_size=1", "samples.every=0", "optimizer.learning_rate=1e-3", f"run_dir={tmp_path}"]
+    assert main(["plan", *settings, "train.device_memory=0.001"]) == 2
+    output = capsys.readouterr()
+    assert "the first that is enough:\n  train.remat=blocks: " in output.out
+    (line,) = [line for line in output.err.splitlines() if line.startswith("dreambooth-jax: ")]
+    assert "of 0.001 GB on each device" in line
+
+
+def test_advice_can_be_taken_at_its_word(tmp_path, skeleton):
+    """Cheapest first; each makes a run that holds less, or does less at once."""
+    settings = ["train.batch_size=8", f"model.path={skeleton}", "train.ema_decay=0.5", "text_encoder.stop=-1"]
+    run = assembled(tiny_config(tmp_path, *settings))
+    ways = [line.split()[0].rstrip(":") for line in planning.advice(run, activations=1)]
+    assert [way.split("=")[0] for way in ways] == [
+        "train.remat", "optimizer.moments", "optimizer.kind", "train.accumulation", "train.parallel",
+        "train.ema_decay", "text_encoder.stop", "train.batch_size",
+    ]  # fmt: skip
+
+    def burden(run):
+        train = run.config.train
+        state = sum(planning.state_bytes(run).values())
+        return train.remat == "nothing", run.rows // train.accumulation, state
+
+    for way in ways:
+        changed = burden(assembled(tiny_config(tmp_path, *settings, way)))
+        assert changed != burden(run)
+        assert all(new <= old for new, old in zip(changed, burden(run), strict=True)), way
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw bfloat16", "lion bfloat16", "adafactor"])
+def test_fsdp_on_eight_devices_keeps_a_sixth_at_most(kind):
+    """Of the UNet of Stable Diffusion 1.5, by shapes: parameters, moments and all."""
+    unet = UNet2DConditionModel(UNetConfig(cross_attention_dim=768))
+    trainable = {"unet": unflatten(parameter_shapes(unet))}
+    name, _, moments = kind.partition(" ")
+    overrides = [f"optimizer.kind={name}", *([f"optimizer.moments={moments}"] if moments else [])]
+    optimizers = {"unet": assembly.optimizer_of(load_config(None, overrides).optimizer, lambda _: 1e-6, "unet")}
+    state = jax.eval_shape(lambda tree: init_state(tree, optimizers, with_ema=False), trainable)
+    assert nbytes(state.trainable) > 3.4e9
+    assert bytes_per_device(make_mapper("fsdp", jax.devices()).shapes(state)) < nbytes(state) / 6
+
+
+def test_phases_that_train_the_same_share_a_step(tmp_path, skeleton):
+    overrides = ["text_encoder.start=1", "text_encoder.stop=3", f"model.path={skeleton}", "data.instance_images="]
+    run = assembled(tiny_config(tmp_path, *overrides))
+    assert [phase.active for phase in run.phases] == [("unet",), ("text_encoder", "unet"), ("unet",)]
+    assert list(run.steps) == [("unet",), ("text_encoder", "unet")]
+    assert "input_ids" in run.batch(("text_encoder", "unet"))
+    assert "text_states" in run.batch(("unet",))
+
+
+class TestRefusing:
+    """Of a run that cannot fit nothing is begun that could have been spared."""
+
+    def test_before_weights_are_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(inputs, "open_pretrained", lambda *_, **__: pytest.fail("read the weights"))
+        config = tiny_config(tmp_path, "train.device_memory=0.0001")
+        with pytest.raises(InputError, match=r"does not fit: .*parameters .* \+ moments .*optimizer.moments=bfloat16"):
+            dbx.train(config)
+        assert not (tmp_path / "run").exists()
+
+    def test_before_the_first_step(self, tmp_path, monkeypatch):
+        """Memory for the state, but not for the activations."""
+        monkeypatch.setattr("dreambooth_jax.trainer.run_phases", lambda *_, **__: pytest.fail("took a step"))
+        held = sum(planning.state_bytes(assembled(tiny_config(tmp_path))).values())
+        config = tiny_config(tmp_path, f"train.device_memory={1.05 * held / 1e9}")
+        with pytest.raises(InputError, match=r"does not fit: .*of it for activations.*Try train.remat=blocks"):
+            dbx.train(config)
+        assert complete_steps(tmp_path / "run" / "checkpoints") == []
+
+    def test_not_where_the_device_says_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("dreambooth_jax.memory.capacity", lambda device: None)
+        config = tiny_config(tmp_path)
+        planning.check_state(config, assembly.mapper_of(config))
+
+
+@pytest.mark.parametrize(("parallel", "stop"), [("pmap", 0), ("fsdp", 0), ("fsdp", -1)])
+def test_what_is_measured_is_what_runs(tmp_path, parallel, stop):
+    """Shapes, dtypes and shardings to the last leaf: or the step would be compiled once more when the run takes it."""
+    config = tiny_config(
+        tmp_path, f"train.parallel={parallel}", f"text_encoder.stop={stop}", "prior.weight=0", "train.batch_size=8"
+    )
+    mapper = assembly.mapper_of(config)
+    prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt())
+    training = Training(config, RunFolder(tmp_path / "run"), prepared, mapper)
+    (phase,) = training.phases
+    equipment = training.equip(phase, training.state)
+    real = training.state, equipment.frozen, mapper.place_batch(equipment.data.batch_at(0))
+    state, frozen, batch, _ = training.assembly.step_shapes(phase.active)
+    assumed = mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch)
+    assert jax.tree.structure(real) == jax.tree.structure(assumed)
+    for array, shape in zip(jax.tree.leaves(real), jax.tree.leaves(assumed), strict=True):
+        assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
+        assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
+    assert equipment.step is training.assembly.steps[phase.active]
+
+
+@pytest.mark.slow  # a process of its own, since devices are pretended before the first is used
+def test_devices_can_be_pretended(tmp_path):
+    settings = ["model.path=embedded", "data.class_noun=dog", "data.resolution=64", "samples.every=0", "prior.weight=0"]
+    command = [sys.executable, "-m", "dreambooth_jax", "plan", *settings, f"run_dir={tmp_path}", "--devices", "3"]
+    done = subprocess.run(
+        [*command, "train.batch_size=3", "train.parallel=fsdp"],
+        capture_output=True, text=True, check=True, env=os.environ | {"XLA_FLAGS": ""},
+    )  # fmt: skip
+    assert "compiled for 3 x cpu, sharded" in done.stdout
+    refused = subprocess.run([*command, "train.batch_size=4"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "use train.batch_size 6" in refused.stderr
