@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """A plan says what a run takes, and a run that would take too much is not begun."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -32,9 +33,13 @@ from tests.runs import MODEL, tiny_config
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 
+@functools.cache
+def described():
+    return inputs.describe_pretrained(load_config(None, [f"model.path={MODEL}"]).model)
+
+
 def assembled(config):
-    pipe = inputs.describe_pretrained(config.model, dtype=config.train.dtype)
-    return assembly.assemble(config, pipe, assembly.mapper_of(config))
+    return assembly.assemble(config, described(), assembly.mapper_of(config))
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +154,14 @@ class TestRefusing:
             dbx.train(config)
         assert not (tmp_path / "run").exists()
 
-    def test_before_the_first_step(self, tmp_path, monkeypatch):
+    def test_before_the_first_step(self, tmp_path):
         """Memory for the state, but not for the activations."""
-        monkeypatch.setattr("dreambooth_jax.trainer.run_phases", lambda *_, **__: pytest.fail("took a step"))
         held = sum(planning.state_bytes(assembled(tiny_config(tmp_path))).values())
         config = tiny_config(tmp_path, f"train.device_memory={1.05 * held / 1e9}")
+        planning.check_state(config, assembly.mapper_of(config))
         with pytest.raises(InputError, match=r"does not fit: .*of it for activations.*Try train.remat=blocks"):
-            dbx.train(config)
-        assert complete_steps(tmp_path / "run" / "checkpoints") == []
+            planning.check_steps(assembled(config), first_step=0)
+        planning.check_steps(assembled(config), first_step=config.train.steps)  # none is left to be taken
 
     def test_not_where_the_device_says_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setattr("dreambooth_jax.memory.capacity", lambda device: None)
@@ -165,7 +170,7 @@ class TestRefusing:
 
 
 @pytest.mark.parametrize(("parallel", "stop"), [("pmap", 0), ("fsdp", 0), ("fsdp", -1)])
-def test_what_is_measured_is_what_runs(tmp_path, parallel, stop):
+def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
     """Shapes, dtypes and shardings to the last leaf: or the step would be compiled once more when the run takes it."""
     config = tiny_config(
         tmp_path, f"train.parallel={parallel}", f"text_encoder.stop={stop}", "prior.weight=0", "train.batch_size=8"
@@ -183,6 +188,15 @@ def test_what_is_measured_is_what_runs(tmp_path, parallel, stop):
         assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
         assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
     assert equipment.step is training.assembly.steps[phase.active]
+
+    def refuse(asked, *, first_step):
+        assert asked is training.assembly
+        raise InputError("does not fit")
+
+    monkeypatch.setattr("dreambooth_jax.trainer.check_steps", refuse)
+    with pytest.raises(InputError, match="does not fit"):
+        training.run(Interrupt())
+    assert complete_steps(tmp_path / "run" / "checkpoints") == []
 
 
 @pytest.mark.slow  # a process of its own, since devices are pretended before the first is used
