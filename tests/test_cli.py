@@ -49,6 +49,9 @@ def test_words_find_their_options():
     assert normalise(["train", "a.yaml", "b.yml", "train.steps=4", "--train.seed", "3"]) == [
         "train", "--config=a.yaml", "--config=b.yml", "--train.steps=4", "--train.seed", "3",
     ]  # fmt: skip
+    assert normalise(["plan", "a.yaml", "train.remat=blocks", "--devices", "8"]) == [
+        "plan", "--config=a.yaml", "--train.remat=blocks", "--devices", "8",
+    ]  # fmt: skip
     assert normalise(["sample", "--steps", "3", "run", "a, b", "c"]) == [
         "sample", "--source=run", '--prompts=["a, b", "c"]', "--steps", "3",
     ]  # fmt: skip
@@ -57,10 +60,10 @@ def test_words_find_their_options():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["export", "--help"]])
-def test_help_is_there_and_says_what_it_is_for(capsys, arguments):
+@pytest.mark.parametrize("verb", [[], ["train"], ["plan"], ["sample"], ["export"]])
+def test_help_is_there_and_says_what_it_is_for(capsys, verb):
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main([*verb, "--help"])
     assert ended.value.code == 0
     assert "dreambooth-jax" in capsys.readouterr().out
 
@@ -74,11 +77,13 @@ def test_help_does_not_wait_for_jax():
     ("arguments", "message"),
     [
         (["trian"], "invalid choice: 'trian'"),
-        ([], "train,prior,sample,export"),
+        ([], "train,prior,plan,sample,export"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "train.stepz=4"], "unknown key train.stepz; did you mean train.steps?"),
         (["train", "train.steps=many"], "train.steps"),
         (["train", "train.steps=0"], "train.steps is 0"),
+        (["plan", "data.class_noun=dog", "train.batch_size=4"], "model.path is empty"),
+        (["plan", "data.class_noun=dog", "--devices", "0"], "--devices is 0"),
         (["train", "data.class_noun=dog", "data.resolution=500"], "data.resolution is 500"),
         (["train", "data.class_noun=dog", "train.batch_size=8"], "no pictures were given"),
         (["train", "data.class_noun="], "data.class_noun is empty"),
