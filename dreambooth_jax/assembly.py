@@ -109,12 +109,12 @@ class Assembly:
 
 
 def mapper_of(config: Config) -> Mapper:
-    """The run's mapper, over this process's devices.
+    """The run's mapper, over the devices of all processes.
 
     Raises:
         InputError: if the batch cannot be spread evenly over them.
     """
-    mapper = make_mapper(config.train.parallel)
+    mapper = make_mapper(config.train.parallel, fsdp_devices=config.train.fsdp_devices)
     check_divisible(
         batch_size=config.train.batch_size,
         copies=copies(config),

@@ -24,6 +24,7 @@ def problems(config: Config) -> Iterator[str]:
         "train.steps": (config.train.steps, 1),
         "train.batch_size": (config.train.batch_size, 1),
         "train.accumulation": (config.train.accumulation, 1),
+        "train.fsdp_devices": (config.train.fsdp_devices, 0),
         "train.log_every": (config.train.log_every, 1),
         "checkpoint.every": (config.checkpoint.every, 1),
         "checkpoint.keep_last": (config.checkpoint.keep_last, 1),

@@ -86,19 +86,47 @@ USAGE: dict[str, tuple[str, str, type]] = {
     "export": ("SOURCE OUT [OPTIONS]", "write a folder for diffusers, ComfyUI and A1111", ExportOptions),
 }
 
+PROCESSES: dict[str, tuple[type, str]] = {
+    "coordinator": (str, "HOST:PORT of process 0, the same for all processes; TPU pods and SLURM need none of these."),
+    "num_processes": (int, "How many processes run together."),
+    "process_id": (int, "Which of them this is, from 0."),
+}
+"""How the processes of one run find each other: no settings of the run, which is the same on any number of hosts."""
+
 
 def train(config: Config) -> None:
     """Run, or resume, a training."""
     from dreambooth_jax import trainer
 
-    print(trainer.train(config))
+    tell(trainer.train(config))
 
 
 def prior(config: Config) -> None:
     """Make the class images of a run."""
     from dreambooth_jax import preparation
 
-    print(preparation.make_class_images(config))
+    tell(preparation.make_class_images(config))
+
+
+def tell(folder: Path) -> None:
+    """Print the result, once."""
+    from dreambooth_jax.distributed import is_main
+
+    if is_main():
+        print(folder)
+
+
+def join_processes(options: dict[str, Any]) -> None:
+    """Find the other processes, if there are any; all but process 0 then only warn, and say who they are."""
+    import jax
+
+    from dreambooth_jax import distributed
+
+    distributed.start(**options)
+    if not distributed.is_main():
+        logging.getLogger("dreambooth_jax").setLevel(logging.WARNING)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(logging.Formatter(f"process {jax.process_index()}: %(message)s"))
 
 
 def plan(config: Config, devices: int | None) -> None:
@@ -193,6 +221,8 @@ def make_parser() -> "ArgumentParser":
             add_settings(parser)
             if verb == "plan":
                 parser.add_argument("--devices", type=int | None, help="Pretend so many CPU devices.")
+            for name, (kind, text) in PROCESSES.items() if verb in ("train", "prior") else ():
+                parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
         else:
             parser.add_class_arguments(options)
         verbs.add_subcommand(verb, parser, help=help_text)
@@ -239,11 +269,12 @@ def run(arguments: Sequence[str]) -> None:
         InputError: for wrong input.
     """
     verb = next((word for word in arguments if word in USAGE), "train")
-    parsed = parse(make_parser(), normalise(arguments), known=list(keys(USAGE[verb][2])))
+    parsed = parse(make_parser(), normalise(arguments), known=[*keys(USAGE[verb][2]), *PROCESSES])
     values: dict[str, Any] = {key: value for key, value in parsed[verb].as_dict().items() if key != "config"}
     if verb == "plan":
         plan(devices=values.pop("devices"), config=Config(**values))
     elif verb in ("train", "prior"):
+        join_processes({name: values.pop(name) for name in PROCESSES})
         {"train": train, "prior": prior}[verb](Config(**values))
     elif verb == "sample":
         sample(SampleOptions(**values))

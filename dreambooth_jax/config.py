@@ -144,6 +144,8 @@ class TrainConfig:
     """Decay of a moving average of what is trained; 0 keeps none."""
     parallel: Literal["auto", "pmap", "fsdp"] = "auto"
     """pmap replicates the state, fsdp shards it; auto is pmap on several devices."""
+    fsdp_devices: int = 0
+    """Neighbouring devices that share one copy of the state under fsdp; 0 is as many as a host has."""
     device_memory: float | None = None
     """Gigabytes that each device has; by default what it says. A run that needs more is refused before it starts."""
     log_every: int = 10

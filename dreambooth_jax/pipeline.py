@@ -36,7 +36,7 @@ from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 from dreambooth_jax.spread import local_mesh, lower, share, spread
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.pretrained import Components, describe_components, load_components
+from dreambooth_jax.weights.pretrained import Components, Place, describe_components, load_components
 
 Number: TypeAlias = float | int
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
@@ -207,26 +207,24 @@ def load_pretrained(
     revision: str | None = None,
     dtype: DTypeLike | None = None,
     variant: str | None = None,
+    place: Place | None = None,
 ) -> Pipeline:
-    """Read a model and copy it, in float32, to each local device.
+    """Read a model, in float32.
 
     Args:
         path_or_hub_id: folder in the diffusers layout, or a hub id.
         revision: the hub's branch, tag or commit.
         dtype: what to compute in; by default bfloat16 on TPU and GPU, float32 on CPU.
         variant: weight files to prefer, such as fp16.
+        place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
 
     Raises:
         InputError: if there is no such model, or it asks for something we don't have.
     """
     everywhere = NamedSharding(local_mesh(), PartitionSpec())
-    components = load_components(
-        path_or_hub_id,
-        revision=revision,
-        variant=variant,
-        dtype=_compute_dtype(dtype),
-        place=lambda name, array: jax.device_put(array, everywhere),
-    )
+    place = place or (lambda name, array: jax.device_put(array, everywhere))
+    dtype = _compute_dtype(dtype)
+    components = load_components(path_or_hub_id, revision=revision, variant=variant, dtype=dtype, place=place)
     return Pipeline.from_components(components)
 
 

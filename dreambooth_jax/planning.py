@@ -23,8 +23,8 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
 from dreambooth_jax.memory import Usage, bytes_per_device
 from dreambooth_jax.prepare import inputs
-from dreambooth_jax.training.parallel import Mapper, Sharded
-from dreambooth_jax.trees import count, nbytes
+from dreambooth_jax.training.parallel import Mapper, Replicated, Sharded
+from dreambooth_jax.trees import Tree, count, nbytes
 
 GB = 1e9
 
@@ -176,7 +176,7 @@ def _machine(mapper: Mapper, dtype: str) -> str:
 def capacity(config: Config, mapper: Mapper) -> int | None:
     """Bytes of each device: what the config says, or else the device."""
     said = config.train.device_memory
-    return int(said * GB) if said is not None else memory.capacity(mapper.devices[0])
+    return int(said * GB) if said is not None else memory.capacity(jax.local_devices()[0])
 
 
 def state_bytes(assembly: Assembly) -> dict[str, int]:
@@ -192,7 +192,7 @@ def state_bytes(assembly: Assembly) -> dict[str, int]:
         f"moments ({assembly.config.optimizer.kind})": bytes_per_device(state.opt_state),
         "moving average": bytes_per_device(state.ema),
         "gradients": max(gradients),
-        "networks at rest": nbytes(assembly.frozen),
+        "networks at rest": bytes_per_device(mapper.shapes(assembly.frozen)),
     }
     return {name: size for name, size in sizes.items() if size}
 
@@ -204,7 +204,7 @@ def step_plan(assembly: Assembly, active: Groups, *, compiled: jax.stages.Compil
         active=active,
         phases=[(phase.start, phase.stop) for phase in assembly.phases if phase.active == active],
         usage=Usage.of(compiled or assembly.lower(active).compile()),
-        resting=nbytes(assembly.frozen) - nbytes(frozen),
+        resting=_resting(assembly, frozen),
         flops=flops(assembly.pure_steps[active], state, frozen, batch, key),
     )
 
@@ -247,13 +247,21 @@ def check_steps(assembly: Assembly, *, first_step: int) -> None:
     Raises:
         InputError: if one of them needs more memory than a device has.
     """
+    if jax.process_count() > 1 and isinstance(assembly.mapper, Replicated):
+        return  # pmap makes a program of the shapes of one process alone
     room = capacity(assembly.config, assembly.mapper)
     for active in dict.fromkeys(phase.active for phase in assembly.phases if phase.stop > first_step):
         usage = Usage.of(assembly.lower(active).compile())
-        resting = nbytes(assembly.frozen) - nbytes(assembly.needed(active, assembly.frozen))
+        resting = _resting(assembly, assembly.needed(active, assembly.frozen))
         if room is not None and resting + usage.peak > room:
             needed = f"{_gb(resting + usage.peak)} GB on each device ({_gb(usage.temporaries)} of it for activations)"
             raise InputError(_refusal(assembly, needed, room, activations=usage.temporaries))
+
+
+def _resting(assembly: Assembly, needed: Tree) -> int:
+    """Bytes on each device of frozen networks that a step does not take."""
+    shapes = assembly.mapper.shapes
+    return bytes_per_device(shapes(assembly.frozen)) - bytes_per_device(shapes(needed))
 
 
 def _refusal(assembly: Assembly, needed: str, room: int, *, activations: int) -> str:

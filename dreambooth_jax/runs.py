@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_jax import rng
+import numpy as np
+
+from dreambooth_jax import distributed, rng
 from dreambooth_jax.adapters import Adapter, full
 from dreambooth_jax.config import Config, ModelConfig, TextEncoderConfig, load_config
 from dreambooth_jax.errors import InputError
@@ -124,6 +126,7 @@ def pick_step(folder: RunFolder, step: int | None) -> int:
 
 
 def newest_meta(folder: RunFolder) -> dict[str, Any] | None:
-    """What the newest checkpoint says of its run; None where there is none."""
-    steps = complete_steps(folder.checkpoints)
-    return read_meta(folder.checkpoints, steps[-1]) if steps else None
+    """What the newest checkpoint says of its run; None where there is none. Of several processes, process 0 chooses."""
+    newest = max(complete_steps(folder.checkpoints), default=-1)
+    step = int(distributed.gather(np.int32(newest))[0])
+    return read_meta(folder.checkpoints, step) if step >= 0 else None

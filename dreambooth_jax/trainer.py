@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreambooth_jax import rng
+from dreambooth_jax import distributed, rng
 from dreambooth_jax.assembly import assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
@@ -27,7 +27,8 @@ from dreambooth_jax.prepare import inputs
 from dreambooth_jax.prepare.cache import text_table
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.training.checkpoint import Checkpoints
-from dreambooth_jax.training.interrupt import Interrupt
+from dreambooth_jax.training.everywhere import everywhere
+from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.loop import Equipment, Hook, Phase, run_phases
 from dreambooth_jax.training.metrics import MetricsFiles, NonFinite, Recorder
 from dreambooth_jax.training.parallel import Mapper
@@ -51,15 +52,16 @@ def train(config: Config) -> Path:
     mapper = mapper_of(config)
     folder = RunFolder(Path(config.run_dir))
     with Interrupt() as interrupt:
-        prepared = prepare(config, folder, interrupt, before_loading=partial(check_state, config, mapper))
+        prepared = prepare(config, folder, interrupt, mapper, before_loading=partial(check_state, config, mapper))
         if prepared is None:
             log.info("stopped while class images were made; run the same command to go on")
-        elif prepared.first_step == config.train.steps and folder.model.exists():
+        elif prepared.first_step == config.train.steps and distributed.gather(folder.model.exists())[0]:
             log.info("this run is finished: %s", folder.model)
         else:
             training = Training(config, folder, prepared, mapper)
             del prepared  # the last one to hold the pretrained weights of what is trained
             training.run(interrupt)
+    distributed.barrier("the run is over")  # process 0 still wrote the model
     return folder.path
 
 
@@ -95,7 +97,8 @@ class Training:
         config, first_step = self.config, self.prepared.first_step
         self.report()
         check_steps(self.assembly, first_step=first_step)
-        files = MetricsFiles(self.folder.path, first_step=first_step)
+        stop_sign = StopSign(interrupt.requested)
+        files = MetricsFiles(self.folder.path, first_step=first_step) if distributed.is_main() else None
         recorder = Recorder(
             files,
             first_step=first_step,
@@ -114,8 +117,8 @@ class Training:
                 mapper=self.mapper,
                 root_key=rng.root_key(config.train.seed),
                 recorder=recorder,
-                hooks=self.hooks(recorder, interrupt),
-                should_stop=interrupt.requested,
+                hooks=self.hooks(recorder, stop_sign),
+                should_stop=stop_sign,
             )
             self.checkpoints.wait()
         except NonFinite as error:
@@ -123,7 +126,8 @@ class Training:
             raise NonFinite(f"{error}; {self.advice()}") from error
         finally:
             recorder.close()
-            files.close()
+            if files:
+                files.close()
             self.checkpoints.close()
         if step < config.train.steps:
             log.info("stopped after step %d, which is saved; run the same command to go on", step)
@@ -165,7 +169,7 @@ class Training:
         """The step of a phase, with the texts and frozen parameters that it needs."""
         config = self.config
         resting = "text_encoder" not in phase.active
-        params = self.params(state)
+        params = everywhere({"text_encoder": self.params(state)["text_encoder"]}) if resting else {}
 
         def table(examples: inputs.Examples) -> ExampleTable:
             texts, index = text_table(
@@ -193,15 +197,15 @@ class Training:
         return self.adapter.compose(self.frozen, self.mapper.logical(state.trainable))
 
     def best_params(self, state: TrainState) -> Tree:
-        """The whole model with the moving average, where one is kept: what is sampled and exported."""
-        return self.adapter.compose(self.frozen, self.mapper.logical(state.ema or state.trainable))
+        """The whole model, on each device, with the moving average where one is kept: what is sampled and exported."""
+        return everywhere(self.adapter.compose(self.frozen, self.mapper.logical(state.ema or state.trainable)))
 
-    def hooks(self, recorder: Recorder, interrupt: Interrupt) -> list[Hook]:
+    def hooks(self, recorder: Recorder, stop_sign: StopSign) -> list[Hook]:
         """What happens after a step: first its checkpoint, then its samples."""
         config, last = self.config, self.config.train.steps
 
         def checkpoint(step: int, state: TrainState) -> None:
-            if step % config.checkpoint.every and step != last and not interrupt.requested():
+            if step % config.checkpoint.every and step != last and not stop_sign(step):
                 return
             recorder.flush()  # raises if any step so far was not finite: nothing bad is ever saved
             meta = {"config": to_dict(config), "fingerprints": self.prepared.fingerprints}
@@ -214,7 +218,10 @@ class Training:
         return [checkpoint, samples]
 
     def draw_samples(self, step: int, state: TrainState) -> None:
-        """A grid from fixed seeds: rows with the identifier, then rows of the class."""
+        """A grid from fixed seeds: rows with the identifier, then rows of the class. Process 0 alone draws."""
+        params = self.best_params(state)
+        if not distributed.is_main():
+            return
         samples, subject = self.config.samples, inputs.subject_of(self.config.data)
         settings = SampleSettings(
             prompts=[subject.fill(prompt) for prompt in (*samples.prompts, *samples.class_prompts)],
@@ -226,13 +233,15 @@ class Training:
             height=self.config.data.resolution,
             width=self.config.data.resolution,
         )
-        rows = draw_rows(self.pipe, settings, params=self.best_params(state))
+        rows = draw_rows(self.pipe, settings, params=params)
         save_grid(self.folder.samples(step), rows, settings, title=f"step {step}")
 
     def export(self, state: TrainState) -> None:
-        """Write the diffusers folder."""
-        config = self.config.export
-        save_pretrained(self.folder.model, self.pipe, self.best_params(state), format=config.format, dtype=config.dtype)
+        """Write the diffusers folder. Process 0 alone does."""
+        config, params = self.config.export, self.best_params(state)
+        if not distributed.is_main():
+            return
+        save_pretrained(self.folder.model, self.pipe, params, format=config.format, dtype=config.dtype)
         log.info("the personalised model is in %s", self.folder.model)
 
     def advice(self) -> str:

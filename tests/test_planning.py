@@ -176,7 +176,7 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
         tmp_path, f"train.parallel={parallel}", f"text_encoder.stop={stop}", "prior.weight=0", "train.batch_size=8"
     )
     mapper = assembly.mapper_of(config)
-    prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt())
+    prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt(), mapper)
     training = Training(config, RunFolder(tmp_path / "run"), prepared, mapper)
     (phase,) = training.phases
     equipment = training.equip(phase, training.state)

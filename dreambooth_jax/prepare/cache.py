@@ -4,6 +4,8 @@
 
 Moments are kept on disk too, under a name made from all that they depend on (the photos' contents, their views, the
 resolution, the model), so that a resumed run does not encode again and a changed photo cannot be missed.
+
+Several processes encode a share of the photos each, and all get the moments of all.
 """
 
 import hashlib
@@ -14,10 +16,12 @@ from pathlib import Path
 from typing import Literal
 from zipfile import BadZipFile
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
+from dreambooth_jax import distributed
 from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
@@ -61,14 +65,29 @@ def latent_moments(
         InputError: naming the photo, if the encoder gives something that is not finite.
     """
     path = Path(folder) / f"moments-{cache_key(photos, views, model)}.npz"
-    if (stored := _read(path)) is not None:
+    stored = _read(path)
+    if distributed.gather(stored is not None).all() and stored is not None:
         return stored
-    mean, logvar = _encode_all(pipe, photos, views, batch_size)
+    mean, logvar = _encode_shares(pipe, photos, views, batch_size)
     for photo, m, v in zip(photos, mean, logvar):
         if not (np.isfinite(m).all() and np.isfinite(v).all()):
             raise InputError(f"{photo.name}: the autoencoder gives NaN; use train.dtype=float32 or another model")
-    _write(path, mean, logvar)
+    if distributed.is_main():
+        _write(path, mean, logvar)
     return mean, logvar
+
+
+def _encode_shares(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_size: int) -> Moments:
+    n = len(photos)
+    share = -(-n // jax.process_count())
+    first = share * jax.process_index()
+    own = [photos[min(i, n - 1)] for i in range(first, first + share)]  # the last one fills up what is missing
+
+    def of_all(part: np.ndarray) -> np.ndarray:
+        return distributed.gather(part).reshape(-1, *part.shape[1:])[:n]
+
+    mean, logvar = _encode_all(pipe, own, views, batch_size)
+    return of_all(mean), of_all(logvar)
 
 
 def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_size: int) -> Moments:
@@ -83,7 +102,8 @@ def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_siz
         mean, logvar = pipe.encode_images(pipe.params, to_float(full))
         done.append((np.asarray(mean)[: len(some)], np.asarray(logvar)[: len(some)]))
 
-    for photo in tqdm(photos, desc="latents", unit="photo", dynamic_ncols=True):
+    hidden = not distributed.is_main()
+    for photo in tqdm(photos, desc="latents", unit="photo", dynamic_ncols=True, disable=hidden):
         waiting.extend(pictures(photo))
         while len(waiting) >= batch_size:
             encode(waiting[:batch_size])

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dreambooth_jax import memory, pipeline
+from dreambooth_jax import distributed, memory, pipeline
 from dreambooth_jax.config import DataConfig, ModelConfig, PriorConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.prepare.agreement import wait_until
 from dreambooth_jax.prepare.cache import Moments, Views, latent_moments
-from dreambooth_jax.prepare.class_images import Recipe, ensure_class_images, usable_pictures
+from dreambooth_jax.prepare.class_images import ensure_class_images
+from dreambooth_jax.prepare.shelf import Recipe, usable_pictures
 from dreambooth_jax.weights.fingerprint import fingerprint
+from dreambooth_jax.weights.pretrained import Place
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +64,16 @@ def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, .
     )
 
 
-def open_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
+def open_pretrained(model: ModelConfig, *, dtype: str = "auto", place: Place | None = None) -> Pipeline:
     """The model that a config names, with float32 parameters.
 
     Args:
         model: where it is.
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
+        place: puts each leaf onto devices as it is read; by default whole on each of this process's.
     """
-    path = _path(model)
-    return load_pretrained(path, revision=model.revision, variant=model.variant, dtype=COMPUTE_DTYPES[dtype])
+    path, compute = _path(model), COMPUTE_DTYPES[dtype]
+    return load_pretrained(path, revision=model.revision, variant=model.variant, dtype=compute, place=place)
 
 
 def describe_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
@@ -107,7 +112,7 @@ def class_photos(
         prior: how many, and how made.
         data: words and resolution.
         folder: where they belong.
-        should_stop: asked between batches.
+        should_stop: asked between batches; of several processes all must get the same answer.
     """
     if not prior.weight:
         return ()
@@ -119,11 +124,12 @@ def class_photos(
         size=data.resolution,
         model=fingerprint(pipe.components.folder),
     )
-    missing = prior.num_images - len(usable_pictures(folder))
+    missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())
     device = jax.local_devices()[0]
     room = memory.free(device)
     room = None if room is None else room + memory.bytes_per_device(pipe.params)
     batch_size = class_batch(pipe, prior=prior, size=data.resolution, room=room, missing=missing)
+    batch_size = int(distributed.gather(np.int32(batch_size)).min())  # what fits on every host
     present = ensure_class_images(
         pipe,
         folder,
@@ -135,6 +141,7 @@ def class_photos(
     )
     if present < prior.num_images:
         return None
+    wait_until(lambda: len(usable_pictures(folder)) >= present)  # process 0 may have written them on another host
     return read_photos(str(folder), prompt=prior.class_prompt, data=data)
 
 
@@ -146,7 +153,7 @@ def class_batch(pipe: Pipeline, *, prior: PriorConfig, size: int, room: int | No
         prior: a number that is set there is taken.
         size: pixels of a side.
         room: bytes of each device for the model and the work.
-        missing: pictures to make, over all devices.
+        missing: pictures to make, over all devices of this process.
     """
     if prior.batch_size is not None:
         return prior.batch_size

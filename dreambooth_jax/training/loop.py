@@ -75,7 +75,7 @@ def run_phases(
     root_key: Key[Array, ""],
     recorder: Recorder,
     hooks: Sequence[Hook],
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[int], bool],
 ) -> tuple[TrainState, int]:
     """Train from ``first_step`` to the end of the last phase, or until ``should_stop``.
 
@@ -88,7 +88,7 @@ def run_phases(
         root_key: everything random descends from it.
         recorder: takes the metrics.
         hooks: called as ``hook(steps taken, state)`` after each step.
-        should_stop: asked after each step.
+        should_stop: asked after each step, with the number of steps taken.
 
     Returns:
         The state and the number of steps taken.
@@ -98,11 +98,11 @@ def run_phases(
             continue
         equipment = equip(phase, state)
         for step in range(max(phase.start, first_step), phase.stop):
-            batch = mapper.place_batch(equipment.data.batch_at(step))
+            batch = mapper.place_batch(equipment.data.batch_at(step, mapper.rows(equipment.data.rows)))
             state, metrics = equipment.step(state, equipment.frozen, batch, root_key)
             recorder.push(step + 1, metrics, equipment.rates(step))
             for hook in hooks:
                 hook(step + 1, state)
-            if should_stop():
+            if should_stop(step + 1):
                 return state, step + 1
     return state, phases[-1].stop

@@ -63,20 +63,25 @@ class Recorder:
     """Takes each step's device metrics and gives them to the files and the bar, a little later.
 
     Args:
-        files: where lines go.
+        files: where lines go; None on the processes that write none. They check that the numbers are finite all the
+            same: the numbers are the same everywhere, so all stop at the same one.
         first_step: steps taken before.
         steps: steps of the whole run.
         images_per_step: examples per step, for the speed.
         log_every: steps between two lines; a line holds the means since the last one.
     """
 
-    def __init__(self, files: MetricsFiles, *, first_step: int, steps: int, images_per_step: int, log_every: int):
+    def __init__(
+        self, files: MetricsFiles | None, *, first_step: int, steps: int, images_per_step: int, log_every: int
+    ):
         self._files, self._log_every, self._images_per_step = files, log_every, images_per_step
         self._pending: deque[tuple[int, dict[str, jax.Array], dict[str, float]]] = deque()
         self._since: list[dict[str, float]] = []
         self._clock: float | None = None  # runs from the end of the first step, which compiles
         self._timed = 0
-        self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True, disable=files is None
+        )
 
     def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
         """Metrics of the step that made state number ``step``; ``extra`` are host numbers such as learning rates."""
@@ -109,7 +114,8 @@ class Recorder:
         if step % self._log_every == 0 or step == self._bar.total:
             means = {name: sum(v[name] for v in self._since) / len(self._since) for name in values}
             speeds = {"images_per_second": speed} if self._timed else {}
-            self._files.write(step, means | extra | speeds)
+            if self._files:
+                self._files.write(step, means | extra | speeds)
             self._since, self._clock, self._timed = [], now, 0
 
 

@@ -9,104 +9,75 @@ over the examples it is given, divided by a constant. A mapper runs it on severa
     Sharded (jit)       a mesh (data, fsdp); parameters and moments split along fsdp, examples along both
 
 Both take and give the same *logical* state (no device axis), so a checkpoint of one restores into the other.
+The devices are those of all processes, a process's own side by side: so the rows of a batch that a process needs are a
+slice, which it draws itself, and fsdp groups lie within a host as long as they are no larger than its devices.
 """
 
+import socket
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dreambooth_jax import distributed
 from dreambooth_jax.errors import InputError
-
-StepFn = Callable[..., tuple[Any, dict[str, jax.Array]]]
-
-
-@runtime_checkable
-class MappedStep(Protocol):
-    """``step(state, frozen, batch, root_key) -> (state, metrics)`` over devices.
-
-    ``lower`` takes shapes (:meth:`Mapper.shapes`, :meth:`Mapper.batch_shapes`) in the place of arrays; what is compiled
-    from it is what a call with such arrays runs, so that nothing is compiled twice.
-    """
-
-    def __call__(
-        self, state: Any, frozen: Any, batch: Any, root_key: jax.Array, /
-    ) -> tuple[Any, dict[str, jax.Array]]: ...
-
-    def lower(self, state: Any, frozen: Any, batch: Any, root_key: Any, /) -> jax.stages.Lowered: ...
-
+from dreambooth_jax.training.mapper import MappedStep as MappedStep
+from dreambooth_jax.training.mapper import Mapper as Mapper
+from dreambooth_jax.training.mapper import StepFn as StepFn
 
 # Leaves smaller than this stay whole: gathering them costs more in latency than they take in memory.
 SHARDING_THRESHOLD = 2**12
 
 
-@runtime_checkable
-class Mapper(Protocol):
-    """How a step is spread over devices."""
-
-    @property
-    def devices(self) -> Sequence[jax.Device]:
-        """All devices."""
-        ...
-
-    def place(self, tree: Any) -> Any:
-        """Logical arrays (state or frozen parameters) -> where the mapped step wants them."""
-        ...
-
-    def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A global batch on the host -> its rows on their devices. Asynchronous."""
-        ...
-
-    def map(self, step: StepFn) -> MappedStep:
-        """Compile ``step`` for all devices. The old state is donated; metrics come back as logical scalars."""
-        ...
-
-    def logical(self, placed: Any) -> Any:
-        """The inverse of ``place``, without a copy to the host: what a checkpoint stores."""
-        ...
-
-    def restore_target(self, shapes: Any) -> Any:
-        """Logical shapes with the shardings that a checkpoint should be read into."""
-        ...
-
-    def shapes(self, shapes: Any) -> Any:
-        """Logical shapes -> those of what ``place`` makes of such arrays, with their shardings."""
-        ...
-
-    def batch_shapes(self, batch: Any) -> Any:
-        """Shapes of a global batch -> those of what ``place_batch`` makes of it, with their shardings."""
-        ...
-
-
 @dataclass(frozen=True)
 class Replicated:
-    """Pure data parallelism with ``jax.pmap``: each device holds everything and sees its part of the batch."""
+    """Pure data parallelism with ``jax.pmap``: each device holds everything and sees its part of the batch.
+
+    What is placed has a leading axis of this process's devices; ``pmap`` joins those of all processes.
+    """
 
     devices: Sequence[jax.Device]
 
-    def _over_devices(self, spec: PartitionSpec) -> NamedSharding:
+    @property
+    def _local(self) -> list[jax.Device]:
+        return [device for device in self.devices if device.process_index == jax.process_index()]
+
+    def _over_local(self, spec: PartitionSpec) -> NamedSharding:
         # The axis name must be the one that pmap uses, or the first step compiles twice.
-        return NamedSharding(Mesh(np.asarray(self.devices), ("data",)), spec)
+        return NamedSharding(Mesh(np.asarray(self._local), ("data",)), spec)
+
+    def load(self, name: str, array: np.ndarray) -> jax.Array:
+        """Whole on each of this process's devices."""
+        del name
+        return jax.device_put(array, self._over_local(PartitionSpec()))
 
     def place(self, tree: Any) -> Any:
         """Add a leading axis of one copy per device."""
 
         def stack(leaf: jax.Array | np.ndarray) -> jax.Array:
-            copies = [jax.device_put(leaf[None], device) for device in self.devices]
-            stacked = self._over_devices(PartitionSpec("data"))
+            whole = leaf
+            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+                whole = leaf.addressable_data(0)  # restored to all processes: the copy here is all that is needed
+            copies = [jax.device_put(whole[None], device) for device in self._local]
+            stacked = self._over_local(PartitionSpec("data"))
             return jax.make_array_from_single_device_arrays((len(copies), *leaf.shape), stacked, copies)
 
         return jax.tree.map(stack, tree)
 
+    def rows(self, count: int) -> slice:
+        """A share for each device."""
+        return _own_rows(self.devices, count)
+
     def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """[b, ...] -> [devices, b / devices, ...]."""
-        n = len(self.devices)
+        n = len(self._local)
         split = {name: rows.reshape(n, len(rows) // n, *rows.shape[1:]) for name, rows in batch.items()}
-        return jax.device_put(split, self._over_devices(PartitionSpec("data")))
+        return jax.device_put(split, self._over_local(PartitionSpec("data")))
 
     def map(self, step: StepFn) -> MappedStep:
         """pmap over the leading axis; the root key is the same everywhere."""
@@ -121,8 +92,8 @@ class Replicated:
         return _Replicated(mapped)
 
     def logical(self, placed: Any) -> Any:
-        """Every device's copy without its leading axis, together one replicated array."""
-        whole = self._over_devices(PartitionSpec())
+        """Every device's copy without its leading axis, together one array, replicated over all processes."""
+        whole = NamedSharding(Mesh(np.asarray(self.devices), ("data",)), PartitionSpec())
 
         def unstack(leaf: jax.Array) -> jax.Array:
             copies = [shard.data.squeeze(0) for shard in leaf.addressable_shards]
@@ -131,12 +102,14 @@ class Replicated:
         return jax.tree.map(unstack, placed)
 
     def restore_target(self, shapes: Any) -> Any:
-        """Read onto device 0; :meth:`place` copies it to the others."""
-        return _with_shardings(shapes, lambda _: SingleDeviceSharding(self.devices[0]))
+        """Read onto the first device of each process; :meth:`place` copies it to the others."""
+        first = {device.process_index: device for device in reversed(self.devices)}
+        whole = NamedSharding(Mesh(np.asarray(list(first.values())), ("process",)), PartitionSpec())
+        return _with_shardings(shapes, lambda _: whole)
 
     def shapes(self, shapes: Any) -> Any:
         """With the leading axis."""
-        n, sharding = len(self.devices), self._over_devices(PartitionSpec("data"))
+        n, sharding = len(self._local), self._over_local(PartitionSpec("data"))
         return jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype, sharding=sharding), shapes)
 
     def batch_shapes(self, batch: Any) -> Any:
@@ -189,9 +162,26 @@ class Sharded:
         """Whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def load(self, name: str, array: np.ndarray) -> jax.Array:
+        """Split as :meth:`place` does: no device ever holds a large leaf whole."""
+        del name
+        return self.place(array)
+
     def place(self, tree: Any) -> Any:
         """Split every leaf by :meth:`sharding`."""
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, self.sharding(leaf)), tree)
+
+        def split(leaf: jax.Array | np.ndarray) -> jax.Array:
+            sharding = self.sharding(leaf)
+            if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+                return jax.device_put(leaf, sharding)
+            host = np.asarray(leaf)  # the same on all processes: each puts its own parts onto its devices
+            return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+        return jax.tree.map(split, tree)
+
+    def rows(self, count: int) -> slice:
+        """A share for each device."""
+        return _own_rows(self.devices, count)
 
     @property
     def _rows(self) -> NamedSharding:
@@ -199,7 +189,7 @@ class Sharded:
 
     def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Rows over all devices."""
-        return jax.device_put(batch, self._rows)
+        return {name: jax.make_array_from_process_local_data(self._rows, rows) for name, rows in batch.items()}
 
     def map(self, step: StepFn) -> MappedStep:
         """jit; what comes out is sharded as what went in."""
@@ -209,7 +199,7 @@ class Sharded:
 
         def run(state: Any, frozen: Any, batch: Any, root_key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
             new, metrics = step(state, frozen, batch, root_key, axis_name=None, gather=gathered)
-            return jax.lax.with_sharding_constraint(new, jax.tree.map(self.sharding, new)), metrics
+            return jax.lax.with_sharding_constraint(new, jax.tree.map(self.sharding, new)), gathered(metrics)
 
         return jax.jit(run, donate_argnums=0)
 
@@ -230,22 +220,44 @@ class Sharded:
         return _with_shardings(batch, lambda _: self._rows)
 
 
-def _with_shardings(shapes: Any, sharding_of: Callable[[Any], Sharding]) -> Any:
+def _with_shardings(shapes: Any, sharding_of: Callable[[Any], NamedSharding]) -> Any:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding_of(s)), shapes)
 
 
-def make_mapper(parallel: Literal["auto", "pmap", "fsdp"], devices: Sequence[jax.Device] | None = None) -> Mapper:
+def _own_rows(devices: Sequence[jax.Device], count: int) -> slice:
+    own = [place for place, device in enumerate(devices) if device.process_index == jax.process_index()]
+    share = count // len(devices)
+    return slice(own[0] * share, (own[-1] + 1) * share)
+
+
+def make_mapper(
+    parallel: Literal["auto", "pmap", "fsdp"], devices: Sequence[jax.Device] | None = None, *, fsdp_devices: int = 0
+) -> Mapper:
     """The mapper of a name. ``auto`` is pmap on several devices and plain jit on one.
 
     Args:
         parallel: ``auto``, ``pmap`` or ``fsdp``.
-        devices: by default all of this process.
+        devices: by default all of all processes.
+        fsdp_devices: neighbours that share one copy of the state; 0 is as many as a host has. Gathering parameters,
+            which happens twice a step, then stays on the links within a host, and only gradients travel between hosts.
+
+    Raises:
+        InputError: if ``fsdp_devices`` does not divide the devices.
     """
-    devices = list(devices or jax.local_devices())
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     if parallel == "pmap" or (parallel == "auto" and len(devices) > 1):
         return Replicated(devices)
+    group = fsdp_devices or len(devices) // _hosts(devices)
+    if len(devices) % group:
+        raise InputError(f"train.fsdp_devices {group} does not divide the {len(devices)} devices")
     # Mesh() has Auto axes; jax.make_mesh would give Explicit ones, which vmap refuses.
-    return Sharded(Mesh(np.asarray(devices).reshape(1, -1), ("data", "fsdp")))
+    return Sharded(Mesh(np.asarray(devices).reshape(-1, group), ("data", "fsdp")))
+
+
+def _hosts(devices: Sequence[jax.Device]) -> int:
+    """On how many machines the devices are; a machine may run several processes, as SLURM does with one per GPU."""
+    names = distributed.gather(np.uint32(zlib.crc32(socket.gethostname().encode())))
+    return len({int(names[device.process_index]) for device in devices}) if len(names) > 1 else 1
 
 
 def check_divisible(*, batch_size: int, copies: int, accumulation: int, n_devices: int) -> None:

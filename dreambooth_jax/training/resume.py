@@ -11,6 +11,7 @@ from dreambooth_jax.errors import InputError
 HARMLESS = {
     "run_dir",
     "train.parallel",
+    "train.fsdp_devices",
     "train.remat",
     "train.device_memory",
     "train.log_every",

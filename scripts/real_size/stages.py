@@ -177,10 +177,11 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
             train=config.TrainConfig(steps=TRAINING_STEPS, remat="blocks"),
         )
         run = RunFolder(Path(settings.run_dir))
-        prepared = prepare(settings, run, Interrupt())
+        mapper = make_mapper("auto")
+        prepared = prepare(settings, run, Interrupt(), mapper)
         assert prepared is not None, "nobody interrupts"
         mark("load, encode pictures")
-        training = Training(settings, run, prepared, make_mapper("auto"))
+        training = Training(settings, run, prepared, mapper)
         del prepared  # the last one to hold the weights that the state owns now
         state = training.state
         equipment = training.equip(training.phases[0], state)

@@ -16,6 +16,7 @@ def mappers():
         "pmap 8": make_mapper("pmap", devices),
         "fsdp 8": make_mapper("fsdp", devices),
         "fsdp 2": make_mapper("fsdp", devices[:2]),
+        "fsdp 4 x 2": make_mapper("fsdp", devices, fsdp_devices=2),
         "pmap 1": make_mapper("pmap", devices[:1]),
     }
 
@@ -118,6 +119,15 @@ def test_a_step_that_was_compiled_from_shapes_is_not_compiled_again(parallel):
 def test_auto_is_pmap_on_several_devices_and_jit_on_one():
     assert isinstance(make_mapper("auto", jax.devices()), Replicated)
     assert isinstance(make_mapper("auto", jax.devices()[:1]), Sharded)
+
+
+def test_groups_of_devices_share_a_copy():
+    mapper = make_mapper("fsdp", jax.devices(), fsdp_devices=2)
+    assert dict(mapper.mesh.shape) == {"data": 4, "fsdp": 2}
+    placed = mapper.place(jax.numpy.zeros((64, 128)))
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(64, 64)}
+    with pytest.raises(InputError, match=r"train.fsdp_devices 3 does not divide the 8 devices"):
+        make_mapper("fsdp", jax.devices(), fsdp_devices=3)
 
 
 @pytest.mark.parametrize("batch_size", range(1, 9))

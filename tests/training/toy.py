@@ -82,8 +82,9 @@ def run(mapper, *, steps=5, first=0, n_instances=8, prior_weight=1.0, state=None
     mapped = mapper.map(step)
     losses = []
     for number in range(first, first + steps):
-        placed, metrics = mapped(
-            placed, frozen, mapper.place_batch(batch(number, n_instances, prior_weight)), rng.root_key(seed)
-        )
+        whole = batch(number, n_instances, prior_weight)
+        rows = mapper.rows(2 * n_instances)
+        own = mapper.place_batch({name: values[rows] for name, values in whole.items()})
+        placed, metrics = mapped(placed, frozen, own, rng.root_key(seed))
         losses.append(float(metrics["loss"]))
     return mapper.logical(placed), losses

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The folder of class images: pictures, and a manifest with a line for each that was made, kept or rejected.
+
+So a broken-off run goes on with the next number, and a picture that its owner deletes is replaced by a new one.
+Pictures that are not in the manifest are the owner's own, and count.
+
+    class_images/000000.png ...
+    class_images/manifest.jsonl         {"file", "status": kept | black | duplicate, "seed", "prompt", ..., "model"}
+    class_images/.made/000004.png ...   what other processes made, until process 0 has looked at it
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dreambooth_jax import distributed
+from dreambooth_jax.data import images, screening
+from dreambooth_jax.data.png import save_png
+from dreambooth_jax.data.sources import PICTURE
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare.agreement import wait_until
+
+MANIFEST = "manifest.jsonl"
+MADE = ".made"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides how class images look, seeds apart. All pictures of a manifest share one recipe."""
+
+    prompt: str
+    negative_prompt: str = ""
+    steps: int = 50
+    guidance_scale: float = 7.5
+    sampler: str = "ddim"
+    size: int = 512
+    """Pixels of a side."""
+    model: str = ""
+    """Fingerprint of the weights."""
+
+
+@dataclass
+class Shelf:
+    """The folder, as process 0 fills it.
+
+    Attributes:
+        seen: marks of the pictures that are there.
+        refused: pictures since the last that was kept.
+        patience: how many of them are too many.
+    """
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    patience: int
+    seen: list[screening.Fingerprint] = field(default_factory=list)
+    refused: int = 0
+
+    def open(self, present: list[str]) -> None:
+        """Look at what is there."""
+        self.clear()  # of a run that was killed
+        if distributed.is_main():
+            self.seen = [screening.fingerprint(np.asarray(images.decode(self.folder / name))) for name in present]
+
+    @property
+    def gives_up(self) -> bool:
+        """Nothing usable came for too long."""
+        return self.refused >= self.patience
+
+    def record(self, number: int, status: str) -> dict[str, Any]:
+        """A line of the manifest."""
+        return {"file": f"{number:06d}.png", "status": status, "seed": self.seed + number} | asdict(self.recipe)
+
+    def lay_by(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Put a picture where process 0 finds it."""
+        record = self.record(number, "kept")
+        save_png(self.folder / MADE / record["file"], picture, record)
+
+    def fetch(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """What another process laid by.
+
+        Raises:
+            InputError: if it does not turn up.
+        """
+        path = self.folder / MADE / f"{number:06d}.png"
+        if not wait_until(path.exists):
+            raise InputError(f"{path}, which another host wrote, is not to be seen here")
+        return np.asarray(images.decode(path))
+
+    def offer(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> int:
+        """Keep or refuse a picture, on disk at once; 1 if it is kept."""
+        status = judge(picture, self.seen)
+        record = self.record(number, status)
+        kept = status == "kept"
+        if kept:
+            laid_by = self.folder / MADE / record["file"]
+            if laid_by.exists():
+                os.replace(laid_by, self.folder / record["file"])
+            else:
+                save_png(self.folder / record["file"], picture, record)
+            self.seen.append(screening.fingerprint(picture))
+        self.refused = 0 if kept else self.refused + 1
+        append_line(self.folder, record)
+        return int(kept)
+
+    def clear(self) -> None:
+        """Away with what was laid by."""
+        if distributed.is_main():
+            shutil.rmtree(self.folder / MADE, ignore_errors=True)
+
+
+def judge(picture: UInt8[np.ndarray, "h w 3"], seen: list[screening.Fingerprint]) -> str:
+    """``kept``, or why not."""
+    if screening.is_black(picture):
+        return "black"
+    mark = screening.fingerprint(picture)
+    return "duplicate" if any(screening.is_duplicate(mark, other) for other in seen) else "kept"
+
+
+def usable_pictures(folder: Path) -> list[str]:
+    """Names of the pictures in a folder."""
+    return sorted(path.name for path in folder.glob("*") if PICTURE.fullmatch(path.name) and path.is_file())
+
+
+def read_manifest(folder: Path) -> list[dict[str, Any]]:
+    """Lines of the manifest; a torn last one, from a run that was killed, is left out."""
+    path = folder / MANIFEST
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def append_line(folder: Path, record: dict[str, Any]) -> None:
+    """Add a line, after its picture is on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / MANIFEST
+    # A run that was killed may have left half a line: end it, so that it spoils no second one.
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("a") as file:
+        file.write(("\n" if torn else "") + json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_recipe(folder: Path, lines: list[dict[str, Any]], recipe: Recipe) -> None:
+    """Raise InputError if pictures that are still there were made otherwise."""
+    wanted = asdict(recipe)
+    for line in lines:
+        if line["status"] != "kept" or not (folder / line["file"]).exists():
+            continue
+        different = [key for key, value in wanted.items() if line.get(key) != value]
+        if different:
+            key = different[0]
+            raise InputError(
+                f"{folder} holds class images made with {key} {line.get(key)!r}, not {wanted[key]!r}: choose another "
+                "folder (prior.class_images), or delete it to make them anew"
+            )

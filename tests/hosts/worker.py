@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""One of several processes: does the small things that processes do together, and process 0 writes what came out.
+
+python -m tests.hosts.worker FOLDER --coordinator ... --num_processes ... --process_id ...
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dreambooth_jax import distributed
+from dreambooth_jax.data.prompts import Subject
+from dreambooth_jax.data.sources import load_images
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare import agreement
+from dreambooth_jax.prepare.cache import Views, latent_moments
+from dreambooth_jax.prepare.class_images import ensure_class_images
+from dreambooth_jax.prepare.shelf import Recipe
+from dreambooth_jax.training import parallel
+from dreambooth_jax.training.checkpoint import Checkpoints
+from dreambooth_jax.training.everywhere import everywhere
+from dreambooth_jax.training.interrupt import StopSign
+from tests.prepare.fake import FakePipeline
+from tests.training import toy
+
+MAPPERS = {"pmap": ("pmap", 0), "fsdp": ("fsdp", 0), "fsdp in pairs": ("fsdp", 2)}
+RECIPE = Recipe(prompt="a photo of a dog", size=16, steps=3, model="abc")
+VIEWS = Views(resolution=16, crop="random", flip=True, seed=3)
+SPOILT = {3: "black", 6: 2}
+
+
+def train(folder, name):
+    """Three steps, a checkpoint, and two more from what it restores."""
+    kind, fsdp_devices = MAPPERS[name]
+    mapper = parallel.make_mapper(kind, fsdp_devices=fsdp_devices)
+    state, losses = toy.run(mapper, steps=3)
+    held = state.trainable["unet"]["a"]["kernel"].addressable_data(0).size / (8 * toy.WIDTH)
+    checkpoints = Checkpoints(folder / name)
+    checkpoints.save(state, step=3, meta={"note": "kept"})
+    checkpoints.wait()
+    again = checkpoints.restore(mapper.restore_target(jax.eval_shape(lambda: toy.setup()[2])), step=3)
+    checkpoints.close()
+    state, more = toy.run(mapper, steps=2, first=3, state=again)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(everywhere(state))]
+    if distributed.is_main():
+        np.savez(folder / f"{name}.npz", *leaves)
+    return {"losses": losses + more, "held": held, "rows": [mapper.rows(16).start, mapper.rows(16).stop]}
+
+
+def stop(process):
+    """The step after which a signal to process 1 in its fourth step stops us."""
+    heard = []
+    sign = StopSign(lambda: bool(heard))
+    for step in range(1, 20):
+        if step == 4 and process == 1:
+            heard.append("SIGTERM")
+        answers = {sign(step), sign(step)}
+        if answers == {True}:
+            return step
+    return None
+
+
+def refusal(function, *arguments):
+    try:
+        function(*arguments)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def prepare(folder, photos, process):
+    """Class images and moments, shared out between pipelines without networks."""
+    pipe = FakePipeline(SPOILT.get)
+    count = ensure_class_images(pipe, folder / "class", RECIPE, num_images=11, seed=2, batch_size=2)
+    made = [seed for call in pipe.calls for seed in call["seed"]]
+    pictures = load_images(photos, prompt="a {identifier}", subject=Subject(identifier="sks", class_noun="dog"))
+    mean, logvar = latent_moments(pipe, pictures, VIEWS, folder=folder / "cache", model="m", batch_size=3)
+    encoded, again = pipe.encoded, FakePipeline()
+    distributed.barrier("cache written")
+    latent_moments(again, pictures, VIEWS, folder=folder / "cache", model="m", batch_size=3)
+    if process == 1:
+        np.savez(folder / "moments.npz", mean=mean, logvar=logvar)
+    return {"count": count, "made": made, "encoded": encoded, "encoded_again": again.encoded}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    for name, kind in {"coordinator": str, "num_processes": int, "process_id": int}.items():
+        parser.add_argument(f"--{name}", type=kind)
+    options = vars(parser.parse_args())
+    folder = options.pop("folder")
+    distributed.start(**options)
+    process = jax.process_index()
+    parallel.SHARDING_THRESHOLD = 64  # the toy's leaves are small
+    agreement.VISIBLE_WITHIN = 2
+    report = {
+        "devices": [jax.device_count(), jax.local_device_count()],
+        "gathered": distributed.gather(np.arange(2) + 10 * process).tolist(),
+        **{name: train(folder, name) for name in MAPPERS},
+        "stopped": stop(process),
+        "unlike": refusal(agreement.check_same, "settings", f"of process {process}"),
+        "alike": refusal(agreement.check_same, "settings", "of all"),
+        "apart": refusal(agreement.check_shared, folder / f"own{process}"),
+        "shared": refusal(agreement.check_shared, folder / "shared"),
+        "prepare": prepare(folder, folder / "photos", process),
+    }
+    (folder / f"report{process}.json").write_text(json.dumps(report))
+    distributed.barrier("end")
+
+
+if __name__ == "__main__":
+    main()
