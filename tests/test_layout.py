@@ -17,7 +17,7 @@ FLOORS: list[dict[str, list[str]]] = [
     {
         "trees": [],
         "config": [],
-        "models": ["unet", "unet_blocks", "vae", "clip_text", "attention", "resnet", "layers", "configs"],
+        "models": ["unet", "unet_blocks", "vae", "clip_text", "attention", "resnet", "layers", "norms", "configs"],
         "diffusion": ["samplers", "loss", "guidance", "process", "schedule"],
     },
     {

@@ -17,6 +17,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from dreambooth_jax.models.norms import group_norm
+
 Remat = Literal["nothing", "blocks", "attention"]
 """What the backward pass computes again instead of keeping it."""
 
@@ -77,12 +79,12 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *positions c"]) -> Float[Array, "b *positions c"]:
         channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels).reshape(1, 1, self.groups, -1)
-        bias = self.param("bias", nn.initializers.zeros, channels).reshape(scale.shape)
-        h = x.astype(wide(self.dtype)).reshape(x.shape[0], -1, *scale.shape[2:])
-        h = h - h.mean((1, 3), keepdims=True)
-        h = h * jax.lax.rsqrt(jnp.square(h).mean((1, 3), keepdims=True) + self.epsilon)
-        return (h * scale + bias).reshape(x.shape).astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        precise = wide(self.dtype)
+        h = x.astype(precise).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        h = group_norm(h, *(leaf.astype(precise).reshape(self.groups, -1) for leaf in (scale, bias)), self.epsilon)
+        return h.reshape(x.shape).astype(self.dtype)
 
 
 class LayerNorm(nn.LayerNorm):

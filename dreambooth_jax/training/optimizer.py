@@ -136,8 +136,20 @@ def _own(moments: Moments) -> jnp.dtype | None:
 
 def clip_by_global_norm(grads: Tree, max_norm: float | None) -> tuple[Tree, Float[Array, ""]]:
     """(gradients scaled so that their joint norm is at most ``max_norm``, the norm before)."""
-    norm = optax.tree.norm(grads)
+    norm = global_norm(grads)
     if max_norm is None:
         return grads, norm
     scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
     return jax.tree.map(lambda g: g * scale, grads), norm
+
+
+def global_norm(tree: Tree) -> Float[Array, ""]:
+    """Root of the sum of all squares.
+
+    All vectors as one: most leaves are biases and scales, and each sum, and each addition of two sums, would be a
+    loop of its own to compile and to start.
+    """
+    leaves = jax.tree.leaves(tree)
+    vectors = [leaf for leaf in leaves if leaf.ndim == 1]
+    parts = [leaf for leaf in leaves if leaf.ndim != 1] + ([jnp.concatenate(vectors)] if vectors else [])
+    return jnp.sqrt(jnp.sum(jnp.stack([jnp.sum(jnp.square(part)) for part in parts])))
