@@ -268,8 +268,11 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         InputError: for wrong input.
     """
+    from dreambooth_jax.compiled import keep_compiled
+
     verb = next((word for word in arguments if word in USAGE), "train")
     parsed = parse(make_parser(), normalise(arguments), known=[*keys(USAGE[verb][2]), *PROCESSES])
+    keep_compiled()
     values: dict[str, Any] = {key: value for key, value in parsed[verb].as_dict().items() if key != "config"}
     if verb == "plan":
         plan(devices=values.pop("devices"), config=Config(**values))
