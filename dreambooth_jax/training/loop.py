@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The loop: batch, step, metrics, hooks. It dispatches and never waits, but where a hook does.
+"""The loop: step, next batch, metrics, hooks. It dispatches and never waits, but where a hook does.
+
+While the devices work on a step, the host draws the next one's batch and sends it after.
 
 A run falls into phases, stretches in which the same groups are trained. Each has its own compiled step, and its own
 texts: states where the text encoder rests (as it is by then), token ids where it is trained.
@@ -10,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jaxtyping import Array, Key
 
 from dreambooth_jax.data.dreambooth import DreamBoothData
@@ -44,6 +47,10 @@ class Equipment:
     frozen: Any
     data: DreamBoothData
     rates: Callable[[int], dict[str, float]]
+
+    def batch_at(self, step: int, mapper: Mapper) -> dict[str, jax.Array]:
+        """This process's rows of a step's batch, on their way to its devices."""
+        return mapper.place_batch(self.data.batch_at(step, mapper.rows(self.data.rows)))
 
 
 def split_phases(*, steps: int, start: int, stop: int) -> list[Phase]:
@@ -97,9 +104,12 @@ def run_phases(
         if phase.stop <= first_step:
             continue
         equipment = equip(phase, state)
-        for step in range(max(phase.start, first_step), phase.stop):
-            batch = mapper.place_batch(equipment.data.batch_at(step, mapper.rows(equipment.data.rows)))
+        start = max(phase.start, first_step)
+        batch = equipment.batch_at(start, mapper)
+        for step in range(start, phase.stop):
             state, metrics = equipment.step(state, equipment.frozen, batch, root_key)
+            if step + 1 < phase.stop:
+                batch = equipment.batch_at(step + 1, mapper)
             recorder.push(step + 1, metrics, equipment.rates(step))
             for hook in hooks:
                 hook(step + 1, state)
