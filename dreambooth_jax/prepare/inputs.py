@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The tiny model that ships with the package, and in ``subject/`` five pictures to personalise it with."""
 COMPUTE_DTYPES = {"auto": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
-ENCODED_AT_ONCE = 4
 CPU_BATCH = 4
 LARGEST_BATCH = 16
 """Class images at once on each device; with guidance the network sees twice as many, which keeps any device busy."""
@@ -190,8 +189,14 @@ def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
 def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
     """Photos with the moments of their latents."""
     model = fingerprint(pipe.components.folder)
-    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=ENCODED_AT_ONCE)
+    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=encoded_at_once())
     return Examples(photos=photos, moments=moments)
+
+
+def encoded_at_once() -> int:
+    """Views in one batch. On a CPU one for each device: more are no faster there, and each that fills up the last batch
+    costs as much as a photo. On accelerators four: they cost little, and one size for all is one program to compile."""
+    return jax.local_device_count() * (1 if jax.default_backend() == "cpu" else 4)
 
 
 def instance_views(data: DataConfig, *, seed: int) -> Views:
