@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -190,7 +189,7 @@ def optimization(
         )
         optimizers[group] = optimizer_of(config.optimizer, schedule, group)
         # All of them at once, so that the loop never waits for a device to log one.
-        rates[group] = np.pad(np.asarray(jax.vmap(schedule)(jnp.arange(stop - start))), (start, 0))
+        rates[group] = np.pad(np.asarray(jax.jit(jax.vmap(schedule))(np.arange(stop - start))), (start, 0))
     return optimizers, rates
 
 

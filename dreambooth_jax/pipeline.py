@@ -23,7 +23,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -178,17 +178,18 @@ class Pipeline:
         """What a sampler compiles to, and what is given to it for all pictures."""
         kind = SAMPLERS[sampler]
         static = (self.unet, self.vae, self.text_encoder, kind, self.schedule.prediction_type)
-        return static, kind.table(self.schedule, steps), jnp.asarray(float(guidance_scale)), jnp.asarray(float(eta))
+        return static, kind.table(self.schedule, steps), np.asarray(float(guidance_scale)), np.asarray(float(eta))
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
     ) -> "_Rows":
-        keys = jnp.stack([rng.root_key(seed) for seed in seeds])
         shape = (len(texts), *sides, self.unet.config.in_channels)
+        given = None if latents is None else _given_latents(latents, shape)
+        keys, drawn = _draw(np.asarray(seeds, np.uint32), shape=shape)
         return _Rows(
             ids=self.tokenizer(texts),
             negative_ids=self.tokenizer(negative),
-            latents=_normal_latents(keys, shape=shape) if latents is None else _given_latents(latents, shape),
+            latents=drawn if given is None else given,
             keys=keys,
         )
 
@@ -284,9 +285,13 @@ def _apply(module: nn.Module, method: str | None, params: Tree, *inputs: Array) 
 
 
 @partial(jax.jit, static_argnames="shape")
-def _normal_latents(keys: Key[Array, "b"], *, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:
+def _draw(
+    seeds: Integer[Array | np.ndarray, "b"], *, shape: tuple[int, ...]
+) -> tuple[Key[Array, "b"], Float[Array, "b h w c"]]:
+    """(keys, normal latents) of pictures."""
+    keys = jax.vmap(rng.root_key)(seeds)
     draw = partial(jax.random.normal, shape=shape[1:], dtype=jnp.float32)
-    return jax.vmap(lambda key: draw(rng.stream(key, "latents")))(keys)
+    return keys, jax.vmap(lambda key: draw(rng.stream(key, "latents")))(keys)
 
 
 def _given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:

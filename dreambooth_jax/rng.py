@@ -10,12 +10,12 @@ not depend on how examples are laid out over devices and hosts.
 import zlib
 
 import jax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Integer, Key
 
 Counter = int | Int[Array, ""]
 
 
-def root_key(seed: int) -> Key[Array, ""]:
+def root_key(seed: int | Integer[Array, ""]) -> Key[Array, ""]:
     """The key that everything random of one run descends from."""
     return jax.random.key(seed)
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -17,10 +18,23 @@ def spread(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: 
     """``program(*static, params, rows, *shared)`` with the rows of a batch split over the local devices."""
     mesh = local_mesh()
     count = len(jax.tree.leaves(rows)[0])
-    padded = np.minimum(np.arange(share(count) * mesh.size), count - 1)  # the last row fills up what is missing
-    rows = jax.device_put(jax.tree.map(lambda x: x[padded], rows), NamedSharding(mesh, PartitionSpec("rows")))
+    missing = share(count) * mesh.size - count
+    rows = jax.device_put(_padded(rows, missing) if missing else rows, NamedSharding(mesh, PartitionSpec("rows")))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    return jax.tree.map(lambda x: x[:count], _compiled(program, static, mesh, params, rows, *shared))
+    results = _compiled(program, static, mesh, params, rows, *shared)
+    return _shortened(results, missing) if missing else results
+
+
+# Compiled, because otherwise each little operation on each array would be a program of its own.
+@partial(jax.jit, static_argnums=1)
+def _padded(rows: Any, missing: int) -> Any:
+    """The last row fills up what is missing."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * missing]), rows)
+
+
+@partial(jax.jit, static_argnums=1)
+def _shortened(rows: Any, missing: int) -> Any:
+    return jax.tree.map(lambda x: x[:-missing], rows)
 
 
 def lower(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> jax.stages.Lowered:

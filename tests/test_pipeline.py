@@ -85,8 +85,7 @@ def test_no_guidance_is_the_prompt_alone(pipe):
 
 
 def test_seeds_stand_for_latents_and_noise(pipe):
-    keys = jnp.stack([jax.random.key(seed) for seed in (3, 4)])
-    latents = pipeline._normal_latents(keys, shape=(2, 8, 8, 4))
+    _, latents = pipeline._draw(np.asarray([3, 4], np.uint32), shape=(2, 8, 8, 4))
     np.testing.assert_array_equal(
         pipe(PROMPTS[:2], seed=3, latents=latents, **QUICK), pipe(PROMPTS[:2], seed=3, **QUICK)
     )

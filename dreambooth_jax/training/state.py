@@ -7,6 +7,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Sharding
 
 from dreambooth_jax.training.optimizer import Optimizers
 from dreambooth_jax.trees import Tree
@@ -39,8 +42,19 @@ def init_state(trainable: Tree, optimizers: Optimizers, *, with_ema: bool) -> Tr
         with_ema: keep a moving average.
     """
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.asarray(np.zeros((), np.int32)),
         trainable=trainable,
-        opt_state={group: optimizers[group].init(trainable[group]) for group in trainable},
+        opt_state={group: _init(optimizers[group], trainable[group]) for group in trainable},
         ema=jax.tree.map(jnp.copy, trainable) if with_ema else {},
     )
+
+
+def _init(optimizer: optax.GradientTransformation, params: Tree) -> Any:
+    """Moments lie as their parameters do. One program: otherwise, each shape of a parameter would be one."""
+
+    def beside(moment: Any, param: Any) -> Sharding | None:
+        return getattr(param, "sharding", None) if moment.shape == param.shape else None
+
+    shapes = jax.eval_shape(optimizer.init, params)
+    shardings = optax.tree_map_params(optimizer, beside, shapes, params, transform_non_params=lambda _: None)
+    return jax.jit(optimizer.init, out_shardings=shardings)(params)
