@@ -9,6 +9,7 @@ Of the model only modules and shapes are used. Phases that train the same groups
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ class Assembly:
         adapter: says what is trained.
         phases: of the run.
         optimizers: of each group.
-        rates: learning rate of each group at each step.
+        schedules: of each group, its learning rate over the steps from the first to the last that trains it.
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
         steps: the same, mapped.
         frozen: shapes of what is never trained.
@@ -55,11 +56,19 @@ class Assembly:
     adapter: Adapter
     phases: Sequence[Phase]
     optimizers: Mapping[str, optax.GradientTransformation]
-    rates: Mapping[str, np.ndarray]
+    schedules: Mapping[str, tuple[Schedule, int, int]]
     pure_steps: Mapping[Groups, StepFn]
     steps: Mapping[Groups, MappedStep]
     frozen: Tree
     trainable: Tree
+
+    @cached_property
+    def rates(self) -> dict[str, np.ndarray]:
+        """Learning rate of each group at each step; all at once, so that no step is waited for to log one."""
+        return {
+            group: np.pad(np.asarray(jax.jit(jax.vmap(schedule))(np.arange(stop - start))), (start, 0))
+            for group, (schedule, start, stop) in self.schedules.items()
+        }
 
     def fresh_state(self, trainable: Tree) -> TrainState:
         """The logical state before the first step; it takes over what it is given."""
@@ -133,7 +142,7 @@ def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
     adapter = adapter_of(config.text_encoder)
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(config.train.seed), shapes(pipe.params))
     phases = split_phases(steps=config.train.steps, start=config.text_encoder.start, stop=config.text_encoder.stop)
-    optimizers, rates = optimization(config, phases, tuple(trainable))
+    optimizers, schedules = optimization(config, phases, tuple(trainable))
     objective = DenoisingObjective(
         unet=pipe.unet.clone(remat=config.train.remat),
         text_encoder=pipe.text_encoder.clone(remat=config.train.remat),
@@ -160,7 +169,7 @@ def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
         adapter=adapter,
         phases=phases,
         optimizers=optimizers,
-        rates=rates,
+        schedules=schedules,
         pure_steps=pure_steps,
         steps={active: mapper.map(step) for active, step in pure_steps.items()},
         frozen=frozen,
@@ -170,12 +179,12 @@ def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
 
 def optimization(
     config: Config, phases: Sequence[Phase], groups: Sequence[str]
-) -> tuple[dict[str, optax.GradientTransformation], dict[str, np.ndarray]]:
-    """Per group: its optimizer, and its learning rate at each step of the run.
+) -> tuple[dict[str, optax.GradientTransformation], dict[str, tuple[Schedule, int, int]]]:
+    """Per group: its optimizer, and its schedule with the first step that trains it and the step after the last.
 
     A schedule runs over the stretch in which the group is trained, warm-up included, and counts that group's steps.
     """
-    optimizers, rates = {}, {}
+    optimizers, schedules = {}, {}
     for group in groups:
         active = [phase for phase in phases if group in phase.active]
         start, stop = active[0].start, active[-1].stop
@@ -188,9 +197,8 @@ def optimization(
             power=config.optimizer.power,
         )
         optimizers[group] = optimizer_of(config.optimizer, schedule, group)
-        # All of them at once, so that the loop never waits for a device to log one.
-        rates[group] = np.pad(np.asarray(jax.jit(jax.vmap(schedule))(np.arange(stop - start))), (start, 0))
-    return optimizers, rates
+        schedules[group] = (schedule, start, stop)
+    return optimizers, schedules
 
 
 def optimizer_of(settings: OptimizerConfig, schedule: Schedule, group: str) -> optax.GradientTransformation:

@@ -10,12 +10,13 @@ not depend on how examples are laid out over devices and hosts.
 import zlib
 
 import jax
+import numpy as np
 from jaxtyping import Array, Int, Integer, Key
 
 Counter = int | Int[Array, ""]
 
 
-def root_key(seed: int | Integer[Array, ""]) -> Key[Array, ""]:
+def root_key(seed: int | Integer[Array | np.ndarray, ""]) -> Key[Array, ""]:
     """The key that everything random of one run descends from."""
     return jax.random.key(seed)
 

@@ -42,8 +42,8 @@ def test_a_run_compiles_every_program_once_and_the_next_run_nothing(tmp_path):
     misses = first.pop("misses")
     assert first["jit(_compiled)"] == 4  # class images, latents, text states, samples
     assert first["jit(_draw)"] == 2  # noise of the class images, of the samples
-    assert 2 <= first["jit(run)"] <= 3  # a step for each kind of phase; the third phase is of the first's kind
-    assert sum(first.values()) - first["jit(run)"] + 2 == misses <= 20, first
+    assert first["jit(run)"] == 2  # a step for each kind of phase; the third phase is of the first's kind
+    assert sum(first.values()) == misses <= 16, first  # nothing is asked for twice, and hardly anything but these
 
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     shutil.rmtree(tmp_path / "run" / "model")
