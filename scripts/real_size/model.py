@@ -55,8 +55,23 @@ TWO_BLOCKS: dict[str, dict[str, Any]] = {
     },
     "scheduler": {},
 }
+MINI: dict[str, dict[str, Any]] = {
+    "unet": {"block_out_channels": [64, 128, 256, 256], "cross_attention_dim": 256, "sample_size": 32},
+    "vae": {"block_out_channels": [32, 64, 128, 128], "sample_size": 256},
+    "text_encoder": {
+        "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 4,
+        "projection_dim": 256, "vocab_size": 553,
+    },
+    "scheduler": {},
+}
 # fmt: on
-SIZES = {"sd15": SD15, "tiny": {part: config | TWO_BLOCKS[part] for part, config in SD15.items()}}
+SIZES = {
+    "sd15": SD15,
+    **{
+        size: {part: config | smaller[part] for part, config in SD15.items()}
+        for size, smaller in {"mini": MINI, "tiny": TWO_BLOCKS}.items()
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
