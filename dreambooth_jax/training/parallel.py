@@ -59,15 +59,16 @@ class Replicated:
     def place(self, tree: Any) -> Any:
         """Add a leading axis of one copy per device."""
 
-        def stack(leaf: jax.Array | np.ndarray) -> jax.Array:
-            whole = leaf
-            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-                whole = leaf.addressable_data(0)  # restored to all processes: the copy here is all that is needed
-            copies = [jax.device_put(whole[None], device) for device in self._local]
-            stacked = self._over_local(PartitionSpec("data"))
-            return jax.make_array_from_single_device_arrays((len(copies), *leaf.shape), stacked, copies)
+        leaves, structure = jax.tree.flatten(tree)
+        # Of an array on several devices, restored to all processes perhaps, the first copy here is all that is needed.
+        here = [leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+        stacked = self._over_local(PartitionSpec("data"))
 
-        return jax.tree.map(stack, tree)
+        def spread(row: jax.Array) -> jax.Array:
+            copies = [jax.device_put(row, device) for device in self._local]
+            return jax.make_array_from_single_device_arrays((len(copies), *row.shape[1:]), stacked, copies)
+
+        return structure.unflatten(map(spread, _with_axis(here)))
 
     def rows(self, count: int) -> slice:
         """A share for each device."""
@@ -94,12 +95,18 @@ class Replicated:
     def logical(self, placed: Any) -> Any:
         """Every device's copy without its leading axis, together one array, replicated over all processes."""
         whole = NamedSharding(Mesh(np.asarray(self.devices), ("data",)), PartitionSpec())
+        stacked = self._over_local(PartitionSpec("data"))
 
-        def unstack(leaf: jax.Array) -> jax.Array:
-            copies = [shard.data.squeeze(0) for shard in leaf.addressable_shards]
-            return jax.make_array_from_single_device_arrays(leaf.shape[1:], whole, copies)
+        def own(leaf: jax.Array) -> jax.Array:
+            shards = [shard.data for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays((len(shards), *leaf.shape[1:]), stacked, shards)
 
-        return jax.tree.map(unstack, placed)
+        def joined(leaf: jax.Array) -> jax.Array:
+            copies = [shard.data for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays(leaf.shape, whole, copies)
+
+        leaves, structure = jax.tree.flatten(placed)
+        return structure.unflatten(map(joined, _without_axis(stacked.mesh, list(map(own, leaves)))))
 
     def restore_target(self, shapes: Any) -> Any:
         """Read onto the first device of each process; :meth:`place` copies it to the others."""
@@ -117,6 +124,23 @@ class Replicated:
         n = len(self.devices)
         rows = jax.tree.map(lambda s: jax.ShapeDtypeStruct((s.shape[0] // n, *s.shape[1:]), s.dtype), batch)
         return self.shapes(rows)
+
+
+# All leaves in one program: otherwise, each shape of a leaf would be one.
+@jax.jit
+def _with_axis(leaves: list[Any]) -> list[jax.Array]:
+    return [leaf[None] for leaf in leaves]
+
+
+@partial(jax.jit, static_argnums=0)
+def _without_axis(mesh: Mesh, leaves: list[jax.Array]) -> list[jax.Array]:
+    """[devices, ...], a row on each device -> what is replicated."""
+
+    def squeezed(rows: list[jax.Array]) -> list[jax.Array]:
+        return [row.squeeze(0) for row in rows]
+
+    spec = PartitionSpec("data")
+    return jax.shard_map(squeezed, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(), check_vma=False)(leaves)
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,18 @@ def drive(tmp_path, monkeypatch, *, first_step=0, stop_after=None):
         events.append(("place", int(batch["step"][0])))
         return really_place(self, batch)
 
-    def step(state, frozen, batch, root_key):
-        events.append(("step", int(batch["step"].ravel()[0])))
-        return state, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
+    class Step:
+        def __call__(self, state, frozen, batch, root_key):
+            events.append(("step", int(batch["step"].ravel()[0])))
+            return state, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
+
+        def lower(self, *shapes):
+            raise NotImplementedError
 
     monkeypatch.setattr(type(mapper), "place_batch", place_batch)
     zeros = np.zeros((1, 1, 2, 2, 4), np.float32)
     table = ExampleTable(mean=zeros, logvar=zeros, text={}, text_index=np.zeros(1, np.int64))
-    equipment = Equipment(step=step, frozen={}, data=Data(instance=table, batch_size=8), rates=lambda step: {})
+    equipment = Equipment(step=Step(), frozen={}, data=Data(instance=table, batch_size=8), rates=lambda step: {})
     files = MetricsFiles(tmp_path, first_step=first_step)
     recorder = Diary(files, first_step=first_step, steps=6, images_per_step=8, log_every=1)
     recorder.events = events
