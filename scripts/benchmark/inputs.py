@@ -14,20 +14,19 @@ PROMPT, CLASS_PROMPT = "a photo of sks dog", "a photo of a dog"
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """``batch`` instance and as many class examples, with one draw of all that is random about a step."""
+    """n examples, with one draw of all that is random about a step."""
 
     latents: np.ndarray
     noise: np.ndarray
     timesteps: np.ndarray
     text_states: np.ndarray
     input_ids: np.ndarray
-    batch: int
 
 
-def examples(configs: dict[str, dict[str, Any]], batch: int) -> Examples:
-    """For the networks of these configurations."""
+def examples(configs: dict[str, dict[str, Any]], n: int, side: int | None = None) -> Examples:
+    """For the networks of these configurations; by default at the size of latents that they were made for."""
     r = np.random.default_rng(0)
-    n, side, text = 2 * batch, configs["unet"]["sample_size"], configs["text_encoder"]
+    side, text = side or configs["unet"]["sample_size"], configs["text_encoder"]
     tokens = text["max_position_embeddings"]
     return Examples(
         latents=r.standard_normal((n, side, side, 4), np.float32),
@@ -35,5 +34,4 @@ def examples(configs: dict[str, dict[str, Any]], batch: int) -> Examples:
         timesteps=r.integers(0, 1000, n).astype(np.int32),
         text_states=r.standard_normal((n, tokens, text["hidden_size"]), np.float32),
         input_ids=r.integers(3, text["vocab_size"], (n, tokens)).astype(np.int32),
-        batch=batch,
     )

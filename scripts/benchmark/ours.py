@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Our side of every kind of work, on the first device."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmark.inputs import CLASS_PROMPT, GUIDANCE, RATE, examples
+from benchmark.inputs import CLASS_PROMPT, GUIDANCE, RATE, Examples, examples
 from benchmark.measure import Run
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
 from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.samplers import SAMPLERS
 from dreambooth_jax.flops import flops
+from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.training.objective import DenoisingObjective, Draws
 from dreambooth_jax.training.optimizer import adamw
-from dreambooth_jax.training.parallel import make_mapper
+from dreambooth_jax.training.parallel import Mapper, make_mapper
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.trees import shapes
 
 
 class Ours:
@@ -44,74 +47,31 @@ class Ours:
         """With its weights on every local device."""
         return load_pretrained(self.folder)
 
-    def _params(self, *groups: str) -> dict[str, Any]:
-        """Copies on the first device: a training step donates them."""
-        device = jax.local_devices()[0]
-        return {
-            group: jax.tree.map(lambda x: jnp.copy(jax.device_put(x, device)), self.pipe.params[group])
-            for group in groups
-        }
-
-    def _objective(self, batch: int) -> DenoisingObjective:
-        return DenoisingObjective(
-            unet=self.pipe.unet,
-            text_encoder=self.pipe.text_encoder,
-            schedule=self.pipe.schedule,
-            scaling_factor=1.0,
-            n_instances=batch,
-        )
-
-    def _batch(self, batch: int, text: bool) -> dict[str, np.ndarray]:
-        drawn = examples(self.configs, batch)
-        n = 2 * batch
-        return {
-            "mean": drawn.latents,
-            "logvar": np.full_like(drawn.latents, -9),
-            "weight": np.ones(n, np.float32),
-            "is_prior": np.arange(n) >= batch,
-            "index": np.arange(n, dtype=np.int32),
-        } | ({"input_ids": drawn.input_ids} if text else {"text_states": drawn.text_states})
-
     def loss(self, batch: int, *, text: bool) -> float:
         """Of the examples as they are drawn."""
-        drawn = examples(self.configs, batch)
+        drawn = examples(self.configs, 2 * batch)
         draws = Draws(jnp.asarray(drawn.latents), jnp.asarray(drawn.noise), jnp.asarray(drawn.timesteps))
         params = {group: self.pipe.params[group] for group in ("unet", "text_encoder")}
-        return float(jax.jit(self._objective(batch).loss)(params, self._batch(batch, text), draws)[0])
+        batch_of = step_batch(drawn, batch, text=text)
+        return float(jax.jit(objective(self.pipe, batch).loss)(params, batch_of, draws)[0])
 
     def step(self, batch: int, *, text: bool) -> Run:
         """One optimizer step on 2 · batch examples; the state stays on the device."""
-        groups = ("text_encoder", "unet") if text else ("unet",)
-        adapter = full(*(f"{group}/.*" for group in groups))
-        optimizers = {group: adamw(optax.constant_schedule(RATE), group=group) for group in groups}
-        step = make_train_step(objective=self._objective(batch), adapter=adapter, optimizers=optimizers, active=groups)
+        drawn = examples(self.configs, 2 * batch)
         mapper = make_mapper("fsdp", jax.local_devices()[:1])
-        frozen, trainable = adapter.init(rng.root_key(0), self._params(*groups))
-        state = mapper.place(init_state(trainable, optimizers, with_ema=False))
-        arguments = mapper.place(frozen), mapper.place_batch(self._batch(batch, text)), rng.root_key(0)
-        mapped: Any = mapper.map(step)
-        compiled = mapped.lower(state, *arguments).compile()
+        step = CompiledStep.of(self.pipe, mapper, step_batch(drawn, batch, text=text), n_instances=batch, text=text)
         name = step_name(batch, text)
-        self.flops[name] = flops(step, state, *arguments)
-        usage = compiled.memory_analysis()
-        if usage:
-            self.memory[name] = usage.argument_size_in_bytes + usage.temp_size_in_bytes
-        box = [state]
-
-        def run() -> None:
-            box[0], metrics = compiled(box[0], *arguments)
-            jax.block_until_ready(metrics)
-
-        return run
+        self.flops[name], self.memory[name] = step.flops, step.usage.peak
+        return step.run
 
     def ddim(self, batch: int, steps: int) -> Run:
         """A guided run from noise, both halves of guidance in one call of the network."""
-        drawn = examples(self.configs, batch)
+        drawn = examples(self.configs, 2 * batch)
         text, negative = jnp.split(jnp.asarray(drawn.text_states), 2)
         noise = jnp.asarray(drawn.noise[:batch])
         keys = jnp.stack([rng.root_key(i) for i in range(batch)])
         unet, schedule, ddim = self.pipe.unet, self.pipe.schedule, SAMPLERS["ddim"]
-        table, params = ddim.table(schedule, steps), self._params("unet")["unet"]
+        table, params = ddim.table(schedule, steps), jax.device_put(self.pipe.params["unet"], jax.local_devices()[0])
 
         def network(params: Any, x: jax.Array, t: jax.Array, text: jax.Array) -> Any:
             return unet.apply({"params": params}, x, jnp.full(len(x), t), text)
@@ -149,3 +109,63 @@ class Ours:
 def step_name(batch: int, text: bool) -> str:
     """As rows of the table are called."""
     return f"step {batch}+{batch}" + (" with text encoder" if text else "")
+
+
+def objective(pipe: Pipeline, n_instances: int) -> DenoisingObjective:
+    """Of latents that are scaled already."""
+    networks = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "schedule": pipe.schedule}
+    return DenoisingObjective(**networks, scaling_factor=1.0, n_instances=n_instances)
+
+
+def step_batch(drawn: Examples, n_instances: int, *, text: bool) -> dict[str, np.ndarray]:
+    """What a step is given of these examples; those after the instances are of the class."""
+    n = len(drawn.latents)
+    return {
+        "mean": drawn.latents,
+        "logvar": np.full_like(drawn.latents, -9),
+        "weight": np.ones(n, np.float32),
+        "is_prior": np.arange(n) >= n_instances,
+        "index": np.arange(n, dtype=np.int32),
+    } | ({"input_ids": drawn.input_ids} if text else {"text_states": drawn.text_states})
+
+
+@dataclass
+class CompiledStep:
+    """An optimizer step under a mapper, and the state that it works on."""
+
+    compiled: Any
+    state: Any
+    arguments: tuple[Any, ...]
+    flops: int
+
+    @classmethod
+    def of(
+        cls, pipe: Pipeline, mapper: Mapper, batch: dict[str, np.ndarray], *, n_instances: int, text: bool
+    ) -> "CompiledStep":
+        """Compiled, with a copy of the pipeline's weights."""
+        groups = ("text_encoder", "unet") if text else ("unet",)
+        adapter = full(*(f"{group}/.*" for group in groups))
+        optimizers = {group: adamw(optax.constant_schedule(RATE), group=group) for group in groups}
+        step = make_train_step(
+            objective=objective(pipe, n_instances), adapter=adapter, optimizers=optimizers, active=groups
+        )
+        here = jax.local_devices()[0]
+        params = {
+            group: jax.tree.map(lambda x: jnp.copy(jax.device_put(x, here)), pipe.params[group]) for group in groups
+        }
+        frozen, trainable = adapter.init(rng.root_key(0), params)
+        fresh = init_state(trainable, optimizers, with_ema=False)
+        state, key = mapper.place(fresh), rng.root_key(0)
+        arguments = mapper.place(frozen), mapper.place_batch(batch), key
+        compiled = mapper.map(step).lower(state, *arguments).compile()
+        return cls(compiled, state, arguments, flops(step, shapes(fresh), shapes(frozen), batch, key))
+
+    @property
+    def usage(self) -> Usage:
+        """Bytes on each device."""
+        return Usage.of(self.compiled)
+
+    def run(self) -> None:
+        """A step, to its end."""
+        self.state, metrics = self.compiled(self.state, *self.arguments)
+        jax.block_until_ready(metrics)

@@ -98,7 +98,7 @@ class Torch:
 
     def loss(self, batch: int, *, text: bool) -> float:
         """Of the examples as they are drawn."""
-        drawn = examples(self.configs, batch)
+        drawn = examples(self.configs, 2 * batch)
         arrays = drawn.latents, drawn.noise, drawn.timesteps, drawn.input_ids if text else drawn.text_states
         with self.torch.no_grad():
             inputs = [self.put(array).long() if array.dtype == np.int32 else self.put(array) for array in arrays]
@@ -106,7 +106,7 @@ class Torch:
 
     def step(self, batch: int, *, text: bool) -> Run:
         """One optimizer step, noise and all."""
-        torch, drawn, scheduler = self.torch, examples(self.configs, batch), self.noise_schedule()
+        torch, drawn, scheduler = self.torch, examples(self.configs, 2 * batch), self.noise_schedule()
         mean, states = (
             self.put(drawn.latents),
             self.put(drawn.input_ids).long() if text else self.put(drawn.text_states),
@@ -136,7 +136,7 @@ class Torch:
 
     def ddim(self, batch: int, steps: int) -> Run:
         """From noise to latents."""
-        drawn = examples(self.configs, batch)
+        drawn = examples(self.configs, 2 * batch)
         start, text = self.put(drawn.noise[:batch]), self.put(drawn.text_states)
         self.ready()
 

@@ -30,6 +30,7 @@ UNET = UNetConfig.from_json(
         "layers_per_block": 1,
         "cross_attention_dim": 16,
         "attention_head_dim": 2,
+        "norm_num_groups": 8,  # of several channels: in one alone the time is lost, its gradient noise
     }
 )
 TEXT = CLIPTextConfig.from_json(
@@ -114,7 +115,7 @@ def test_devices_do_not_matter(results, name, prior_weight):
             assert b[key] == pytest.approx(a[key], rel=2e-5, abs=1e-7), key
     # Adam's first steps are the signs of the gradients: where one is zero to rounding, its sign is anybody's.
     moved = [np.abs(a - b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(found), strict=True)]
-    assert np.concatenate([m.ravel() for m in moved]).mean() < 1e-6
+    assert np.concatenate([m.ravel() for m in moved]).mean() < 1e-8
 
 
 def test_lambda_weighs_the_prior_term_alone(results):
