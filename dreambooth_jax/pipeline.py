@@ -184,12 +184,11 @@ class Pipeline:
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
     ) -> "_Rows":
         shape = (len(texts), *sides, self.unet.config.in_channels)
-        given = None if latents is None else _given_latents(latents, shape)
         keys, drawn = _draw(np.asarray(seeds, np.uint32), shape=shape)
         return _Rows(
             ids=self.tokenizer(texts),
             negative_ids=self.tokenizer(negative),
-            latents=drawn if given is None else given,
+            latents=drawn if latents is None else _given_latents(latents, shape),
             keys=keys,
         )
 
@@ -238,9 +237,8 @@ def describe_pretrained(
 
 
 def _compute_dtype(dtype: DTypeLike | None) -> DTypeLike:
-    if dtype is not None:
-        return dtype
-    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    usual = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return usual if dtype is None else dtype
 
 
 class _Rows(NamedTuple):

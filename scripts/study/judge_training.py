@@ -4,8 +4,8 @@
 
     L = cross entropy of the class + cross entropy of the subject
 
-One name in twelve ("golden retriever", by whomever) is kept from it: on these its classes are validated. Subjects it
-has to have seen, as DINO has seen dogs; they are validated in scenes that it has not.
+One drawing in twelve is kept from it: on these its classes are validated. Subjects it has to have seen, as DINO has
+seen dogs; they are validated in scenes that it has not.
 """
 
 import io
@@ -119,18 +119,18 @@ def drawings(folder: Path) -> tuple[list[Sprite], list[Sprite], list[Sprite]]:
     sizes = Counter(sprite.noun for sprite in train)
     wanted = {noun for noun, size in sizes.items() if size >= _COMMON} | {*CLASS_NOUNS.values(), DRAWN}
     known = [sprite for sprite in train if sprite.noun in wanted]
-    shown = [sprite for sprite in known if not _is_unseen(sprite.name)]
+    shown = [sprite for sprite in known if not _is_kept_back(sprite)]
     nouns = {sprite.noun for sprite in shown}
     subjects = [replace(s, noun=CLASS_NOUNS[s.subject]) for s in apart if s.subject in CLASS_NOUNS]
     return (
         shown,
-        [sprite for sprite in known if _is_unseen(sprite.name) and sprite.noun in nouns],
+        [sprite for sprite in known if _is_kept_back(sprite) and sprite.noun in nouns],
         subjects + [_as_sprite(view) for view in drawn().views],
     )
 
 
-def _is_unseen(name: str) -> bool:
-    return zlib.crc32(name.encode()) % 12 == 0
+def _is_kept_back(sprite: Sprite) -> bool:
+    return zlib.crc32(sprite.image) % 12 == 0
 
 
 def _as_sprite(view: Image.Image) -> Sprite:

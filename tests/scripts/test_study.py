@@ -61,7 +61,7 @@ class TestJudge:
         )
         monkeypatch.setattr(judge_training, "_VALIDATED", 16)
         monkeypatch.setattr(judge_training, "_COMMON", 2)
-        monkeypatch.setattr(judge_training, "_is_unseen", lambda name: name == "odd ball")
+        monkeypatch.setattr(judge_training, "_is_kept_back", lambda sprite: sprite.name == "odd ball")
         made = judge_training.train_judge(settings)
         assert made.subjects == ["alien", "robot"]
         assert made.nouns == ["alien", "ball", "box"]
