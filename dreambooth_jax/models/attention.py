@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from dreambooth_jax.models.layers import wide
 
 _BLOCK = 2**20
-"""Logits of one block of one head on a CPU, 4 MB in float32. Measured: half or twice as many are no faster."""
+"""Logits of one block on a CPU, 4 MB in float32: of one head if need be. Half or twice as many were no faster."""
 _MEMORY = 2**28
 """Logits of all heads, 1 GB in float32, from which on accelerators, too, go block by block."""
 
@@ -57,7 +57,8 @@ def attention(
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
     logits = batch * tokens * keys
     if device.platform == "cpu":
-        return blocked_attention(query, key, value, causal, min(tokens, math.ceil(logits / _BLOCK)), True)
+        serial = logits * heads > _BLOCK  # otherwise all heads fit into the cache, and no loop has to be compiled
+        return blocked_attention(query, key, value, causal, min(tokens, math.ceil(logits / _BLOCK)), serial)
     if logits * heads > _MEMORY:
         blocks = min(tokens, math.ceil(logits * heads / _MEMORY))
         return blocked_attention(query, key, value, causal, blocks, False)

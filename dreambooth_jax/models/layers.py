@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dreambooth_jax.models.norms import group_norm
+from dreambooth_jax.models.norms import group_norm, layer_norm
 
 Remat = Literal["nothing", "blocks", "attention"]
 """What the backward pass computes again instead of keeping it."""
@@ -87,10 +87,18 @@ class GroupNorm(nn.Module):
         return h.reshape(x.shape).astype(self.dtype)
 
 
-class LayerNorm(nn.LayerNorm):
-    """Normalisation over channels (Ba et al. 2016), with the variance of PyTorch: the mean of squared deviations."""
+class LayerNorm(nn.Module):
+    """Normalisation over the channels of each token (Ba et al. 2016)."""
 
-    use_fast_variance: bool = False
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*tokens c"]) -> Float[Array, "*tokens c"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        h = layer_norm(*(leaf.astype(wide(self.dtype)) for leaf in (x, scale, bias)), self.epsilon)
+        return h.astype(self.dtype)
 
 
 class Upsample(nn.Module):

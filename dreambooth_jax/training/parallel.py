@@ -68,7 +68,7 @@ class Replicated:
             copies = [jax.device_put(row, device) for device in self._local]
             return jax.make_array_from_single_device_arrays((len(copies), *row.shape[1:]), stacked, copies)
 
-        return structure.unflatten(map(spread, _with_axis(here)))
+        return jax.tree.unflatten(structure, map(spread, _with_axis(here)))
 
     def rows(self, count: int) -> slice:
         """A share for each device."""
@@ -106,7 +106,7 @@ class Replicated:
             return jax.make_array_from_single_device_arrays(leaf.shape, whole, copies)
 
         leaves, structure = jax.tree.flatten(placed)
-        return structure.unflatten(map(joined, _without_axis(stacked.mesh, list(map(own, leaves)))))
+        return jax.tree.unflatten(structure, map(joined, _without_axis(stacked.mesh, list(map(own, leaves)))))
 
     def restore_target(self, shapes: Any) -> Any:
         """Read onto the first device of each process; :meth:`place` copies it to the others."""
