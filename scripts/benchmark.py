@@ -12,10 +12,11 @@ step, text-step  an optimizer step of the UNet (and text encoder) on batch + bat
 ddim             50 guided steps of batch pictures, both halves in one call, without text encoder and decoder
 class-images     prompts to pictures        load   folder to device        whole   photos to a saved model
 
-All have the same weights, and before steps are timed, the same loss. The first call (with all that is compiled) stands
-apart; of whole it is a run without any compiled program, and the median one that finds them. The ratio is ours / peer,
-GB the peak of the device or process, else what the compiler reserves. MFU is against a measured matrix product. On a
-GPU both compute in bfloat16. Peers: ours, eager, compile (torch.compile).
+All have the same weights, and before steps are timed, the same loss. Seconds of tracing and of XLA's compiler stand
+apart, and so does the first call, with these and with all that is made once; of whole it is a run without any compiled
+program, and the median one that finds them. The ratio is ours / peer, GB the peak of the device or process, else what
+the compiler reserves. MFU is against a measured matrix product. On a GPU both compute in bfloat16. Peers: ours, eager,
+compile (torch.compile).
 """
 
 import sys

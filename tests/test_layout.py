@@ -21,7 +21,7 @@ FLOORS: list[dict[str, list[str]]] = [
         "diffusion": ["samplers", "loss", "guidance", "process", "schedule"],
     },
     {
-        "weights": ["pretrained", "fingerprint", "folders", "names", "flax_msgpack", "files"],
+        "weights": ["pretrained", "modules", "fingerprint", "folders", "names", "flax_msgpack", "files"],
         "data": ["dreambooth", "sources", "images", "prompts", "screening", "png", "tokenizer", "order"],
         "adapters": ["full", "base"],
         "checks": [],

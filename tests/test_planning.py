@@ -27,7 +27,7 @@ from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.trees import nbytes, unflatten
-from dreambooth_jax.weights.pretrained import parameter_shapes
+from dreambooth_jax.weights.modules import parameter_shapes
 from tests.runs import MODEL, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")

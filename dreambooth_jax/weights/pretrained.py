@@ -18,12 +18,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.clip_text import CLIPTextModel
-from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
@@ -32,6 +30,7 @@ from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, read_safetensors, read_shards, write_safetensors
 from dreambooth_jax.weights.flax_msgpack import read_msgpack, write_msgpack
 from dreambooth_jax.weights.folders import FLAX_STEMS, TORCH_STEMS, locate, locate_configs, replacing
+from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 
 Format = Literal["safetensors", "flax"]
 Place = Callable[[str, np.ndarray], jax.Array]
@@ -125,45 +124,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings")
     return content
-
-
-def build_modules(
-    configs: Mapping[str, Mapping[str, Any]], *, dtype: DTypeLike = jnp.float32, remat: Remat = "nothing"
-) -> dict[str, Any]:
-    """Each component's module from its config.json.
-
-    Raises:
-        InputError: if a configuration asks for something we don't have, or they do not fit each other.
-    """
-    unet = UNetConfig.from_json(configs["unet"])
-    vae = VAEConfig.from_json(configs["vae"])
-    text = CLIPTextConfig.from_json(configs["text_encoder"])
-    for what, ours, whose, theirs in (
-        ("in_channels", unet.in_channels, "vae's latent_channels", vae.latent_channels),
-        ("out_channels", unet.out_channels, "vae's latent_channels", vae.latent_channels),
-        ("cross_attention_dim", unet.cross_attention_dim, "text_encoder's hidden_size", text.hidden_size),
-    ):
-        if ours != theirs:
-            raise InputError(f"unet/config.json: {what} = {ours} does not fit the {whose} = {theirs}")
-    return {
-        "unet": UNet2DConditionModel(unet, dtype=dtype, remat=remat),
-        "vae": AutoencoderKL(vae, dtype=dtype),
-        "text_encoder": CLIPTextModel(text, dtype=dtype, remat=remat),
-    }
-
-
-def parameter_shapes(module: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
-    """Name -> shape of a module's parameters, without computing or allocating any."""
-    shape = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    indices = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    inputs: tuple[jax.ShapeDtypeStruct, ...] = (indices((1, 1)),)
-    if isinstance(module, UNet2DConditionModel):
-        text = shape((1, 1, module.config.cross_attention_dim))
-        inputs = (shape((1, 64, 64, module.config.in_channels)), indices((1,)), text)
-    elif isinstance(module, AutoencoderKL):
-        inputs = (shape((1, 64, 64, module.config.in_channels)),)
-    variables = jax.eval_shape(module.init, jax.eval_shape(lambda: jax.random.key(0)), *inputs)
-    return flatten(variables["params"])
 
 
 def _match(component: str, *, expected: Mapping[str, jax.ShapeDtypeStruct], file: Path) -> dict[str, Leaf]:

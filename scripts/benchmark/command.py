@@ -75,8 +75,8 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
                 ours = peers.get(OURS)
                 known = {"flops": ours.flops[name]} if ours and name in ours.flops else {}
                 memory = {"peak_bytes": peers[peer].peak_bytes}
-                if peer == OURS and name in ours.memory:
-                    memory["compiled_bytes"] = ours.memory[name]
+                if peer == OURS:
+                    memory |= {"compiled_bytes": ours.memory.get(name)} | ours.compiling.get(name, {})
                 yield {"work": name, "peer": peer} | times | known | memory | extra
             for peer in peers.values():
                 peer.forget()
@@ -102,8 +102,9 @@ def shown(row: Row) -> str:
     """A line of the table."""
     mfu = f"{row['mfu']:7.1%}" if "mfu" in row else f"{'':7}"
     memory = row.get("peak_bytes") or row.get("compiled_bytes")
+    compiling = f"{row['trace']:.1f} + {row['compile']:.1f}" if "compile" in row else ""
     return (
-        f"{row['work']:<28}{row['peer']:<9}{row['first_call']:>11.2f}{row['median']:>10.3f}{row['best']:>10.3f}"
+        f"{row['work']:<28}{row['peer']:<9}{compiling:>14}{row['first_call']:>11.2f}{row['median']:>10.3f}{row['best']:>10.3f}"
         f"{row['processor']:>10.3f}{row.get('ours_over_peer', float('nan')):>7.2f}{mfu}"
         + (f"{memory / 1e9:>8.2f}" if memory else "")
     )
@@ -164,7 +165,7 @@ def main(description: str | None) -> int:
         header = about(options.size, able)
         print(f"{options.size} on {header['device']}, {header['versions']}; matmul {able / 1e12:.2f} TFLOP/s")
         print(
-            f"{'work':<28}{'peer':<9}{'first call':>11}{'median s':>10}{'best s':>10}{'cpu s':>10}"
+            f"{'work':<28}{'peer':<9}{'trace + XLA':>14}{'first call':>11}{'median s':>10}{'best s':>10}{'cpu s':>10}"
             f"{'ratio':>7}{'MFU':>7}{'GB':>8}"
         )
         found = []

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Our side of every kind of work, on the first device."""
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ class Ours:
         self.folder, self.configs = folder, configs
         self.flops: dict[str, int] = {}
         self.memory: dict[str, int] = {}
+        self.compiling: dict[str, dict[str, float]] = {}
 
     @cached_property
     def pipe(self) -> Pipeline:
@@ -61,7 +63,7 @@ class Ours:
         mapper = make_mapper("fsdp", jax.local_devices()[:1])
         step = CompiledStep.of(self.pipe, mapper, step_batch(drawn, batch, text=text), n_instances=batch, text=text)
         name = step_name(batch, text)
-        self.flops[name], self.memory[name] = step.flops, step.usage.peak
+        self.flops[name], self.memory[name], self.compiling[name] = step.flops, step.usage.peak, step.compiling
         return step.run
 
     def ddim(self, batch: int, steps: int) -> Run:
@@ -84,9 +86,10 @@ class Ours:
             options = {"prediction_type": schedule.prediction_type, "eta": jnp.float32(0), "keys": keys}
             return ddim.run(denoise, noise, table, **options)
 
+        compiled, self.compiling[f"ddim {batch}"] = compile_timed(sample, params, noise)
         both = jnp.concatenate([noise, noise])
         self.flops[f"ddim {batch}"] = steps * flops(network, params, both, jnp.int32(0), drawn.text_states)
-        return lambda: jax.block_until_ready(sample(params, noise))
+        return lambda: jax.block_until_ready(compiled(params, noise))
 
     def load(self) -> Run:
         """From the folder to all local devices, in float32."""
@@ -129,6 +132,15 @@ def step_batch(drawn: Examples, n_instances: int, *, text: bool) -> dict[str, np
     } | ({"input_ids": drawn.input_ids} if text else {"text_states": drawn.text_states})
 
 
+def compile_timed(function: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
+    """(compiled for these arguments, seconds of tracing and of XLA)."""
+    begin = time.perf_counter()
+    lowered = function.lower(*arguments)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    return compiled, {"trace": traced - begin, "compile": time.perf_counter() - traced}
+
+
 @dataclass
 class CompiledStep:
     """An optimizer step under a mapper, and the state that it works on."""
@@ -137,6 +149,8 @@ class CompiledStep:
     state: Any
     arguments: tuple[Any, ...]
     flops: int
+    compiling: dict[str, float]
+    """Seconds of tracing, and of XLA."""
 
     @classmethod
     def of(
@@ -157,8 +171,8 @@ class CompiledStep:
         fresh = init_state(trainable, optimizers, with_ema=False)
         state, key = mapper.place(fresh), rng.root_key(0)
         arguments = mapper.place(frozen), mapper.place_batch(batch), key
-        compiled = mapper.map(step).lower(state, *arguments).compile()
-        return cls(compiled, state, arguments, flops(step, shapes(fresh), shapes(frozen), batch, key))
+        compiled, compiling = compile_timed(mapper.map(step), state, *arguments)
+        return cls(compiled, state, arguments, flops(step, shapes(fresh), shapes(frozen), batch, key), compiling)
 
     @property
     def usage(self) -> Usage:

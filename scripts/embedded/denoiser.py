@@ -18,7 +18,7 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextModel, UNet2DConditionModel
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.trees import Tree, map_named, matcher
-from dreambooth_jax.weights.pretrained import build_modules
+from dreambooth_jax.weights.modules import build_modules
 
 from . import vocabulary
 from .fit import HostBatch, initial

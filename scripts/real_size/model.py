@@ -94,7 +94,8 @@ class RandomLeaf:
 def write_model(folder: Path, size: str) -> dict[str, int]:
     """A folder in the diffusers layout, safetensors in float32. Returns each part's number of parameters."""
     from dreambooth_jax.trees import count, map_named, unflatten
-    from dreambooth_jax.weights.pretrained import build_modules, parameter_shapes, write_folder
+    from dreambooth_jax.weights.modules import build_modules, parameter_shapes
+    from dreambooth_jax.weights.pretrained import write_folder
 
     configs = SIZES[size]
     shapes = {part: unflatten(parameter_shapes(module)) for part, module in build_modules(configs).items()}

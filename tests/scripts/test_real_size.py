@@ -11,7 +11,8 @@ import pytest
 from real_size import command, model, stages
 
 from dreambooth_jax.trees import count
-from dreambooth_jax.weights.pretrained import build_modules, load_components, parameter_shapes
+from dreambooth_jax.weights.modules import build_modules, parameter_shapes
+from dreambooth_jax.weights.pretrained import load_components
 
 pytestmark = pytest.mark.slow  # a process, and a compilation, for every stage
 

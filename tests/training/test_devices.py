@@ -18,7 +18,7 @@ from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import make_train_step
 from dreambooth_jax.trees import unflatten
-from dreambooth_jax.weights.pretrained import parameter_shapes
+from dreambooth_jax.weights.modules import parameter_shapes
 
 N = 4
 LAMBDAS = (0.0, 0.5, 1.0, 2.0)

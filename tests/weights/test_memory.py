@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from dreambooth_jax.trees import nbytes, unflatten
-from dreambooth_jax.weights.pretrained import build_modules, load_components, parameter_shapes, write_folder
+from dreambooth_jax.weights.modules import build_modules, parameter_shapes
+from dreambooth_jax.weights.pretrained import load_components, write_folder
 
 TOKENIZER = Path(__file__).parent.parent / "fixtures" / "legacy_flax_sd15" / "tokenizer"
 CONFIGS = {

@@ -10,7 +10,7 @@ from flax import serialization
 
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights import names
-from dreambooth_jax.weights.pretrained import build_modules, parameter_shapes
+from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 from tests import torch_models
 from tests.weights.folders import FIXTURES, KINDS
 
