@@ -150,15 +150,16 @@ def test_the_command_makes_a_model_of_sprites(sprite_folder, tmp_path):
     command = [sys.executable, "scripts/pretrain_embedded.py", "--config", str(tmp_path / "smallest.yaml")]
     command += ["--sprites", str(sprite_folder), "--work", str(tmp_path / "work"), "--output", str(model)]
     # the networks are small: compiling them is what takes time
-    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, check=True)
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    environment = {**os.environ, **flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
     check(model, tmp_path / "work")
 
     further = tmp_path / "further"
     command[-1], command[-3] = str(further), str(tmp_path / "other work")
     command += ["--begin_with", str(model)]
     command += ["--autoencoder.stage.learning_rate", "0", "--denoiser.stage.learning_rate", "0"]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, check=True)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
     check(further, tmp_path / "other work")
     first, second = load_pretrained(model).params, load_pretrained(further).params
     jax.tree.map(np.testing.assert_array_equal, first, second)  # no learning, no change
