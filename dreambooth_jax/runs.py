@@ -59,6 +59,11 @@ class RunFolder:
         """The grid made after so many steps."""
         return self.path / "samples" / f"step_{step:06d}.png"
 
+    @property
+    def before_after(self) -> Path:
+        """The first grid beside the last."""
+        return self.path / "samples" / "before_after.png"
+
     def is_run(self) -> bool:
         """Has a run written here?"""
         return self.config.exists()

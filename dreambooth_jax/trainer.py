@@ -19,7 +19,7 @@ from dreambooth_jax.assembly import assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
-from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_grid
+from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.export import save_pretrained
 from dreambooth_jax.planning import check_state, check_steps
 from dreambooth_jax.preparation import Prepared, prepare
@@ -235,6 +235,8 @@ class Training:
         )
         rows = draw_rows(self.pipe, settings, params=params)
         save_grid(self.folder.samples(step), rows, settings, title=f"step {step}")
+        if 0 < step == self.config.train.steps and self.folder.samples(0).exists():
+            save_beside(self.folder.before_after, self.folder.samples(0), self.folder.samples(step))
 
     def export(self, state: TrainState) -> None:
         """Write the diffusers folder. Process 0 alone does."""

@@ -60,7 +60,8 @@ def stop_at(monkeypatch, step):
 
 def test_the_run_folder_is_complete(uninterrupted):
     assert complete_steps(uninterrupted / "checkpoints") == [3, 6]
-    assert {path.name for path in (uninterrupted / "samples").iterdir()} == {f"step_{s:06d}.png" for s in (0, 3, 6)}
+    grids = {"before_after.png", *(f"step_{step:06d}.png" for step in (0, 3, 6))}
+    assert {path.name for path in (uninterrupted / "samples").iterdir()} == grids
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(line["loss"] == pytest.approx(line["instance_loss"] + line["prior_loss"], rel=1e-5) for line in lines)
@@ -87,7 +88,10 @@ def test_sample_grids_carry_their_settings_and_change_with_training(uninterrupte
         assert first.text["prompt"] == "a photo of sks dog | a photo of a dog"
         before = np.asarray(first)
     with Image.open(uninterrupted / "samples" / "step_000006.png") as last:
-        assert (np.asarray(last) != before).any()
+        after = np.asarray(last)
+    assert (after != before).any()
+    with Image.open(uninterrupted / "samples" / "before_after.png") as both:
+        np.testing.assert_array_equal(np.asarray(both), np.concatenate([before, after], axis=1))
 
 
 def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):

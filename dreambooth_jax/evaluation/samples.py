@@ -103,6 +103,14 @@ def save_grid(
     save_png(path, labelled_grid(rows, settings.prompts, title=title), about)
 
 
+def save_beside(path: str | Path, left: str | Path, right: str | Path) -> None:
+    """Write two saved grids as one, so that the same prompt and seed stand in one line. Lower ones get more paper."""
+    sheets = [np.asarray(Image.open(file).convert("RGB")) for file in (left, right)]
+    height = max(len(sheet) for sheet in sheets)
+    padding = [((0, height - len(sheet)), (0, 0), (0, 0)) for sheet in sheets]
+    save_png(path, np.concatenate([np.pad(s, p, constant_values=255) for s, p in zip(sheets, padding)], axis=1))
+
+
 def save_pictures(
     folder: str | Path, rows: Sequence[UInt8[np.ndarray, "n h w 3"]], settings: SampleSettings, *, model: str
 ) -> list[Path]:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Sharding
 
 from dreambooth_jax.training.optimizer import Optimizers
 from dreambooth_jax.trees import Tree
@@ -52,9 +51,16 @@ def init_state(trainable: Tree, optimizers: Optimizers, *, with_ema: bool) -> Tr
 def _init(optimizer: optax.GradientTransformation, params: Tree) -> Any:
     """Moments lie as their parameters do. One program: otherwise, each shape of a parameter would be one."""
 
-    def beside(moment: Any, param: Any) -> Sharding | None:
+    def beside(moment: Any, param: Any) -> Any:
+        if is_absent(moment):
+            return moment
         return getattr(param, "sharding", None) if moment.shape == param.shape else None
 
+    def is_absent(moment: Any) -> bool:  # where several optimizers share the leaves
+        return isinstance(moment, optax.MaskedNode)
+
     shapes = jax.eval_shape(optimizer.init, params)
-    shardings = optax.tree_map_params(optimizer, beside, shapes, params, transform_non_params=lambda _: None)
+    shardings = optax.tree_map_params(
+        optimizer, beside, shapes, params, transform_non_params=lambda _: None, is_leaf=is_absent
+    )
     return jax.jit(optimizer.init, out_shardings=shardings)(params)

@@ -60,8 +60,8 @@ def over_resolution(pipe: Pipeline, configs: Any, pixels: Sequence[int], repeats
 
 
 def over_devices(pipe: Pipeline, configs: Any, counts: Sequence[int], repeats: int) -> Iterator[Row]:
-    """Eight examples over all of them, replicated and sharded."""
+    """Eight examples over all of them, replicated and sharded; counts that this machine has."""
     side = configs["unet"]["sample_size"]
     for parallel in ("pmap", "fsdp"):
-        for devices in counts:
+        for devices in (count for count in counts if count <= jax.local_device_count()):
             yield point(pipe, configs, n=8, side=side, parallel=parallel, devices=devices, repeats=repeats)

@@ -4,11 +4,13 @@
 
 import json
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.trees import count
 
+from .curves import draw, read_log
 from .settings import Data, Settings
 
 _CARD = """\
@@ -43,7 +45,7 @@ Vocabulary: {tokens} byte pairs. Words outside of the captions, `sks` among them
 | stage | steps | batch | hours | pictures a second | loss, first → last |
 |---|---|---|---|---|---|
 {rows}
-
+{curves}
 Autoencoder: {channels} channels, {factor} pixels a latent, scaling factor {scaling_factor}. Denoiser: channels
 {unet_channels}, text encoder of {text_layers} layers, width {text_width}; {prediction_type}, noise schedule rescaled
 to end in noise alone, {empty:.0%} empty captions; a moving average of the weights ({ema}) is what is shipped.
@@ -54,9 +56,11 @@ to end in noise alone, {empty:.0%} empty captions; a moving average of the weigh
 | PSNR of the autoencoder on held-out drawings, composed at random | {psnr:.1f} dB |
 | colour of a plain background right | {background_right:.0%} of {background_captions} captions |
 | place right | {place_right:.0%} of {place_captions} captions |
+| class right, by the judge | {class_right:.0%} of {class_captions} captions, {classes_asked} classes |
 | seconds a picture ({sampling}) where it was trained | {seconds_per_picture} |
 
-Background and place are read from pixels by rules that hold for composed pictures.
+Background and place are read from pixels by rules that hold for composed pictures; the judge is the small network of
+`scripts/study/judge.py`, to whom all classes of the drawings with 16 members or more are open.
 
 ## Licence
 The weights are under Apache-2.0. The drawings are by others, under MIT, Apache-2.0, CC BY 4.0 and CC0: who, and under
@@ -70,6 +74,7 @@ def write(settings: Settings, measured: dict[str, Any], *, model: Any, sprites: 
     own, work = settings.denoiser, settings.work
     judged = work / "autoencoder" / f"measured_{settings.autoencoder.stage.steps}.json"
     psnr = json.loads(judged.read_text(encoding="utf-8"))["psnr_held_out"]
+    logs = {stage: read_log(work / stage) for stage in ("autoencoder", "denoiser")}
     text = _CARD.format(
         parameters=count(model.params) / 1e6,
         size=settings.grammar.size,
@@ -77,7 +82,8 @@ def write(settings: Settings, measured: dict[str, Any], *, model: Any, sprites: 
         shown=textwrap.fill(_shown(settings.data, sprites), 118),
         tokens=model.text_encoder.config.vocab_size,
         respelt=settings.data.respelt,
-        rows="\n".join(_row(work / stage, stage) for stage in ("autoencoder", "denoiser")),
+        rows="\n".join(_row(log, stage) for stage, log in logs.items()),
+        curves=_curves(settings.output / "losses.png", logs),
         channels="-".join(map(str, settings.autoencoder.channels)),
         factor=model.vae.config.downscale,
         scaling_factor=model.vae.config.scaling_factor,
@@ -103,9 +109,16 @@ def _shown(data: Data, sprites: int) -> str:
     )
 
 
-def _row(folder: Path, name: str) -> str:
+def _curves(file: Path, logs: dict[str, list[dict[str, Any]]]) -> str:
+    """A picture of the losses, and the line that shows it, where it can be drawn."""
+    if not find_spec("matplotlib"):
+        return ""
+    draw(file, logs)
+    return f"\n![losses]({file.name})\n"
+
+
+def _row(log: list[dict[str, Any]], name: str) -> str:
     """What the log of a stage says. Hours count the time between two entries only while it ran."""
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     first, last = log[0], log[-1]
     seconds = sum(row["seconds"] for row in log)
     shown = sum(row["examples"] for row in log)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Whether a picture keeps to its caption, as far as pixels alone can tell.
+"""Whether a picture keeps to its caption: by pixels, and by the judge of the study.
 
 background   the colour of its outermost pixels, the nearest of the twelve
 place        the centre of what differs from them, the nearest of left, right, top, bottom and middle
+class        what the judge, who knows many more classes, takes the thing for
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from .colours import nearest_background
+from .colours import BACKGROUNDS, nearest_background
 from .compose import PLACES
+from .scenes import with_article
+from .sprites import Sprite
 
 _PLAIN = re.compile(r"on an? (\w+) background$")
 _PLACE = re.compile("|".join(PLACES))
@@ -57,6 +61,17 @@ def place_is_right(picture: UInt8[np.ndarray, "h w 3"], caption: str) -> bool | 
     y, x = (np.mean(where) / side for where, side in zip(np.nonzero(differs), differs.shape))
     centres = {**PLACES, "in the middle": (0.5, 0.5)}
     return min(centres, key=lambda name: (centres[name][0] - x) ** 2 + (centres[name][1] - y) ** 2) == said
+
+
+def class_captions(sprites: Iterable[Sprite], *, members: int = 16, each: int = 8) -> dict[str, str]:
+    """Caption -> class: ``each`` of every class with as many ``members`` or more, before plain backgrounds."""
+    sizes, colours = Counter(sprite.noun for sprite in sprites), list(BACKGROUNDS)
+    nouns = sorted(noun for noun, size in sizes.items() if size >= members)
+    return {
+        f"{with_article(noun)} on {with_article(colours[(i + k) % len(colours)])} background": noun
+        for i, noun in enumerate(nouns)
+        for k in range(each)
+    }
 
 
 def shares_right(pictures: UInt8[np.ndarray, "n h w 3"], captions: Sequence[str]) -> dict[str, float | int]:

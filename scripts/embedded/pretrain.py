@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study import judge
 
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.trees import Tree
@@ -21,7 +22,7 @@ from dreambooth_jax.weights.pretrained import Components, write_folder
 from . import card, denoiser, grids, stages, vocabulary
 from .autoencoder import moments
 from .fit import fit
-from .measure import shares_right
+from .measure import class_captions, shares_right
 from .settings import Settings
 
 _SAMPLING: dict[str, Any] = {"steps": 30, "guidance_scale": 4.0}
@@ -126,6 +127,21 @@ def measure(settings: Settings, pipeline: Pipeline, *, count: int = 200) -> dict
     pictures = generate(pipeline, captions)
     seconds = (time.monotonic() - began) / count
     grids.save_captioned(settings.work / "samples.png", pictures[:100], captions[:100], columns=10)
-    measured = {**shares_right(pictures, captions), "seconds_per_picture": round(seconds, 2)}
+    measured = {
+        **shares_right(pictures, captions),
+        **classes_right(settings, pipeline),
+        "seconds_per_picture": round(seconds, 2),
+    }
     stages.write_json(settings.work / "measured.json", measured)
     return measured
+
+
+def classes_right(settings: Settings, pipeline: Pipeline) -> dict[str, float | int]:
+    """Of pictures of every class that has members enough and that the judge knows, the share that it takes for it."""
+    asked, trusted = class_captions(stages.sprites(settings)), judge.load()
+    known = {caption: noun for caption, noun in asked.items() if noun in trusted.nouns}
+    if not known:
+        return {"class_right": 0.0, "classes_asked": 0, "class_captions": 0}
+    found = trusted(generate(pipeline, list(known))).nouns
+    right = float(np.mean([one == noun for one, noun in zip(found, known.values())]))
+    return {"class_right": right, "classes_asked": len(set(known.values())), "class_captions": len(known)}

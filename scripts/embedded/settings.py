@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Everything that can be chosen, with the values for one big GPU; ``pretrain_cpu.yaml`` holds a CPU's differences."""
+"""Everything that can be chosen, with the values for one big GPU, as in ``configs/embedded_pretrain.yaml``.
+
+``configs/embedded_pretrain_cpu.yaml`` holds what differs where there are two CPU cores.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +37,7 @@ class Autoencoder:
     channels: tuple[int, ...] = (32, 64, 128)
     groups: int = 16
     kl_weight: float = 2e-3
-    stage: Stage = field(default_factory=lambda: Stage(steps=8_000, batch_size=256, learning_rate=1e-3))
+    stage: Stage = field(default_factory=lambda: Stage(steps=8_000, batch_size=256, learning_rate=4e-3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Denoiser:
     empty_captions: float = 0.1
     stage: Stage = field(
         default_factory=lambda: Stage(
-            steps=20_000, batch_size=512, learning_rate=1e-3, ema_decay=0.9995, show_every=2_500
+            steps=20_000, batch_size=512, learning_rate=4e-3, ema_decay=0.9995, show_every=2_500
         )
     )
 

@@ -58,7 +58,7 @@ class JudgeSettings:
     workers: int = 2
     seed: int = 0
     stage: Stage = field(
-        default_factory=lambda: Stage(steps=3_000, batch_size=32, learning_rate=2e-3, warmup=100, ema_decay=0.995)
+        default_factory=lambda: Stage(steps=2_500, batch_size=32, learning_rate=4e-3, warmup=100, ema_decay=0.995)
     )
 
 

@@ -3,7 +3,14 @@
 import numpy as np
 from PIL import Image
 
-from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, labelled_grid, save_grid, save_pictures
+from dreambooth_jax.evaluation.samples import (
+    SampleSettings,
+    draw_rows,
+    labelled_grid,
+    save_beside,
+    save_grid,
+    save_pictures,
+)
 from tests.prepare.fake import FakePipeline
 
 SETTINGS = SampleSettings(prompts=["a sks dog", "a dog " * 30], num_images=3, seed=5, steps=7, height=16, width=24)
@@ -30,6 +37,14 @@ def test_every_picture_is_in_the_grid_unchanged():
     assert y0 == y1 < y2 == y3
     assert x0 == x2 < x1 == x3
     assert (sheet[0] == 255).all()
+
+
+def test_a_lower_grid_gets_paper_below(tmp_path):
+    for name, height, colour in (("left", 4, 10), ("right", 6, 20)):
+        Image.fromarray(np.full((height, 5, 3), colour, np.uint8)).save(tmp_path / f"{name}.png")
+    save_beside(tmp_path / "both.png", tmp_path / "left.png", tmp_path / "right.png")
+    found = np.asarray(Image.open(tmp_path / "both.png"))
+    np.testing.assert_array_equal(found[..., 0], [[10] * 5 + [20] * 5] * 4 + [[255] * 5 + [20] * 5] * 2)
 
 
 def test_files_say_how_they_were_made(tmp_path):

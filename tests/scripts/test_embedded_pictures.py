@@ -7,7 +7,7 @@ import pytest
 from embedded import colours, scenes
 from embedded.compose import PLACES, Composer, Grammar, article
 from embedded.corpus import load_or_compose
-from embedded.measure import border_colour, said_background, said_place, shares_right
+from embedded.measure import border_colour, class_captions, said_background, said_place, shares_right
 from embedded.sprites import decode, read_sprites, weights
 from PIL import Image
 
@@ -136,3 +136,11 @@ def test_the_border_is_two_pixels_wide():
     picture = np.full((8, 8, 3), 200, np.uint8)
     picture[2:-2, 2:-2] = 0
     np.testing.assert_array_equal(border_colour(picture), [200, 200, 200])
+
+
+def test_classes_with_members_enough_are_asked_for_before_different_backgrounds(sprites):
+    asked = class_captions([*sprites, *sprites[:1]], members=5, each=3)
+    assert set(asked.values()) == {sprites[0].noun}
+    assert len({said_background(caption) for caption in asked}) == 3
+    assert len(class_captions(sprites, members=4, each=3)) == 6
+    assert not class_captions(sprites, members=6)

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from embedded import autoencoder, denoiser
-from embedded.fit import Stage, fit, learning_rate
+from embedded.fit import Stage, fit, learning_rate, muon
 from embedded.settings import Denoiser, parse
 
 from dreambooth_jax import rng
 from dreambooth_jax.models import AutoencoderKL
 from dreambooth_jax.models.configs import VAEConfig
 from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.training.state import init_state
 
 ROOT = Path(__file__).parents[2]
-CPU = ROOT / "scripts" / "embedded" / "pretrain_cpu.yaml"
+CPU = ROOT / "configs" / "embedded_pretrain_cpu.yaml"
 FOLDERS = ["--sprites", "a", "--work", "b", "--output", "c"]
 
 
@@ -31,6 +32,23 @@ def test_the_rate_rises_stays_and_falls():
     np.testing.assert_allclose(
         [rate(0), rate(5), rate(10), rate(69), rate(85), rate(100)], [0, 0.25, 0.5, 0.5, 0.25, 0]
     )
+
+
+def test_kernels_take_orthogonal_steps_and_all_else_adams():
+    draw = np.random.default_rng(0)
+    shapes = {"kernel": (3, 3, 4, 8), "bias": (8,), "embedding": (6, 4)}
+    grads = {"net": {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}}
+    params = jax.tree.map(jnp.zeros_like, grads)
+    optimizer = muon(lambda step: 0.1)
+    state = init_state(params, {"net": optimizer}, with_ema=False)  # as the trainer makes it
+    updates, _ = optimizer.update(grads["net"], state.opt_state["net"], params["net"])
+    matrix = np.asarray(updates["kernel"]).reshape(36, 8)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert values.max() < 2 * values.min()  # Newton-Schulz leaves them between about 0.7 and 1.2
+    assert np.sqrt(np.mean(matrix**2)) == pytest.approx(0.1 * 0.2, rel=0.3)
+    for name in ("bias", "embedding"):  # Adam's first step is the sign, and as long in every direction
+        found = np.asarray(updates[name])
+        np.testing.assert_allclose(found, -np.abs(found).max() * np.sign(grads["net"][name]), rtol=1e-3)
 
 
 def distance(params, batch, *, root_key, step):
@@ -120,6 +138,7 @@ def test_latents_are_a_function_of_the_step_and_a_tenth_has_no_caption():
 
 def test_settings_of_both_machines_are_read():
     full, cpu = parse(FOLDERS), parse(["--config", str(CPU), *FOLDERS])
+    assert full == parse(["--config", str(ROOT / "configs" / "embedded_pretrain.yaml"), *FOLDERS])
     assert full.data.nouns == ()
     assert cpu.data.nouns
     assert cpu.denoiser.stage.steps < full.denoiser.stage.steps

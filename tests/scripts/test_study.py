@@ -67,6 +67,12 @@ class TestJudge:
         assert made.nouns == ["alien", "ball", "box"]
         assert set(judges.load(tmp_path / "judge").measured) == set(made.measured)
 
+    def test_the_shipped_one_knows_the_creature_of_the_quick_start(self):
+        shipped, creature = judges.load(), subjects.drawn()
+        said = shipped(np.stack([creature.picture(i)[0] for i in range(24)])).subjects
+        assert said.count(subjects.DRAWN) >= 20
+        assert set(shipped.subjects) == {*subjects.CLASS_NOUNS, subjects.DRAWN}
+
     def test_labels_are_what_is_shown(self, sprite_folder):
         _, _, own = judge_training.drawings(sprite_folder)
         alien = next(sprite for sprite in own if sprite.subject == "alien")
