@@ -81,7 +81,9 @@ def run(study: Study, training: Training, samplings: list[Sampling], subject: Su
         return
     instances, config = prepare(study, training, subject, seed)
     if training.trained:
-        train(config)
+        folder = train(config)
+        if not (folder / "model").exists():
+            raise SystemExit("stopped by a signal; the same command goes on from there")
     pipe = open_pretrained(ModelConfig(path=str(Path(config.run_dir) / "model") if training.trained else study.model))
     asked = prompts(called(training, subject), subject.class_noun)
     for sampling in missing:
