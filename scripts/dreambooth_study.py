@@ -8,7 +8,7 @@
         --experiments "Prior preservation"                                               # a part of it
     python scripts/dreambooth_study.py --work WORK --report_only                         # the report of what is there
 
-It trains conditions × subjects × seeds models, seed by seed, and can be stopped at any time: the same command goes on.
+It can be stopped at any time: the same command goes on. Commands for different subjects can run side by side.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from study import judge, report, subjects
 from study.conditions import EXPERIMENTS
-from study.runs import Study, jobs, read_results, run
+from study.runs import Study, plan, run
 from tqdm import tqdm
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,7 +35,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--judge", type=Path, default=judge.SHIPPED, help="the judge's folder")
     parser.add_argument("--subjects", default="", help=f"of {','.join(subjects.CLASS_NOUNS)},{subjects.DRAWN}; or all")
     parser.add_argument("--experiments", default="", help=f"of {', '.join(titles)}; separated by commas, or all")
-    parser.add_argument("--seeds", type=int, default=3, help="of each condition and subject")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--crossed", action="store_true", help="every subject with every seed in all experiments")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
     options.experiments = [title.strip() for title in options.experiments.split(",") if title]
@@ -51,18 +52,12 @@ def main(options: argparse.Namespace) -> None:
     study = Study(work=options.work, judge=judge.load(options.judge), model=options.model)
     study.work.mkdir(parents=True, exist_ok=True)
     if not options.report_only:
-        every = [subject for subject in (*subjects.held_out(options.sprites), subjects.drawn())]
+        every = [*subjects.held_out(options.sprites), subjects.drawn()]
         names = options.subjects.split(",") if options.subjects else [subject.name for subject in every]
-        chosen = [subject for subject in every if subject.name in names]
-        todo = [
-            (training, samplings, subject, seed)
-            for seed in range(options.seeds)
-            for training, samplings in jobs(options.experiments)
-            for subject in chosen
-        ]
-        for training, samplings, subject, seed in tqdm(todo, unit="model"):
-            run(study, training, samplings, subject, seed)
-    report.write(options.docs, read_results(study.results), study.judge)
+        jobs = plan(every, seeds=options.seeds, titles=options.experiments, crossed=options.crossed)
+        for job in tqdm([job for job in jobs if job.subject.name in names], unit="model"):
+            run(study, job)
+    report.write(options.docs, study)
 
 
 if __name__ == "__main__":

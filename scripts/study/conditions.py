@@ -8,7 +8,7 @@ once for a subject and a seed, stands in all experiments that it belongs to.
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 WORDS = "a {identifier} {class_noun}"
@@ -58,6 +58,7 @@ class Claim(NamedTuple):
     """That one condition has more of something than another."""
 
     text: str
+    source: str
     metric: str
     more: str
     less: str
@@ -70,6 +71,8 @@ class Experiment:
     title: str
     conditions: tuple[Condition, ...]
     claims: tuple[Claim, ...] = ()
+    crossed: bool = False
+    """Every subject with every seed. Otherwise each subject has one seed, in turn: more subjects for the same time."""
 
     @property
     def slug(self) -> str:
@@ -83,20 +86,62 @@ def _of(name: str, *, instances: int = 5, words: str = WORDS, **settings: Any) -
     return Condition(name=name, training=Training(settings=own, instances=instances, words=words))
 
 
-def _sampled(name: str, **sampling: Any) -> Condition:
-    return Condition(name=name, training=Training(), sampling=Sampling(**sampling))
-
-
 _PROMPTS = {"plain": "{a_class}", "specific": "a flat {class_noun}"}
+
+PAPER, CAT, GRID, TALK = (
+    "the paper",
+    "a report on a cat, with Stable Diffusion 1.4, 1.5 and 2",
+    "a report on a cat, rates × steps",
+    "a talk with people and backpacks",
+)
+_RATES = {"low rate": {"optimizer__learning_rate": 3e-4}, "usual rate": {}}
+_STEPS = {"half the steps": {"train__steps": 200}, "all steps": {}}
+_SAMPLINGS = (Sampling(15, 3.0), Sampling(15, 6.0), Sampling(25, 6.0))
+
+
+def _class_prompts(trained: str, made: str) -> Condition:
+    usual = trained == made == "plain"
+    words = {"prior__class_prompt": _PROMPTS[trained], "prior__class_images_prompt": _PROMPTS[made]}
+    return _of(_made(trained, made), **({} if usual else words))
+
+
+def _made(trained: str, made: str) -> str:
+    return f"trained as {trained}, made as {made}"
+
+
+def _grid(rate: str, steps: str, sampling: Sampling) -> Condition:
+    name = f"{rate}, {steps}; {sampling.steps} at guidance {sampling.guidance_scale:g}"
+    return replace(_of(name, **_RATES[rate], **_STEPS[steps]), sampling=sampling)
+
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         title="Before and after",
-        conditions=(Condition(name="before", training=Training(trained=False)), _of("after")),
-        claims=(
-            Claim("The identifier is bound to the subject.", "recognised", "after", "before"),
-            Claim("What is learnt looks like the subject, not only like its class.", "fidelity", "after", "before"),
+        conditions=(
+            Condition(name="before", training=Training(trained=False)),
+            _of("after"),
+            _of("after, without preservation", prior__weight=0.0),
         ),
+        claims=(
+            Claim("The identifier is bound to the subject.", PAPER, "recognised", "after", "before"),
+            Claim("The subject is learnt, not only its class.", PAPER, "fidelity", "after", "before"),
+            Claim(
+                "Without preservation the class drifts to the subject.",
+                PAPER,
+                "drift",
+                "after, without preservation",
+                "after",
+            ),
+            Claim("Preservation keeps the class diverse.", PAPER, "diversity", "after", "after, without preservation"),
+            Claim(
+                "Preservation costs a little subject fidelity.",
+                PAPER,
+                "fidelity",
+                "after, without preservation",
+                "after",
+            ),
+        ),
+        crossed=True,
     ),
     Experiment(
         title="Prior preservation",
@@ -106,29 +151,32 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             _of("λ = 1"),
             _of("λ = 2", prior__weight=2.0),
         ),
-        claims=(
-            Claim("Without it the class drifts to the subject (the paper's PRES).", "drift", "λ = 0", "λ = 1"),
-            Claim("It keeps the class diverse (the paper's DIV).", "diversity", "λ = 1", "λ = 0"),
-            Claim("It costs a little subject fidelity.", "fidelity", "λ = 0", "λ = 1"),
-        ),
+        claims=(Claim("The more of it, the less the class drifts.", PAPER, "drift", "λ = 0.5", "λ = 2"),),
     ),
     Experiment(
         title="Class prompts",
-        conditions=tuple(
-            _of(
-                f"trained as {trained}, made as {made}",
-                prior__class_prompt=_PROMPTS[trained],
-                prior__class_images_prompt=_PROMPTS[made],
-            )
-            for trained in ("plain", "specific")
-            for made in ("plain", "specific")
-        ),
+        conditions=tuple(_class_prompts(trained, made) for trained in _PROMPTS for made in _PROMPTS),
         claims=(
             Claim(
-                "Class images of a specific prompt under the plain one keep the subject apart best.",
+                "Plain words with specific pictures are truer than plain words with plain pictures.",
+                CAT,
                 "fidelity",
-                "trained as plain, made as specific",
-                "trained as plain, made as plain",
+                _made("plain", "specific"),
+                _made("plain", "plain"),
+            ),
+            Claim(
+                "They are truer than specific words with specific pictures.",
+                CAT,
+                "fidelity",
+                _made("plain", "specific"),
+                _made("specific", "specific"),
+            ),
+            Claim(
+                "Plain words with plain pictures overfit: prompts are obeyed less.",
+                CAT,
+                "prompt",
+                _made("plain", "specific"),
+                _made("plain", "plain"),
             ),
         ),
     ),
@@ -140,40 +188,63 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             _of("last 200 steps", text_encoder__start=200, text_encoder__stop=-1),
         ),
         claims=(
-            Claim("Training it makes the subject truer.", "fidelity", "always trained", "frozen"),
-            Claim("Training it to the end costs obedience to the prompt.", "prompt", "frozen", "always trained"),
-            Claim("A late stretch obeys better than all of the run.", "prompt", "last 200 steps", "always trained"),
+            Claim("Training it makes the subject truer.", TALK, "fidelity", "always trained", "frozen"),
+            Claim("Frozen, it leaves prompts obeyed better.", CAT, "prompt", "frozen", "always trained"),
+            Claim("A late stretch of training harms most.", CAT, "prompt", "always trained", "last 200 steps"),
         ),
     ),
     Experiment(
-        title="Learning rate and steps",
+        title="Learning rate, steps and inference",
         conditions=tuple(
-            _of(f"{rate:g}, {steps} steps", optimizer__learning_rate=rate, train__steps=steps)
-            for rate in (3e-4, 1e-3)
-            for steps in (200, 400)
+            _grid(rate, steps, sampling) for rate in _RATES for steps in _STEPS for sampling in _SAMPLINGS
         ),
         claims=(
-            Claim("At a low rate, more steps are truer.", "fidelity", "0.0003, 400 steps", "0.0003, 200 steps"),
-            Claim("A high rate for long costs obedience.", "prompt", "0.0003, 400 steps", "0.001, 400 steps"),
+            Claim(
+                "The high rate for long is truest.",
+                GRID,
+                "fidelity",
+                "usual rate, all steps; 25 at guidance 6",
+                "low rate, all steps; 25 at guidance 6",
+            ),
+            Claim(
+                "More steps are truer.",
+                GRID,
+                "fidelity",
+                "low rate, all steps; 25 at guidance 6",
+                "low rate, half the steps; 25 at guidance 6",
+            ),
+            Claim(
+                "A higher rate overfits: prompts are obeyed less.",
+                CAT,
+                "prompt",
+                "low rate, all steps; 25 at guidance 6",
+                "usual rate, all steps; 25 at guidance 6",
+            ),
+            Claim(
+                "Of inference, many steps at a high guidance scale are truest.",
+                GRID,
+                "fidelity",
+                "usual rate, all steps; 25 at guidance 6",
+                "usual rate, all steps; 15 at guidance 3",
+            ),
         ),
     ),
     Experiment(
-        title="Guidance and steps of inference",
-        conditions=(
-            *(_sampled(f"guidance {scale:g}", guidance_scale=scale) for scale in (1.0, 3.0, 6.0, 9.0)),
-            *(_sampled(f"{steps} steps", steps=steps) for steps in (10, 50)),
+        title="Guidance",
+        conditions=tuple(
+            Condition(name=f"guidance {scale:g}", training=Training(), sampling=Sampling(guidance_scale=scale))
+            for scale in (1.0, 3.0, 6.0, 9.0)
         ),
-        claims=(
-            Claim("Guidance makes prompts obeyed.", "prompt", "guidance 3", "guidance 1"),
-            Claim("Fifty steps show the subject better than ten.", "fidelity", "50 steps", "10 steps"),
-        ),
+        claims=(Claim("Guidance makes prompts obeyed.", TALK, "prompt", "guidance 3", "guidance 1"),),
     ),
     Experiment(
         title="Number of pictures",
         conditions=tuple(_of(f"{n} picture{'s' * (n > 1)}", instances=n) for n in range(1, 7)),
         claims=(
-            Claim("Five pictures are better than one.", "fidelity", "5 pictures", "1 picture"),
-            Claim("After four, more hardly help.", "fidelity", "6 pictures", "4 pictures"),
+            Claim("Five pictures are truer than one.", PAPER, "fidelity", "5 pictures", "1 picture"),
+            Claim(
+                "Three are enough to be recognised more than with one.", PAPER, "recognised", "3 pictures", "1 picture"
+            ),
         ),
     ),
     Experiment(
@@ -184,8 +255,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             _of("wrong", words="a {identifier} {wrong_noun}"),
         ),
         claims=(
-            Claim("The right noun is truer than none.", "fidelity", "correct", "none"),
-            Claim("The right noun is truer than a wrong one.", "fidelity", "correct", "wrong"),
+            Claim("The right noun is truer than none.", PAPER, "fidelity", "correct", "none"),
+            Claim("The right noun is truer than a wrong one.", PAPER, "fidelity", "correct", "wrong"),
         ),
     ),
 )

@@ -11,10 +11,10 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from embedded.scenes import with_article
@@ -27,9 +27,10 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.inputs import open_pretrained
 
 from .conditions import EXPERIMENTS, Sampling, Training
+from .figures import save_strip
 from .judge import Judge
 from .scores import prompts, score
-from .subjects import Subject, write_instances
+from .subjects import DRAWN, Subject, write_instances
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,41 @@ class Study:
         """A line each."""
         return self.work / "results.jsonl"
 
+    def strip(self, training: Training, sampling: Sampling, seed: int) -> Path:
+        """Some pictures of the creature that we drew; those of the others are not ours to show."""
+        return self.work / "pictures" / f"{training.key}_{sampling.steps}_{sampling.guidance_scale:g}_{seed}.png"
 
-def jobs(titles: Iterable[str] = ()) -> list[tuple[Training, list[Sampling]]]:
-    """Every training that the experiments of these titles need (all, by default), with the samplings of it."""
-    chosen = set(titles) or {experiment.title for experiment in EXPERIMENTS}
-    wanted: dict[str, tuple[Training, list[Sampling]]] = {}
+
+class Job(NamedTuple):
+    """One training, and all samplings of it that are wanted."""
+
+    training: Training
+    subject: Subject
+    seed: int
+    samplings: list[Sampling]
+
+
+def plan(subjects: Sequence[Subject], *, seeds: int, titles: Collection[str] = (), crossed: bool = False) -> list[Job]:
+    """What the experiments of these titles need (of all, by default), in their order, each training once.
+
+    Args:
+        subjects: all of the study.
+        seeds: how many.
+        titles: of experiments.
+        crossed: every subject with every seed in all experiments, not only in those that say so.
+    """
+    jobs: dict[tuple[str, str, int], Job] = {}
     for experiment in EXPERIMENTS:
-        for condition in experiment.conditions if experiment.title in chosen else ():
-            _, samplings = wanted.setdefault(condition.training.key, (condition.training, []))
-            if condition.sampling not in samplings:
-                samplings.append(condition.sampling)
-    return list(wanted.values())
+        if titles and experiment.title not in titles:
+            continue
+        for number, subject in enumerate(subjects):
+            for seed in range(seeds) if crossed or experiment.crossed else [number % seeds]:
+                for condition in experiment.conditions:
+                    new = Job(condition.training, subject, seed, [])
+                    job = jobs.setdefault((condition.training.key, subject.name, seed), new)
+                    if condition.sampling not in job.samplings:
+                        job.samplings.append(condition.sampling)
+    return list(jobs.values())
 
 
 def identity(training: Training, sampling: Sampling, subject: str, seed: int) -> dict[str, Any]:
@@ -73,8 +98,9 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def run(study: Study, training: Training, samplings: list[Sampling], subject: Subject, seed: int) -> None:
-    """Do what is missing of one training."""
+def run(study: Study, job: Job) -> None:
+    """Do what is missing of it."""
+    training, subject, seed, samplings = job
     done = [{key: row[key] for key in identity(training, samplings[0], "", 0)} for row in read_results(study.results)]
     missing = [one for one in samplings if identity(training, one, subject.name, seed) not in done]
     if not missing:
@@ -87,14 +113,17 @@ def run(study: Study, training: Training, samplings: list[Sampling], subject: Su
     pipe = open_pretrained(ModelConfig(path=str(Path(config.run_dir) / "model") if training.trained else study.model))
     asked = prompts(called(training, subject), subject.class_noun)
     for sampling in missing:
+        own, of_class = draw(pipe, asked.identifier, sampling), draw(pipe, asked.of_class, sampling)
+        if subject.name == DRAWN:
+            save_strip(study.strip(training, sampling, seed), own=own, of_class=of_class)
         scores = score(
             study.judge,
             subject=subject.name,
             class_noun=subject.class_noun,
             asked=asked,
             instances=instances,
-            identifier_pictures=draw(pipe, asked.identifier, sampling),
-            class_pictures=draw(pipe, asked.of_class, sampling),
+            identifier_pictures=own,
+            class_pictures=of_class,
         )
         line = identity(training, sampling, subject.name, seed) | {name: round(x, 4) for name, x in scores.items()}
         with study.results.open("a", encoding="utf-8") as file:

@@ -37,6 +37,7 @@ _WHERE = (
 )
 _CLASS = ("{} on a white background", "{} on a blue background", "{} on a green background", "{} on the grass")
 PER_PROMPT, PER_CLASS_PROMPT = 4, 8
+PICTURES = len(_WHERE) * PER_PROMPT + len(_CLASS) * PER_CLASS_PROMPT
 
 
 class Asked(NamedTuple):

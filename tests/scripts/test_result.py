@@ -25,7 +25,7 @@ from study.subjects import drawn
 
 study = runs.Study(work=Path(sys.argv[1]), judge=judge.load())
 for training in (Training(trained=False), Training(), Training(settings={"prior.weight": 0.0})):
-    runs.run(study, training, [Sampling()], drawn(), seed=0)
+    runs.run(study, runs.Job(training, drawn(), 0, [Sampling()]))
 """
 
 

@@ -12,8 +12,9 @@ import pytest
 from embedded.compose import Composer, Grammar
 from embedded.fit import Stage
 from embedded.sprites import read_sprites
+from PIL import Image
+from study import figures, judge_training, report, runs, scores, subjects
 from study import judge as judges
-from study import judge_training, report, runs, scores, subjects
 from study.conditions import EXPERIMENTS, Claim, Condition, Experiment, Sampling, Training
 
 from tests.scripts import sprites
@@ -117,20 +118,31 @@ class TestConditions:
 
     def test_every_condition_is_a_config(self, judge, tmp_path):
         study = runs.Study(work=tmp_path, judge=judge)
-        for training, samplings in runs.jobs():
-            shown, config = runs.prepare(study, training, subjects.drawn(), seed=2)
+        for training, _, seed, samplings in runs.plan([subjects.drawn()], seeds=1):
+            shown, config = runs.prepare(study, training, subjects.drawn(), seed=seed + 2)
             assert len(shown) == training.instances
-            assert config.train.seed == 2
+            assert config.train.seed == seed + 2
             assert config.prior.class_prompt in ("an {class_noun}", "a flat {class_noun}")
             assert len(set(samplings)) == len(samplings)
 
-    def test_the_usual_run_is_trained_once(self):
-        trainings = [training for training, _ in runs.jobs()]
-        assert len({training.key for training in trainings}) == len(trainings)
-        usual = [samplings for training, samplings in runs.jobs() if training == Training()]
-        assert len(usual) == 1
-        assert len(usual[0]) > 3
-        assert len(runs.jobs(["Prior preservation"])) == 4
+    def test_a_condition_that_changes_nothing_is_the_usual_run(self, judge, tmp_path):
+        study = runs.Study(work=tmp_path, judge=judge)
+        jobs = runs.plan([subjects.drawn()], seeds=1)
+        configs = [runs.prepare(study, job.training, job.subject, job.seed)[1] for job in jobs if job.training.trained]
+        told_apart = [replace(config, run_dir="") for config in configs]
+        assert all(one not in told_apart[:i] for i, one in enumerate(told_apart))
+
+    def test_each_training_is_done_once(self):
+        some = [replace(subjects.drawn(), name=name) for name in "abcd"]
+        jobs = runs.plan(some, seeds=3)
+        keys = [(job.training.key, job.subject.name, job.seed) for job in jobs]
+        assert len(set(keys)) == len(keys)
+        usual = {(job.subject.name, job.seed): job.samplings for job in jobs if job.training == Training()}
+        assert len(usual) == 12
+        assert len(usual["a", 0]) > len(usual["a", 1]) == 1  # other samplings where other experiments look
+        assert {seed for name, seed in usual if len(usual[name, seed]) > 1} == {0, 1, 2}
+        assert len(runs.plan(some, seeds=3, titles=["Prior preservation"])) == 4 * 4
+        assert len(runs.plan(some, seeds=3, titles=["Prior preservation"], crossed=True)) == 4 * 4 * 3
 
 
 class TestScores:
@@ -168,7 +180,7 @@ class TestReport:
         conditions=tuple(
             Condition(name=name, training=Training(settings={"train.steps": i})) for i, name in enumerate("AB")
         ),
-        claims=(Claim("A is more.", "fidelity", "A", "B"),),
+        claims=(Claim("A is more.", "a test", "fidelity", "A", "B"),),
     )
 
     def rows(self, more, less, noise=0.01):
@@ -187,12 +199,12 @@ class TestReport:
     def test_claims_are_judged_by_pairs(self, more, less, noise, said):
         rows = self.rows(more, less, noise)
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
-        assert f"**{said}**" in report.section(self.EXPERIMENT, found)
+        assert f"**{said}**" in report.concluded(self.EXPERIMENT.claims[0], found)
 
     def test_two_pairs_say_nothing(self):
         rows = [row for row in self.rows(0.9, 0.5) if row["seed"] < 2]
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
-        assert "**Open**" in report.section(self.EXPERIMENT, found)
+        assert "**Open**" in report.concluded(self.EXPERIMENT.claims[0], found)
 
     def test_nothing_there_is_said_rarely(self):
         draw = np.random.default_rng(0)
@@ -221,11 +233,33 @@ class TestReport:
             "subject_right_in_unseen_scenes": 1.0,
             "taken_for_a_subject": 0.0,
         }
-        report.write(tmp_path, self.rows(0.9, 0.5), replace(judge, measured=measured))
+        study = runs.Study(work=tmp_path / "work", judge=replace(judge, measured=measured))
+        study.work.mkdir()
+        study.results.write_text("".join(json.dumps(row) + "\n" for row in self.rows(0.9, 0.5)))
+        for condition in self.EXPERIMENT.conditions:
+            strip = study.strip(condition.training, condition.sampling, 1)
+            figures.save_strip(strip, own=pictures(scores.PICTURES // 2), of_class=pictures(scores.PICTURES // 2))
+        report.write(tmp_path, study)
         text = (tmp_path / "study.md").read_text()
         assert "## Of a test" in text
         assert "Missing" not in text
-        assert (tmp_path / "study" / "of_a_test.png").stat().st_size > 5_000
+        assert "| A is more. | a test | **Holds** |" in text
+        for name in ("of_a_test", "of_a_test_pictures"):
+            assert f"(study/{name}.png)" in text
+            assert (tmp_path / "study" / f"{name}.png").stat().st_size > 5_000
+
+    def test_subjects_are_told_apart_by_whether_they_were_tuned_on(self):
+        rows = [
+            row | runs.identity(Training(), Sampling(), name, 0)
+            for name in ("poodle", "robot")
+            for row in self.rows(0.9, 0.5)[:1]
+        ]
+        table = report.by_subject(rows).splitlines()
+        assert [line.split("|")[1].strip() for line in table if line.startswith("| ")][1:] == [
+            "poodle",
+            "robot",
+            "**never looked at**",
+        ]
 
 
 @pytest.mark.slow
@@ -233,8 +267,10 @@ def test_a_run_is_scored_once(judge, tmp_path):
     study = runs.Study(work=tmp_path, judge=judge)
     short = Training(settings={"train.steps": 2, "prior.num_images": 2, "prior.steps": 2})
     for _ in range(2):
-        runs.run(study, short, [Sampling(steps=2)], subjects.drawn(), 0)
+        runs.run(study, runs.Job(short, subjects.drawn(), 0, [Sampling(steps=2)]))
     (line,) = runs.read_results(study.results)
     assert set(scores.METRICS) <= set(line)
     assert not list((tmp_path / "runs").glob("*"))
     assert json.loads(study.results.read_text()) == line
+    with Image.open(study.strip(short, Sampling(steps=2), 0)) as strip:
+        assert strip.size == (64 * 12, 64)
