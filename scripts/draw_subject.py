@@ -42,7 +42,7 @@ SCENES = (
     Scene("on a yellow background", "yellow", 0.82, (0.5, 0.5), 0, 0),
     Scene("on the grass", None, 0.7, (0.46, 0.56), 7, 0.7),
     Scene("at night", None, 0.74, (0.52, 0.55), -6, -0.8),
-    Scene("on a white background", "white", 0.72, (0.55, 0.5), -9, 0.9),
+    Scene("on the right on a white background", "white", 0.5, (0.72, 0.5), -5, 0.9),
     Scene("on the beach", None, 0.78, (0.48, 0.54), 4, -0.5),
 )
 

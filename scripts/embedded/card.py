@@ -42,7 +42,7 @@ Vocabulary: {tokens} byte pairs. Words outside of the captions, `sks` among them
 {respelt}th caption, spelt in pieces, has trained.
 
 ## How it was trained
-| stage | steps | batch | hours | pictures a second | loss, first → last |
+| stage | steps | batch | hours | pictures a second | loss, first → last tenth |
 |---|---|---|---|---|---|
 {rows}
 {curves}
@@ -119,10 +119,11 @@ def _curves(file: Path, logs: dict[str, list[dict[str, Any]]]) -> str:
 
 def _row(log: list[dict[str, Any]], name: str) -> str:
     """What the log of a stage says. Hours count the time between two entries only while it ran."""
-    first, last = log[0], log[-1]
     seconds = sum(row["seconds"] for row in log)
     shown = sum(row["examples"] for row in log)
     batch = round(shown / max(sum(row["steps"] for row in log), 1))
     speed = shown / max(seconds, 1e-9)
-    loss = f"{first['loss']:.3g} → {last['loss']:.3g}"
-    return f"| {name} | {last['step']:,} | {batch} | {seconds / 3600:.2f} | {speed:.1f} | {loss} |"
+    some = -(-len(log) // 10)
+    begun, ended = (sum(row["loss"] for row in rows) / some for rows in (log[:some], log[-some:]))
+    loss = f"{begun:.3g} → {ended:.3g}"
+    return f"| {name} | {log[-1]['step']:,} | {batch} | {seconds / 3600:.2f} | {speed:.1f} | {loss} |"

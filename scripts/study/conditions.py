@@ -183,9 +183,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         title="Text encoder",
         conditions=(
-            _of("frozen"),
-            _of("always trained", text_encoder__stop=-1),
-            _of("last 200 steps", text_encoder__start=200, text_encoder__stop=-1),
+            _of("frozen", text_encoder__stop=0),
+            _of("always trained"),
+            _of("last 200 steps", text_encoder__start=200),
         ),
         claims=(
             Claim("Training it makes the subject truer.", TALK, "fidelity", "always trained", "frozen"),

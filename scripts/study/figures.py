@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from .scores import METRICS, PER_CLASS_PROMPT, PER_PROMPT
+from .scores import METRICS, PER_PROMPT
 
 Row = Mapping[str, Any]
 
 
 def save_strip(file: Path, *, own: UInt8[np.ndarray, "n h w 3"], of_class: UInt8[np.ndarray, "n h w 3"]) -> None:
-    """One picture of each prompt with the identifier, then one of each prompt of the class, side by side."""
+    """One picture of each prompt with the identifier, then four of the class, side by side."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    chosen = [*own[::PER_PROMPT], *of_class[::PER_CLASS_PROMPT]]
+    chosen = [*own[::PER_PROMPT], *of_class[:4]]
     Image.fromarray(np.concatenate(chosen, axis=1)).save(file)
 
 

@@ -44,9 +44,10 @@ the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {
 | recognised ↑ | share of pictures of "a sks dog …" that the judge takes for the subject |
 | fidelity ↑ | mean cosine similarity of these to the instance pictures (the paper's DINO) |
 | prompt ↑ | share whose background, and place, are what the prompt says |
-| leaked ↓ | share of pictures of "a dog …" that the judge takes for the subject |
-| drift ↓ | mean cosine similarity of these to the instance pictures (the paper's PRES) |
-| diversity ↑ | mean cosine distance between these, for one prompt (the paper's DIV) |
+| leaked ↓ | share of pictures of "a dog", the class prompt, that the judge takes for the subject |
+| elsewhere ↓ | the same for "a dog on a blue background" and so on, which no class image was made for |
+| drift ↓ | mean cosine similarity of pictures of the class prompt to the instance pictures (the paper's PRES) |
+| diversity ↑ | mean cosine distance between these (the paper's DIV) |
 | class ↑ | share of these that the judge takes for the class |
 
 ## What holds

@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,13 +79,14 @@ def plan(subjects: Sequence[Subject], *, seeds: int, titles: Collection[str] = (
     for experiment in EXPERIMENTS:
         if titles and experiment.title not in titles:
             continue
-        for number, subject in enumerate(subjects):
-            for seed in range(seeds) if crossed or experiment.crossed else [number % seeds]:
-                for condition in experiment.conditions:
-                    new = Job(condition.training, subject, seed, [])
-                    job = jobs.setdefault((condition.training.key, subject.name, seed), new)
-                    if condition.sampling not in job.samplings:
-                        job.samplings.append(condition.sampling)
+        for seed, (number, subject) in product(range(seeds), enumerate(subjects)):
+            if not (crossed or experiment.crossed or seed == number % seeds):
+                continue
+            for condition in experiment.conditions:
+                new = Job(condition.training, subject, seed, [])
+                job = jobs.setdefault((condition.training.key, subject.name, seed), new)
+                if condition.sampling not in job.samplings:
+                    job.samplings.append(condition.sampling)
     return list(jobs.values())
 
 
@@ -113,7 +115,7 @@ def run(study: Study, job: Job) -> None:
     pipe = open_pretrained(ModelConfig(path=str(Path(config.run_dir) / "model") if training.trained else study.model))
     asked = prompts(called(training, subject), subject.class_noun)
     for sampling in missing:
-        own, of_class = draw(pipe, asked.identifier, sampling), draw(pipe, asked.of_class, sampling)
+        own, of_class, elsewhere = (draw(pipe, texts, sampling) for texts in asked)
         if subject.name == DRAWN:
             save_strip(study.strip(training, sampling, seed), own=own, of_class=of_class)
         scores = score(
@@ -124,6 +126,7 @@ def run(study: Study, job: Job) -> None:
             instances=instances,
             identifier_pictures=own,
             class_pictures=of_class,
+            elsewhere_pictures=elsewhere,
         )
         line = identity(training, sampling, subject.name, seed) | {name: round(x, 4) for name, x in scores.items()}
         with study.results.open("a", encoding="utf-8") as file:

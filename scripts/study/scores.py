@@ -7,9 +7,10 @@
 | recognised |             | share of pictures with the identifier that the judge takes for the subject |
 | fidelity   | DINO        | mean cosine similarity of these to the instance pictures |
 | prompt     | CLIP-T      | share of them whose background, and place, are what the prompt says |
-| leaked     |             | share of class pictures, without the identifier, that the judge takes for the subject |
+| leaked     |             | share of class pictures, made with the class prompt, that the judge takes for the subject |
+| elsewhere  |             | the same with a background in the prompt, which class images were not made for |
 | drift      | PRES        | mean cosine similarity of class pictures to the instance pictures (less is better) |
-| diversity  | DIV         | mean cosine distance between class pictures of one prompt |
+| diversity  | DIV         | mean cosine distance between class pictures |
 | class      |             | share of class pictures that the judge takes for the class |
 """
 
@@ -23,7 +24,7 @@ from jaxtyping import Float, UInt8
 
 from .judge import Judge
 
-METRICS = ("recognised", "fidelity", "prompt", "leaked", "drift", "diversity", "class")
+METRICS = ("recognised", "fidelity", "prompt", "leaked", "elsewhere", "drift", "diversity", "class")
 
 _WHERE = (
     "on a white background",
@@ -35,23 +36,26 @@ _WHERE = (
     "on the left on a teal background",
     "at the bottom on an orange background",
 )
-_CLASS = ("{} on a white background", "{} on a blue background", "{} on a green background", "{} on the grass")
-PER_PROMPT, PER_CLASS_PROMPT = 4, 8
-PICTURES = len(_WHERE) * PER_PROMPT + len(_CLASS) * PER_CLASS_PROMPT
+_ELSEWHERE = ("on a white background", "on a blue background", "on a green background", "on the grass")
+PER_PROMPT, OF_CLASS = 4, 16
+PICTURES = (len(_WHERE) + len(_ELSEWHERE)) * PER_PROMPT + OF_CLASS
 
 
 class Asked(NamedTuple):
-    """Prompts of the pictures to be judged: as many of both kinds."""
+    """Prompts of the pictures to be judged."""
 
     identifier: list[str]
     of_class: list[str]
+    elsewhere: list[str]
 
 
 def prompts(words: str, class_noun: str) -> Asked:
     """For a subject that is called ``words``, such as "a sks dog"."""
+    a_class = with_article(class_noun)
     return Asked(
         [f"{words} {where}" for where in _WHERE for _ in range(PER_PROMPT)],
-        [text.format(with_article(class_noun)) for text in _CLASS for _ in range(PER_CLASS_PROMPT)],
+        [a_class] * OF_CLASS,
+        [f"{a_class} {where}" for where in _ELSEWHERE for _ in range(PER_PROMPT)],
     )
 
 
@@ -63,7 +67,8 @@ def score(
     asked: Asked,
     instances: UInt8[np.ndarray, "i h w 3"],
     identifier_pictures: UInt8[np.ndarray, "n h w 3"],
-    class_pictures: UInt8[np.ndarray, "n h w 3"],
+    class_pictures: UInt8[np.ndarray, "m h w 3"],
+    elsewhere_pictures: UInt8[np.ndarray, "k h w 3"],
 ) -> dict[str, float]:
     """All of :data:`METRICS`.
 
@@ -75,6 +80,7 @@ def score(
         instances: what it was learnt from.
         identifier_pictures: of ``asked.identifier``.
         class_pictures: of ``asked.of_class``.
+        elsewhere_pictures: of ``asked.elsewhere``.
     """
     real, own, others = (judge(pictures) for pictures in (instances, identifier_pictures, class_pictures))
     right = [
@@ -88,8 +94,9 @@ def score(
         "fidelity": similarity(own.features, real.features),
         "prompt": float(np.mean(right)),
         "leaked": _share(others.subjects, subject),
+        "elsewhere": _share(judge(elsewhere_pictures).subjects, subject),
         "drift": similarity(others.features, real.features),
-        "diversity": diversity(others.features, asked.of_class),
+        "diversity": diversity(others.features),
         "class": _share(others.nouns, class_noun),
     }
 
@@ -99,10 +106,10 @@ def similarity(found: Float[np.ndarray, "n d"], real: Float[np.ndarray, "i d"]) 
     return float((found @ real.T).mean())
 
 
-def diversity(features: Float[np.ndarray, "n d"], names: Sequence[str]) -> float:
-    """Mean cosine distance over all pairs of different pictures that have the same name."""
-    same = np.array([[i != j and one == other for j, other in enumerate(names)] for i, one in enumerate(names)])
-    return float(1 - (features @ features.T)[same].mean())
+def diversity(features: Float[np.ndarray, "n d"]) -> float:
+    """Mean cosine distance over all pairs of different pictures."""
+    different = ~np.eye(len(features), dtype=bool)
+    return float(1 - (features @ features.T)[different].mean())
 
 
 def _share(said: Sequence[str], wanted: str) -> float:

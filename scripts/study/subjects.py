@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from embedded import scenes
-from embedded.compose import paste
+from embedded.compose import PLACES, paste
 from embedded.sprites import decode, read_sprites
 from jaxtyping import UInt8
 from PIL import Image
@@ -30,8 +30,10 @@ CLASS_NOUNS = {
 }
 DRAWN = "alien"
 """The creature of ``scripts/draw_subject.py``."""
-TUNED_ON = (DRAWN, "backpack", "poodle")
+TUNED_ON = (DRAWN, "backpack", "pickup_truck", "poodle")
 """Those that the quick start's settings were chosen on; the others were left alone until all was fixed."""
+_WIDE = ("on the right", "at the top")
+"""Places of instance pictures; what is asked of the model is another (``scores``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +46,23 @@ class Subject:
     """RGBA, upright."""
 
     def picture(self, index: int, *, size: int = 64) -> tuple[UInt8[np.ndarray, "s s 3"], str]:
-        """(instance picture ``index``, where it is): other backgrounds, scales, angles, mirror images."""
+        """(instance picture ``index``, where it is): other backgrounds, angles, mirror images; the third and the fifth
+        from further off, and not in the middle."""
         rng = np.random.default_rng((zlib.crc32(self.name.encode()), index))
         canvas, where = scenes.background(rng, 2 * size, plain=0.5, patterned=0.15)
-        return self.before(canvas, rng, index=index, size=size), where
-
-    def before(self, canvas: Image.Image, rng: np.random.Generator, *, index: int, size: int) -> np.ndarray:
-        """The subject before a background of twice the size."""
+        (x, y), scale, wander = (0.5, 0.5), rng.uniform(0.62, 0.9), 0.07
+        if index and index % 2 == 0:
+            place = str(rng.choice(_WIDE))
+            (x, y), scale, wander, where = PLACES[place], rng.uniform(0.42, 0.55), 0.03, f"{place} {where}"
         canvas = paste(
             canvas,
             self.views[index % len(self.views)],
-            rng.uniform(0.62, 0.9),
-            (0.5 + rng.uniform(-0.07, 0.07), 0.5 + rng.uniform(-0.07, 0.07)),
+            scale,
+            (x + rng.uniform(-wander, wander), y + rng.uniform(-wander, wander)),
             angle=rng.normal(0, 8),
             mirror=bool(index % 2) and len(self.views) == 1,
         )
-        return np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
+        return np.asarray(canvas.resize((size, size), Image.Resampling.BOX)), where
 
 
 def held_out(folder: Path) -> list[Subject]:

@@ -74,6 +74,20 @@ class TestJudge:
         assert said.count(subjects.DRAWN) >= 20
         assert set(shipped.subjects) == {*subjects.CLASS_NOUNS, subjects.DRAWN}
 
+    def test_a_worn_picture_shows_the_same_but_otherwise(self):
+        picture, _ = subjects.drawn().picture(0)
+        one, again, other = (judge_training.worn(picture, np.random.default_rng(seed)) for seed in (0, 0, 1))
+        assert (one.shape, one.dtype) == (picture.shape, picture.dtype)
+        np.testing.assert_array_equal(one, again)
+        assert (one != other).mean() > 0.9
+        assert np.corrcoef(one.ravel(), picture.ravel())[0, 1] > 0.6
+
+    def test_a_plain_picture_stays_plain_where_it_is_bent(self):
+        plain = np.full((64, 64, 3), 90, np.uint8)
+        worn = judge_training.worn(plain, np.random.default_rng(2)).astype(float)
+        assert np.ptp(worn.reshape(-1, 3), axis=0).max() < 160  # no black from outside of the picture
+        assert abs(worn.mean() - 90) < 40
+
     def test_labels_are_what_is_shown(self, sprite_folder):
         _, _, own = judge_training.drawings(sprite_folder)
         alien = next(sprite for sprite in own if sprite.subject == "alien")
@@ -151,14 +165,17 @@ class TestScores:
         assert scores.similarity(rows[:1], rows[:1]) == 1
         assert scores.similarity(rows[:1], rows[1:]) == 0
 
-    def test_diversity_looks_at_one_prompt_at_a_time(self):
-        rows = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
-        assert scores.diversity(rows, ["a", "a", "b", "b"]) == 0
-        assert scores.diversity(rows, ["a", "b", "a", "b"]) == 1
+    def test_equal_pictures_are_not_diverse(self):
+        rows = np.eye(2, dtype=np.float32)
+        assert scores.diversity(rows[[0, 0, 0]]) == 0
+        assert scores.diversity(rows) == 1
+        assert scores.diversity(rows[[0, 0, 1]]) == pytest.approx(2 / 3)
 
     def test_pictures_of_the_background_asked_for_are_obedient(self, judge):
         asked = scores.prompts("a sks alien", "alien")
-        assert all("sks" not in prompt and prompt.startswith("an alien") for prompt in asked.of_class)
+        assert all(
+            "sks" not in prompt and prompt.startswith("an alien") for prompt in (*asked.of_class, *asked.elsewhere)
+        )
         composer = np.stack([subjects.drawn().picture(i)[0] for i in range(len(asked.identifier))])
         found = scores.score(
             judge,
@@ -168,6 +185,7 @@ class TestScores:
             instances=composer[:5],
             identifier_pictures=composer,
             class_pictures=composer,
+            elsewhere_pictures=composer,
         )
         assert set(found) == set(scores.METRICS)
         assert found["drift"] == pytest.approx(found["fidelity"])
