@@ -29,12 +29,11 @@ _TUNED = f"These were chosen on {', '.join(map(spoken, TUNED_ON))}; the other su
 _HEAD = """\
 # What DreamBooth does to the embedded model
 
-Made by `python scripts/dreambooth_study.py`: {trainings} trainings, {rows} sampled sets of {pictures} pictures.
-Subjects: {names}; none was in the model's pretraining. Seeds: {seeds}. Each condition is
-[`configs/quickstart.yaml`](../configs/quickstart.yaml) with the named thing changed. The first experiment has every
-subject with every seed; in the others each subject has one of the seeds, in turn. Numbers are mean ± standard
-deviation over n runs.
-
+Made by `python scripts/dreambooth_study.py`: {trainings} trainings, {rows} sampled sets of {pictures} pictures, seeds
+{seeds}. Each condition is [`configs/quickstart.yaml`](../configs/quickstart.yaml) with the named thing changed. Numbers
+are mean ± standard deviation over n runs. None of the subjects was in the model's pretraining:
+{names}.
+{missing}
 **Measured by** a [judge](../scripts/study/judge.py): a small network trained on composed pictures, in place of the
 paper's DINO and CLIP. Of drawings that it never saw it names the class, one of {classes}, right {class_right:.0%} of
 the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {mistaken:.1%} of other drawings for one.
@@ -87,12 +86,15 @@ def write(folder: Path, study: Study) -> None:
 
 def heading(rows: Sequence[Row], judge: Judge) -> str:
     """All that comes before the claims."""
+    untrained = Training(trained=False).key
+    missing = [one.title.lower() for one in EXPERIMENTS if not all(rows_of(each, rows) for each in one.conditions)]
     return _HEAD.format(
-        trainings=len({(row["training"], row["subject"], row["seed"]) for row in rows}),
+        trainings=len({(row["training"], row["subject"], row["seed"]) for row in rows if row["training"] != untrained}),
         rows=len(rows),
         pictures=PICTURES,
         names=", ".join(sorted({spoken(row["subject"]) for row in rows})),
-        seeds=len({row["seed"] for row in rows}),
+        seeds=", ".join(map(str, sorted({row["seed"] for row in rows}))),
+        missing=f"\nNot run yet: {', '.join(missing)}.\n" if missing else "",
         class_right=judge.measured["class_right_on_unseen_drawings"],
         classes=judge.measured["classes"],
         subject_right=judge.measured["subject_right_in_unseen_scenes"],

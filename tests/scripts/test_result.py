@@ -48,7 +48,7 @@ def test_the_subject_is_learnt(scores):
 def test_prior_preservation_keeps_the_class(scores):
     kept, lost = scores[PRESERVED.key], scores[FREE.key]
     assert kept["drift"] < lost["drift"] - 0.1
-    assert kept["leaked"] < lost["leaked"] - 0.3
+    assert kept["leaked"] < lost["leaked"] - 0.5
 
 
 def test_prompts_are_still_obeyed(scores):
