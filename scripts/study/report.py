@@ -24,7 +24,11 @@ from .subjects import DRAWN, TUNED_ON, spoken
 _ENOUGH = 3
 """Pairs below which nothing is said of a claim."""
 _STRIP = f"the {DRAWN} on white, blue, red, yellow, on the grass, in the snow, left, at the bottom; then the class"
-_TUNED = f"These were chosen on {', '.join(map(spoken, TUNED_ON))}; the other subjects had no part in it."
+_TUNED = (
+    f"Settings, judge and scores were still changed after results of {', '.join(map(spoken, TUNED_ON))} had been seen; "
+    "the other subjects were first measured when all was fixed. The score *leaked* was narrowed to the class prompt "
+    "itself at that time; what it left out is *elsewhere*."
+)
 
 _HEAD = """\
 # What DreamBooth does to the embedded model
@@ -53,7 +57,7 @@ the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {
 
 A claim that A has more of something than B is looked at subject by subject and seed by seed. It *holds* if the 95 %
 interval of the mean difference A − B (Student's t) lies above zero, does *not* if below, and is *open* if zero lies in
-it. The claims are the paper's (Ruiz et al. 2022) and those of three reports of people who trained Stable Diffusion with
+it. Pairs that share a subject are not independent, so that the interval is too narrow where seeds repeat one. The claims are the paper's (Ruiz et al. 2022) and those of three reports of people who trained Stable Diffusion with
 it, on photographs of 512 pixels: that one does not hold here does not say that it is wrong there.
 
 | claim | from | here | difference | pairs |
@@ -109,7 +113,7 @@ def by_subject(rows: Sequence[Row]) -> str:
     names = sorted({row["subject"] for row in usual}, key=lambda name: (name not in TUNED_ON, name))
     lines += [_line(spoken(name), [row for row in usual if row["subject"] == name]) for name in names]
     if fresh := [row for row in usual if row["subject"] not in TUNED_ON]:
-        lines.append(_line("**never looked at**", fresh))
+        lines.append(_line("**not seen before**", fresh))
     return "\n".join(lines) + "\n"
 
 
