@@ -21,6 +21,8 @@ from study.conditions import EXPERIMENTS
 from study.runs import Study, plan, run
 from tqdm import tqdm
 
+from dreambooth_jax.compiled import keep_compiled
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -49,6 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Train what is missing, then write the report."""
+    keep_compiled()  # the same few programs, some two hundred times
     study = Study(work=options.work, judge=judge.load(options.judge), model=options.model)
     study.work.mkdir(parents=True, exist_ok=True)
     if not options.report_only:

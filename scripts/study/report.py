@@ -57,8 +57,9 @@ the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {
 
 A claim that A has more of something than B is looked at subject by subject and seed by seed. It *holds* if the 95 %
 interval of the mean difference A − B (Student's t) lies above zero, does *not* if below, and is *open* if zero lies in
-it. Pairs that share a subject are not independent, so that the interval is too narrow where seeds repeat one. The claims are the paper's (Ruiz et al. 2022) and those of three reports of people who trained Stable Diffusion with
-it, on photographs of 512 pixels: that one does not hold here does not say that it is wrong there.
+it. Pairs that share a subject are not independent, so that the interval is too narrow where seeds repeat one. The
+claims are the paper's (Ruiz et al. 2022) and those of three reports of people who trained Stable Diffusion with it, on
+photographs of 512 pixels: that one does not hold here does not say that it is wrong there.
 
 | claim | from | here | difference | pairs |
 |---|---|---|---|---|
