@@ -194,7 +194,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ),
     ),
     Experiment(
-        title="Learning rate, steps and inference",
+        title="Learning rate and steps",
         conditions=tuple(
             _grid(rate, steps, sampling) for rate in _RATES for steps in _STEPS for sampling in _SAMPLINGS
         ),

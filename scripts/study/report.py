@@ -2,9 +2,10 @@
 # Copyright The dreambooth_jax authors
 """Results -> docs/study.md, a figure for each experiment, and which claims hold.
 
-A claim that A has more of something than B is looked at subject by subject and seed by seed: of the differences A − B
-of n pairs, Student's t gives the interval that the true mean lies in with 95 % confidence. The claim holds if that is
-above zero, does not hold if it is below, and is left open if zero lies in it.
+A claim that A has more of something than B is looked at subject by subject: of the differences A − B of n subjects,
+each the mean over the seeds that both have (seeds of one subject are no independent witnesses), Student's t gives the
+interval that the true mean lies in with 95 % confidence. The claim holds if that is above zero, does not hold if it is
+below, and is left open if zero lies in it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from .scores import METRICS, PICTURES
 from .subjects import DRAWN, TUNED_ON, spoken
 
 _ENOUGH = 3
-"""Pairs below which nothing is said of a claim."""
+"""Subjects below which nothing is said of a claim."""
 _STRIP = f"the {DRAWN} on white, blue, red, yellow, on the grass, in the snow, left, at the bottom; then the class"
 _TUNED = (
     f"Settings, judge and scores were still changed after results of {', '.join(map(spoken, TUNED_ON))} had been seen; "
@@ -55,13 +56,12 @@ the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {
 
 ## What holds
 
-A claim that A has more of something than B is looked at subject by subject and seed by seed. It *holds* if the 95 %
-interval of the mean difference A − B (Student's t) lies above zero, does *not* if below, and is *open* if zero lies in
-it. Pairs that share a subject are not independent, so that the interval is too narrow where seeds repeat one. The
-claims are the paper's (Ruiz et al. 2022) and those of three reports of people who trained Stable Diffusion with it, on
-photographs of 512 pixels: that one does not hold here does not say that it is wrong there.
+A claim that A has more of something than B is looked at subject by subject, each the mean over its seeds. It *holds* if
+the 95 % interval of the mean difference A − B (Student's t) lies above zero, does *not* if below, and is *open* if zero
+lies in it. The claims are the paper's (Ruiz et al. 2022) and those of three reports of people who trained Stable
+Diffusion with it, on photographs of 512 pixels: that one does not hold here does not say that it is wrong there.
 
-| claim | from | here | difference | pairs |
+| claim | from | here | difference | subjects |
 |---|---|---|---|---|
 """
 
@@ -162,15 +162,18 @@ def summary(rows: Sequence[Row], metric: str) -> tuple[float, float]:
 
 
 def compare(claim: Claim, found: Mapping[str, Sequence[Row]]) -> tuple[float, float, int]:
-    """(mean difference, half of its 95 % interval, pairs) over what both conditions have."""
+    """(mean difference, half of its 95 % interval, subjects) over what both conditions have."""
     more, less = (
         {(row["subject"], row["seed"]): row[claim.metric] for row in found[name]} for name in (claim.more, claim.less)
     )
-    differences = np.array([more[pair] - less[pair] for pair in sorted(more.keys() & less.keys())])
-    count = len(differences)
+    differences: dict[str, list[float]] = {}
+    for subject, seed in more.keys() & less.keys():
+        differences.setdefault(subject, []).append(more[subject, seed] - less[subject, seed])
+    means = [float(np.mean(of_one)) for of_one in differences.values()]
+    mean, count = float(np.mean(means)) if means else float("nan"), len(means)
     if count < _ENOUGH:
-        return float(differences.mean()) if count else float("nan"), float("inf"), count
-    return float(differences.mean()), float(stats.sem(differences) * stats.t.ppf(0.975, count - 1)), count
+        return mean, float("inf"), count
+    return mean, float(stats.sem(means) * stats.t.ppf(0.975, count - 1)), count
 
 
 def verdict(difference: float, error: float) -> str:

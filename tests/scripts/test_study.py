@@ -125,6 +125,7 @@ class TestConditions:
         for experiment in EXPERIMENTS:
             names = [condition.name for condition in experiment.conditions]
             assert len(set(names)) == len(names)
+            assert "," not in experiment.title  # --experiments A,B
             for claim in experiment.claims:
                 assert {claim.more, claim.less} <= set(names)
                 assert claim.metric in scores.METRICS
@@ -203,38 +204,42 @@ class TestReport:
     def rows(self, more, less, noise=0.01):
         draw = np.random.default_rng(0)
         return [
-            runs.identity(condition.training, Sampling(), "robot", seed)
+            runs.identity(condition.training, Sampling(), subject, seed)
             | {metric: value + noise * draw.normal() for metric in scores.METRICS}
             for condition, value in zip(self.EXPERIMENT.conditions, (more, less))
-            for seed in range(4)
+            for seed, subject in enumerate(("robot", "poodle", "parrot", "alien"))
         ]
 
     @pytest.mark.parametrize(
         ("more", "less", "noise", "said"),
         [(0.9, 0.5, 0.01, "Holds"), (0.5, 0.9, 0.01, "Does not hold"), (0.7, 0.71, 0.3, "Open")],
     )
-    def test_claims_are_judged_by_pairs(self, more, less, noise, said):
+    def test_claims_are_judged_subject_by_subject(self, more, less, noise, said):
         rows = self.rows(more, less, noise)
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
         assert f"**{said}**" in report.concluded(self.EXPERIMENT.claims[0], found)
 
-    def test_two_pairs_say_nothing(self):
-        rows = [row for row in self.rows(0.9, 0.5) if row["seed"] < 2]
+    def test_many_seeds_of_two_subjects_say_nothing(self):
+        two = [row for row in self.rows(0.9, 0.5) if row["seed"] < 2]
+        rows = [row | {"seed": seed} for row in two for seed in range(5)]
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
         assert "**Open**" in report.concluded(self.EXPERIMENT.claims[0], found)
 
-    def test_nothing_there_is_said_rarely(self):
+    @pytest.mark.parametrize("of_subject", [0.0, 1.0])
+    def test_nothing_there_is_said_rarely(self, of_subject):
+        """Nor if the seeds of a subject agree with each other, as they do."""
         draw = np.random.default_rng(0)
+
+        def rows():
+            fond = of_subject * draw.normal(size=5)
+            return [
+                {"subject": subject, "seed": seed, "fidelity": fond[subject] + draw.normal()}
+                for subject in range(5)
+                for seed in range(4)
+            ]
+
         said = [
-            report.verdict(
-                *report.compare(
-                    self.EXPERIMENT.claims[0],
-                    {
-                        name: [{"subject": "", "seed": seed, "fidelity": draw.normal()} for seed in range(4)]
-                        for name in "AB"
-                    },
-                )[:2]
-            )
+            report.verdict(*report.compare(self.EXPERIMENT.claims[0], {"A": rows(), "B": rows()})[:2])
             for _ in range(400)
         ]
         assert said.count("Open") > 0.92 * len(said)
