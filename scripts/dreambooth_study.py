@@ -8,12 +8,19 @@
         --experiments "Prior preservation"                                               # a part of it
     python scripts/dreambooth_study.py --work WORK --report_only                         # the report of what is there
 
+When all settings are final, the first experiment once more, with subjects that nothing was chosen for and a judge of
+their own:
+
+    python scripts/train_judge.py --sprites SPRITES --confirming true --work JUDGE --output WORK/confirmation/judge
+    python scripts/dreambooth_study.py --sprites SPRITES --work WORK --confirm --seeds 1
+
 It can be stopped at any time: the same command goes on. Commands for different subjects can run side by side.
 """
 
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from study import judge, report, subjects
@@ -39,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--experiments", default="", help=f"of {', '.join(titles)}; separated by commas, or all")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--crossed", action="store_true", help="every subject with every seed in all experiments")
+    parser.add_argument("--confirm", action="store_true", help="only the first experiment, with the other subjects")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
     options.experiments = [title.strip() for title in options.experiments.split(",") if title]
@@ -53,14 +61,27 @@ def main(options: argparse.Namespace) -> None:
     """Train what is missing, then write the report."""
     keep_compiled()  # the same few programs, some two hundred times
     study = Study(work=options.work, judge=judge.load(options.judge), model=options.model)
-    study.work.mkdir(parents=True, exist_ok=True)
+    again = replace(study, work=options.work / "confirmation")
+    if (own_judge := again.work / "judge").exists():
+        again = replace(again, judge=judge.load(own_judge))
+    elif options.confirm:
+        raise SystemExit(f"{own_judge} does not exist: train it first, with train_judge.py --confirming true")
     if not options.report_only:
-        every = [*subjects.held_out(options.sprites), subjects.drawn()]
-        names = options.subjects.split(",") if options.subjects else [subject.name for subject in every]
-        jobs = plan(every, seeds=options.seeds, titles=options.experiments, crossed=options.crossed)
-        for job in tqdm([job for job in jobs if job.subject.name in names], unit="model"):
-            run(study, job)
-    report.write(options.docs, study)
+        measure(again if options.confirm else study, options)
+    report.write(options.docs, study, confirmation=again)
+
+
+def measure(study: Study, options: argparse.Namespace) -> None:
+    """Train and score what is missing."""
+    study.work.mkdir(parents=True, exist_ok=True)
+    if options.confirm:
+        every, titles = subjects.confirming(options.sprites), [EXPERIMENTS[0].title]
+    else:
+        every, titles = [*subjects.held_out(options.sprites), subjects.drawn()], options.experiments
+    names = options.subjects.split(",") if options.subjects else [subject.name for subject in every]
+    jobs = plan(every, seeds=options.seeds, titles=titles, crossed=options.crossed)
+    for job in tqdm([job for job in jobs if job.subject.name in names], unit="model"):
+        run(study, job)
 
 
 if __name__ == "__main__":

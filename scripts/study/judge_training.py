@@ -33,7 +33,7 @@ from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
 
 from .judge import NOBODY, Judge, JudgeNetwork, network
-from .subjects import CLASS_NOUNS, DRAWN, drawn
+from .subjects import Subject, confirming, drawn, held_out
 
 _ALONE = Grammar(recolour=0.0, small=0.15, placed=0.2, big=0.1)
 _COMMON = 16
@@ -54,6 +54,8 @@ class JudgeSettings:
     """Folder for pictures, checkpoints and the log; the same command again goes on from them."""
     output: Path
     """The finished judge's folder."""
+    confirming: bool = False
+    """Know the subjects of the confirmation, not those of the study."""
     count: int = 40_000
     """Pictures."""
     subject_share: float = 0.33
@@ -106,10 +108,7 @@ def _bent(image: Image.Image, rng: np.random.Generator, cells: int = 4) -> Image
     mesh = [
         (
             (column * step, row * step, (column + 1) * step, (row + 1) * step),
-            # from the corner at the upper left, against the clock
-            tuple(
-                float(x) for corner in ((0, 0), (1, 0), (1, 1), (0, 1)) for x in at[row + corner[0], column + corner[1]]
-            ),
+            tuple(float(x) for down, right in _CORNERS for x in at[row + down, column + right]),
         )
         for row in range(cells)
         for column in range(cells)
@@ -120,7 +119,8 @@ def _bent(image: Image.Image, rng: np.random.Generator, cells: int = 4) -> Image
 def train_judge(settings: JudgeSettings) -> Judge:
     """Train, validate and write a judge."""
     settings.work.mkdir(parents=True, exist_ok=True)
-    shown, unseen, subjects = drawings(settings.sprites)
+    known = confirming(settings.sprites) if settings.confirming else [*held_out(settings.sprites), drawn()]
+    shown, unseen, subjects = drawings(settings.sprites, known)
     nouns, names = sorted({sprite.noun for sprite in (*shown, *subjects)}), sorted({s.subject for s in subjects})
     scenes = Scenes(
         others=Composer(shown, _ALONE, seed=settings.seed),
@@ -149,19 +149,18 @@ def train_judge(settings: JudgeSettings) -> Judge:
     return judge
 
 
-def drawings(folder: Path) -> tuple[list[Sprite], list[Sprite], list[Sprite]]:
-    """(to learn classes from, to validate classes on, subjects)."""
-    train, apart = read_sprites(folder), read_sprites(folder, split="heldout", tiers=(1, 2, 3))
+def drawings(folder: Path, subjects: Sequence[Subject]) -> tuple[list[Sprite], list[Sprite], list[Sprite]]:
+    """(to learn classes from, to validate classes on, views of the subjects)."""
+    train = read_sprites(folder)
     sizes = Counter(sprite.noun for sprite in train)
-    wanted = {noun for noun, size in sizes.items() if size >= _COMMON} | {*CLASS_NOUNS.values(), DRAWN}
+    wanted = {noun for noun, size in sizes.items() if size >= _COMMON} | {subject.class_noun for subject in subjects}
     known = [sprite for sprite in train if sprite.noun in wanted]
     shown = [sprite for sprite in known if not _is_kept_back(sprite)]
     nouns = {sprite.noun for sprite in shown}
-    subjects = [replace(s, noun=CLASS_NOUNS[s.subject]) for s in apart if s.subject in CLASS_NOUNS]
     return (
         shown,
         [sprite for sprite in known if _is_kept_back(sprite) and sprite.noun in nouns],
-        subjects + [_as_sprite(view) for view in drawn().views],
+        [_as_sprite(subject, view) for subject in subjects for view in subject.views],
     )
 
 
@@ -169,19 +168,19 @@ def _is_kept_back(sprite: Sprite) -> bool:
     return zlib.crc32(sprite.image) % 12 == 0
 
 
-def _as_sprite(view: Image.Image) -> Sprite:
+def _as_sprite(subject: Subject, view: Image.Image) -> Sprite:
     file = io.BytesIO()
     view.save(file, "PNG")
     found = shares(view)
     return Sprite(
         image=file.getvalue(),
-        name=DRAWN,
-        noun="alien",
-        above="fantasy",
-        style="drawn",
+        name=subject.name,
+        noun=subject.class_noun,
+        above="object",
+        style="",
         wears_hats=False,
         main_colour=found[0] if found else None,
-        subject=DRAWN,
+        subject=subject.name,
     )
 
 

@@ -30,6 +30,12 @@ _TUNED = (
     "the other subjects were first measured when all was fixed. The score *leaked* was narrowed to the class prompt "
     "itself at that time; what it left out is *elsewhere*."
 )
+_CONFIRMED = """\
+Subjects that nothing was chosen for: of each concept that is held out, a drawing by another designer, the first by
+style. They were measured once, when model, settings and scores were final. Their judge was trained for them in the same
+way ({class_right_on_unseen_drawings:.0%} of unseen drawings, subjects {subject_right_in_unseen_scenes:.0%},
+{taken_for_a_subject:.1%} of other drawings taken for one).
+"""
 
 _HEAD = """\
 # What DreamBooth does to the embedded model
@@ -66,8 +72,14 @@ Diffusion with it, on photographs of 512 pixels: that one does not hold here doe
 """
 
 
-def write(folder: Path, study: Study) -> None:
-    """study.md and study/*.png, of the experiments whose conditions have all been trained at least once."""
+def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> None:
+    """study.md and study/*.png, of the experiments whose conditions have all been trained at least once.
+
+    Args:
+        folder: docs.
+        study: what was measured.
+        confirmation: the first experiment with subjects that nothing was chosen for.
+    """
     pictures = folder / "study"
     pictures.mkdir(parents=True, exist_ok=True)
     rows = read_results(study.results)
@@ -83,6 +95,7 @@ def write(folder: Path, study: Study) -> None:
         sections += section(experiment, found)
         if experiment.crossed:
             sections += by_subject(rows)
+            sections += confirmed(confirmation, experiment) if confirmation else ""
         if drawn := strips_of(experiment, study, seeds=sorted({row["seed"] for row in rows})):
             figures.strips(pictures / f"{experiment.slug}_pictures.png", drawn, says=_STRIP)
             sections += f"\n![Pictures of the {DRAWN}](study/{experiment.slug}_pictures.png)\n"
@@ -115,6 +128,23 @@ def by_subject(rows: Sequence[Row]) -> str:
     lines += [_line(spoken(name), [row for row in usual if row["subject"] == name]) for name in names]
     if fresh := [row for row in usual if row["subject"] not in TUNED_ON]:
         lines.append(_line("**not seen before**", fresh))
+    return "\n".join(lines) + "\n"
+
+
+def confirmed(study: Study, experiment: Experiment) -> str:
+    """The same experiment with the other subjects; nothing if it was not run."""
+    rows = read_results(study.results)
+    found = {condition.name: rows_of(condition, rows) for condition in experiment.conditions}
+    if not all(found.values()):
+        return ""
+    usual = rows_of(Condition(name="", training=Training()), rows)
+    lines = ["\n### Confirmation\n", _CONFIRMED.format(**study.judge.measured), *_columns()]
+    lines += [_line(name, of_one) for name, of_one in found.items()]
+    lines += ["\nAfter training, subject by subject:\n", *_columns()]
+    lines += [
+        _line(spoken(name), [row for row in usual if row["subject"] == name])
+        for name in sorted({row["subject"] for row in usual})
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -51,7 +51,7 @@ class TestJudge:
 
     def test_it_learns_from_a_folder_of_sprites(self, tmp_path, monkeypatch):
         folder = sprites.write(tmp_path / "sprites", sprites.row("ball", "flat", "red") | {"name": "odd ball"})
-        monkeypatch.setattr(judge_training, "CLASS_NOUNS", {"robot": "box"})
+        monkeypatch.setattr(subjects, "CLASS_NOUNS", {"robot": "box"})
         settings = judge_training.JudgeSettings(
             sprites=folder,
             work=tmp_path / "work",
@@ -88,7 +88,7 @@ class TestJudge:
         np.testing.assert_array_equal(np.asarray(bent), np.asarray(plain))  # no black from outside of the picture
 
     def test_labels_are_what_is_shown(self, sprite_folder):
-        _, _, own = judge_training.drawings(sprite_folder)
+        _, _, own = judge_training.drawings(sprite_folder, [subjects.drawn()])
         alien = next(sprite for sprite in own if sprite.subject == "alien")
         assert judge_training.label(alien, NOUNS, NAMES) == (0, 0)
         other = read_sprites(sprite_folder, nouns=["ball"])[0]
@@ -107,6 +107,15 @@ class TestSubjects:
     def test_held_out_sprites_become_subjects(self, sprite_folder):
         (robot,) = subjects.held_out(sprite_folder)
         assert (robot.name, robot.class_noun) == ("robot", "robot")
+
+    def test_a_confirmation_has_one_other_drawing_of_each_concept(self, tmp_path):
+        others = [
+            sprites.row("box", style, "blue", split="heldout") | {"subject": "", "name": name}
+            for style, name in (("pastel", "big box"), ("blob", "big box"), ("flat", "odd box"))
+        ]
+        folder = sprites.write(tmp_path / "sprites", *others)
+        assert [one.name for one in subjects.confirming(folder)] == ["blob_big_box", "flat_odd_box"]
+        assert {one.class_noun for one in subjects.confirming(folder)} == {"box"}
 
     def test_instances_differ_and_have_captions(self, tmp_path):
         subjects.write_instances(subjects.drawn(), tmp_path, count=4)
@@ -269,6 +278,22 @@ class TestReport:
         for name in ("of_a_test", "of_a_test_pictures"):
             assert f"(study/{name}.png)" in text
             assert (tmp_path / "study" / f"{name}.png").stat().st_size > 5_000
+
+    def test_a_confirmation_stands_beside_the_study(self, judge, tmp_path):
+        measured = {
+            "class_right_on_unseen_drawings": 0.5,
+            "subject_right_in_unseen_scenes": 0.987,
+            "taken_for_a_subject": 0.0,
+        }
+        study = runs.Study(work=tmp_path, judge=replace(judge, measured=measured))
+        assert report.confirmed(study, self.EXPERIMENT) == ""
+        usual = runs.identity(Training(), Sampling(), "blob_box", 0)
+        rows = [*self.rows(0.9, 0.5), dict.fromkeys(scores.METRICS, 0.25) | usual]
+        study.results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = report.confirmed(study, self.EXPERIMENT)
+        assert "| A | 4 | 0.9" in text
+        assert "| blob box | 1 | 0.25" in text
+        assert "99%" in text
 
     def test_subjects_are_told_apart_by_whether_they_were_tuned_on(self):
         rows = [
