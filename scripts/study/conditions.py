@@ -151,7 +151,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             _of("λ = 1"),
             _of("λ = 2", prior__weight=2.0),
         ),
-        claims=(Claim("The more of it, the less the class drifts.", PAPER, "drift", "λ = 0.5", "λ = 2"),),
+        claims=(Claim("The more preservation, the less the class drifts.", PAPER, "drift", "λ = 0.5", "λ = 2"),),
     ),
     Experiment(
         title="Class prompts",
@@ -165,7 +165,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
                 _made("plain", "plain"),
             ),
             Claim(
-                "They are truer than specific words with specific pictures.",
+                "Plain words with specific pictures are truer than specific words with specific pictures.",
                 CAT,
                 "fidelity",
                 _made("plain", "specific"),
@@ -188,9 +188,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             _of("last 200 steps", text_encoder__start=200),
         ),
         claims=(
-            Claim("Training it makes the subject truer.", TALK, "fidelity", "always trained", "frozen"),
-            Claim("Frozen, it leaves prompts obeyed better.", CAT, "prompt", "frozen", "always trained"),
-            Claim("A late stretch of training harms most.", CAT, "prompt", "always trained", "last 200 steps"),
+            Claim("Training the text encoder makes the subject truer.", TALK, "fidelity", "always trained", "frozen"),
+            Claim("A frozen text encoder leaves prompts obeyed better.", CAT, "prompt", "frozen", "always trained"),
+            Claim(
+                "A late stretch of text-encoder training harms most.", CAT, "prompt", "always trained", "last 200 steps"
+            ),
         ),
     ),
     Experiment(
@@ -243,7 +245,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=(
             Claim("Five pictures are truer than one.", PAPER, "fidelity", "5 pictures", "1 picture"),
             Claim(
-                "Three are enough to be recognised more than with one.", PAPER, "recognised", "3 pictures", "1 picture"
+                "With three pictures it is recognised more than with one.",
+                PAPER,
+                "recognised",
+                "3 pictures",
+                "1 picture",
             ),
         ),
     ),

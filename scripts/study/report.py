@@ -42,8 +42,8 @@ _HEAD = """\
 
 Made by `python scripts/dreambooth_study.py`: {trainings} trainings, {rows} sampled sets of {pictures} pictures, seeds
 {seeds}. Each condition is [`configs/quickstart.yaml`](../configs/quickstart.yaml) with the named thing changed. Numbers
-are mean ± standard deviation over n runs. None of the subjects was in the model's pretraining:
-{names}.
+are mean ± standard deviation over n runs, of the same subjects and seeds in all rows of a table. None of the subjects
+was in the model's pretraining: {names}.
 {missing}
 **Measured by** a [judge](../scripts/study/judge.py): a small network trained on composed pictures, in place of the
 paper's DINO and CLIP. Of drawings that it never saw it names the class, one of {classes}, right {class_right:.0%} of
@@ -73,7 +73,7 @@ Diffusion with it, on photographs of 512 pixels: that one does not hold here doe
 
 
 def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> None:
-    """study.md and study/*.png, of the experiments whose conditions have all been trained at least once.
+    """study.md and study/*.png, of the experiments whose conditions have all been trained for one subject at least.
 
     Args:
         folder: docs.
@@ -85,7 +85,7 @@ def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> N
     rows = read_results(study.results)
     text, sections = heading(rows, study.judge), ""
     for experiment in EXPERIMENTS:
-        found = {condition.name: rows_of(condition, rows) for condition in experiment.conditions}
+        found = comparable(experiment, rows)
         if not all(found.values()):
             continue
         text += "".join(
@@ -105,7 +105,7 @@ def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> N
 def heading(rows: Sequence[Row], judge: Judge) -> str:
     """All that comes before the claims."""
     untrained = Training(trained=False).key
-    missing = [one.title.lower() for one in EXPERIMENTS if not all(rows_of(each, rows) for each in one.conditions)]
+    missing = [one.title.lower() for one in EXPERIMENTS if not all(comparable(one, rows).values())]
     return _HEAD.format(
         trainings=len({(row["training"], row["subject"], row["seed"]) for row in rows if row["training"] != untrained}),
         rows=len(rows),
@@ -134,7 +134,7 @@ def by_subject(rows: Sequence[Row]) -> str:
 def confirmed(study: Study, experiment: Experiment) -> str:
     """The same experiment with the other subjects; nothing if it was not run."""
     rows = read_results(study.results)
-    found = {condition.name: rows_of(condition, rows) for condition in experiment.conditions}
+    found = comparable(experiment, rows)
     if not all(found.values()):
         return ""
     usual = rows_of(Condition(name="", training=Training()), rows)
@@ -161,6 +161,13 @@ def rows_of(condition: Condition, rows: Sequence[Row]) -> list[Row]:
     """Those of one condition."""
     wanted = {"training": condition.training.key, **condition.sampling._asdict()}
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def comparable(experiment: Experiment, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Name of a condition -> its rows, of the subjects and seeds that all of the experiment's conditions have."""
+    found = {condition.name: rows_of(condition, rows) for condition in experiment.conditions}
+    shared = set.intersection(*({(row["subject"], row["seed"]) for row in of_one} for of_one in found.values()))
+    return {name: [row for row in of_one if (row["subject"], row["seed"]) in shared] for name, of_one in found.items()}
 
 
 def section(experiment: Experiment, found: Mapping[str, Sequence[Row]]) -> str:

@@ -228,6 +228,12 @@ class TestReport:
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
         assert f"**{said}**" in report.concluded(self.EXPERIMENT.claims[0], found)
 
+    def test_rows_of_a_table_are_of_the_same_subjects(self):
+        rows = self.rows(0.9, 0.5)[:-1]  # one subject has A alone
+        found = report.comparable(self.EXPERIMENT, rows)
+        assert [row["subject"] for row in found["A"]] == [row["subject"] for row in found["B"]]
+        assert len(found["A"]) == 3
+
     def test_many_seeds_of_two_subjects_say_nothing(self):
         two = [row for row in self.rows(0.9, 0.5) if row["seed"] < 2]
         rows = [row | {"seed": seed} for row in two for seed in range(5)]
