@@ -182,7 +182,10 @@ def _columns() -> list[str]:
 
 
 def _line(name: str, rows: Sequence[Row]) -> str:
-    cells = [f"{mean:.2f} ± {spread:.2f}" for mean, spread in (summary(rows, metric) for metric in METRICS)]
+    cells = [
+        f"{mean:.2f} ± {spread:.2f}" if len(rows) > 1 else f"{mean:.2f}"
+        for mean, spread in (summary(rows, metric) for metric in METRICS)
+    ]
     return f"| {name} | {len(rows)} | " + " | ".join(cells) + " |"
 
 
