@@ -2,9 +2,9 @@
 # Copyright The dreambooth_jax authors
 """What the quick start does to the embedded model, judged: the subject is learnt, and the class is kept.
 
-The bounds are from the spread over subjects and seeds in docs/study.md: the mean difference less two standard deviations
-(fidelity 0.24 ± 0.09, recognised 0.84 ± 0.18, drift 0.27 ± 0.09, leaked 0.98 ± 0.06); of the prompts, which are compared
-with nothing (0.91 ± 0.11), the mean less three.
+The bounds are from the spread over subjects and seeds in docs/study.md: the mean difference less two standard
+deviations (fidelity 0.24 ± 0.09, recognised 0.84 ± 0.18, drift 0.27 ± 0.09, leaked 0.98 ± 0.06); of the prompts, which
+are compared with nothing (0.91 ± 0.11), the mean less three.
 """
 
 import os
