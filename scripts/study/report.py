@@ -8,6 +8,7 @@ interval that the true mean lies in with 95 % confidence. The claim holds if tha
 below, and is left open if zero lies in it.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ _HEAD = """\
 Made by `python scripts/dreambooth_study.py`: {trainings} trainings, {rows} sampled sets of {pictures} pictures, seeds
 {seeds}. Each condition is [`configs/quickstart.yaml`](../configs/quickstart.yaml) with the named thing changed. Numbers
 are mean ± standard deviation over n runs, of the same subjects and seeds in all rows of a table. None of the subjects
-was in the model's pretraining: {names}.
+was in the model's pretraining: {names}. The numbers of each run: [results.jsonl](study/results.jsonl).
 {missing}
 **Measured by** a [judge](../scripts/study/judge.py): a small network trained on composed pictures, in place of the
 paper's DINO and CLIP. Of drawings that it never saw it names the class, one of {classes}, right {class_right:.0%} of
@@ -73,7 +74,8 @@ Diffusion with it, on photographs of 512 pixels: that one does not hold here doe
 
 
 def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> None:
-    """study.md and study/*.png, of the experiments whose conditions have all been trained for one subject at least.
+    """study.md and study/*.png, of the experiments whose conditions have all been trained for one subject at least; and
+    beside the figures the numbers themselves.
 
     Args:
         folder: docs.
@@ -100,6 +102,9 @@ def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> N
             figures.strips(pictures / f"{experiment.slug}_pictures.png", drawn, says=_STRIP)
             sections += f"\n![Pictures of the {DRAWN}](study/{experiment.slug}_pictures.png)\n"
     (folder / "study.md").write_text(text + sections, encoding="utf-8")
+    for name, one in (("results", study), ("confirmation", confirmation)):
+        if one and one.results.exists():
+            shutil.copyfile(one.results, pictures / f"{name}.jsonl")
 
 
 def heading(rows: Sequence[Row], judge: Judge) -> str:
