@@ -2,8 +2,9 @@
 # Copyright The dreambooth_jax authors
 """What is compared with what, and what the founding documents claim of it.
 
-Every condition is the quick start (``configs/quickstart.yaml``) with something changed, so that the usual run, trained
-once for a subject and a seed, stands in all experiments that it belongs to.
+Every condition is the quick start (``configs/quickstart.yaml``) with something changed, and a training, done once for a
+subject and a seed, stands in all experiments that it belongs to. The first experiment is of the quick start as it is;
+those that ask what one thing does are at a higher learning rate, because what harms prompts shows there.
 """
 
 import zlib
@@ -86,6 +87,12 @@ def _of(name: str, *, instances: int = 5, words: str = WORDS, **settings: Any) -
     return Condition(name=name, training=Training(settings=own, instances=instances, words=words))
 
 
+def _at_high_rate(name: str, *, instances: int = 5, words: str = WORDS, **settings: Any) -> Condition:
+    """The same at the higher learning rate."""
+    return _of(name, instances=instances, words=words, **(_HIGH_RATE | settings))
+
+
+_HIGH_RATE = {"optimizer__learning_rate": 1e-3}
 _PROMPTS = {"plain": "{a_class}", "specific": "a flat {class_noun}"}
 
 PAPER, CAT, GRID, TALK = (
@@ -94,15 +101,15 @@ PAPER, CAT, GRID, TALK = (
     "a report on a cat, rates × steps",
     "a talk with people and backpacks",
 )
-_RATES = {"low rate": {"optimizer__learning_rate": 3e-4}, "usual rate": {}}
+_RATES = {"low rate": {}, "high rate": _HIGH_RATE}
 _STEPS = {"half the steps": {"train__steps": 200}, "all steps": {}}
 _SAMPLINGS = (Sampling(15, 3.0), Sampling(15, 6.0), Sampling(25, 6.0))
 
 
 def _class_prompts(trained: str, made: str) -> Condition:
-    usual = trained == made == "plain"
+    as_it_is = trained == made == "plain"
     words = {"prior__class_prompt": _PROMPTS[trained], "prior__class_images_prompt": _PROMPTS[made]}
-    return _of(_made(trained, made), **({} if usual else words))
+    return _at_high_rate(_made(trained, made), **({} if as_it_is else words))
 
 
 def _made(trained: str, made: str) -> str:
@@ -121,6 +128,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             Condition(name="before", training=Training(trained=False)),
             _of("after"),
             _of("after, without preservation", prior__weight=0.0),
+            _at_high_rate("after, at the higher rate"),
         ),
         claims=(
             Claim("The identifier is bound to the subject.", PAPER, "recognised", "after", "before"),
@@ -146,10 +154,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         title="Prior preservation",
         conditions=(
-            _of("λ = 0", prior__weight=0.0),
-            _of("λ = 0.5", prior__weight=0.5),
-            _of("λ = 1"),
-            _of("λ = 2", prior__weight=2.0),
+            _at_high_rate("λ = 0", prior__weight=0.0),
+            _at_high_rate("λ = 0.5", prior__weight=0.5),
+            _at_high_rate("λ = 1"),
+            _at_high_rate("λ = 2", prior__weight=2.0),
         ),
         claims=(Claim("The more preservation, the less the class drifts.", PAPER, "drift", "λ = 0.5", "λ = 2"),),
     ),
@@ -183,9 +191,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         title="Text encoder",
         conditions=(
-            _of("frozen", text_encoder__stop=0),
-            _of("always trained"),
-            _of("last 200 steps", text_encoder__start=200),
+            _at_high_rate("frozen", text_encoder__stop=0),
+            _at_high_rate("always trained"),
+            _at_high_rate("last 200 steps", text_encoder__start=200),
         ),
         claims=(
             Claim("Training the text encoder makes the subject truer.", TALK, "fidelity", "always trained", "frozen"),
@@ -205,7 +213,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
                 "The high rate for long is truest.",
                 GRID,
                 "fidelity",
-                "usual rate, all steps; 25 at guidance 6",
+                "high rate, all steps; 25 at guidance 6",
                 "low rate, all steps; 25 at guidance 6",
             ),
             Claim(
@@ -220,28 +228,28 @@ EXPERIMENTS: tuple[Experiment, ...] = (
                 CAT,
                 "prompt",
                 "low rate, all steps; 25 at guidance 6",
-                "usual rate, all steps; 25 at guidance 6",
+                "high rate, all steps; 25 at guidance 6",
             ),
             Claim(
                 "Of inference, many steps at a high guidance scale are truest.",
                 GRID,
                 "fidelity",
-                "usual rate, all steps; 25 at guidance 6",
-                "usual rate, all steps; 15 at guidance 3",
+                "high rate, all steps; 25 at guidance 6",
+                "high rate, all steps; 15 at guidance 3",
             ),
         ),
     ),
     Experiment(
         title="Guidance",
         conditions=tuple(
-            Condition(name=f"guidance {scale:g}", training=Training(), sampling=Sampling(guidance_scale=scale))
+            replace(_at_high_rate(f"guidance {scale:g}"), sampling=Sampling(guidance_scale=scale))
             for scale in (1.0, 3.0, 6.0, 9.0)
         ),
         claims=(Claim("Guidance makes prompts obeyed.", TALK, "prompt", "guidance 3", "guidance 1"),),
     ),
     Experiment(
         title="Number of pictures",
-        conditions=tuple(_of(f"{n} picture{'s' * (n > 1)}", instances=n) for n in range(1, 7)),
+        conditions=tuple(_at_high_rate(f"{n} picture{'s' * (n > 1)}", instances=n) for n in range(1, 7)),
         claims=(
             Claim("Five pictures are truer than one.", PAPER, "fidelity", "5 pictures", "1 picture"),
             Claim(
@@ -256,9 +264,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         title="Class noun",
         conditions=(
-            _of("correct"),
-            _of("none", words="a {identifier}"),
-            _of("wrong", words="a {identifier} {wrong_noun}"),
+            _at_high_rate("correct"),
+            _at_high_rate("none", words="a {identifier}"),
+            _at_high_rate("wrong", words="a {identifier} {wrong_noun}"),
         ),
         claims=(
             Claim("The right noun is truer than none.", PAPER, "fidelity", "correct", "none"),

@@ -31,8 +31,6 @@ CLASS_NOUNS = {
 }
 DRAWN = "alien"
 """The creature of ``scripts/draw_subject.py``."""
-TUNED_ON = (DRAWN, "backpack", "latte_cup", "parrot", "pickup_truck", "poodle", "robot")
-"""Those whose results were seen while the quick start's settings, the judge or the scores were still being chosen."""
 _WIDE = ("on the right", "at the top")
 """Places of instance pictures; what is asked of the model is another (``scores``)."""
 
