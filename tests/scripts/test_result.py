@@ -3,8 +3,9 @@
 """What the quick start does to the embedded model, judged: the subject is learnt, and the class is kept.
 
 The bounds are from the spread over subjects and seeds in docs/study.md: the mean difference less two standard
-deviations (fidelity 0.24 ± 0.09, recognised 0.84 ± 0.18, drift 0.27 ± 0.09, leaked 0.98 ± 0.06); of the prompts, which
-are compared with nothing (0.91 ± 0.11), the mean less three.
+deviations (fidelity 0.23 ± 0.09, recognised 0.92 ± 0.08, drift 0.22 ± 0.09). Prompts were always obeyed there: three of
+32 pictures may fail. How much the class prompt shows the subject without preservation differs too much to be asked for
+(0.68 ± 0.38); with it, it never did.
 """
 
 import os
@@ -46,15 +47,15 @@ def scores(tmp_path_factory):
 
 def test_the_subject_is_learnt(scores):
     before, after = scores[UNTRAINED.key], scores[PRESERVED.key]
-    assert after["fidelity"] > before["fidelity"] + 0.06
-    assert after["recognised"] > before["recognised"] + 0.48
+    assert after["fidelity"] > before["fidelity"] + 0.04
+    assert after["recognised"] > before["recognised"] + 0.76
 
 
 def test_prior_preservation_keeps_the_class(scores):
     kept, lost = scores[PRESERVED.key], scores[FREE.key]
-    assert kept["drift"] < lost["drift"] - 0.1
-    assert kept["leaked"] < lost["leaked"] - 0.86
+    assert kept["drift"] < lost["drift"] - 0.04
+    assert kept["leaked"] <= 0.1
 
 
 def test_prompts_are_still_obeyed(scores):
-    assert scores[PRESERVED.key]["prompt"] > 0.58  # a twelfth by chance
+    assert scores[PRESERVED.key]["prompt"] > 0.9  # a twelfth by chance
