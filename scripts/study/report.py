@@ -56,7 +56,7 @@ the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {
 | | |
 |---|---|
 | recognised ↑ | share of pictures of "a sks dog …" that the judge takes for the subject |
-| fidelity ↑ | mean cosine similarity of these to the instance pictures (the paper's DINO) |
+| fidelity ↑ | mean cosine similarity of these to the instance pictures (the paper's DINO); higher if those are few |
 | prompt ↑ | share whose background, and place, are what the prompt says |
 | leaked ↓ | share of pictures of "a dog", the class prompt, that the judge takes for the subject |
 | elsewhere ↓ | the same for "a dog on a blue background" and so on, which no class image was made for |
