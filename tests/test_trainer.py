@@ -170,6 +170,7 @@ def test_without_prior_preservation_no_class_image_is_made(root):
     assert json.loads((folder / "metrics.jsonl").read_text())["prior_loss"] == 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(root):
     config = tiny_config(root, f"run_dir={root / 'diverged'}", "optimizer.learning_rate=1e30", "checkpoint.every=1")
     with pytest.raises(

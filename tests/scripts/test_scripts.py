@@ -37,6 +37,7 @@ def test_every_script_says_what_it_is_for(path):
 TINY = ("--size", "tiny", "--batch", "1", "--repeats", "1")
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_without_peers(tmp_path):
     out, work = tmp_path / "report.json", "step,ddim,load,class-images"
     ended = run(SCRIPTS / "benchmark.py", *TINY, "--work", work, "--steps", "2", "--peers", "ours", "--out", str(out))

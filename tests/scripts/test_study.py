@@ -49,6 +49,7 @@ class TestJudge:
         np.testing.assert_allclose(whole.features[3:4], one.features, atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(whole.features, axis=1), 1.0, rtol=1e-6)
 
+    @pytest.mark.slow
     def test_it_learns_from_a_folder_of_sprites(self, tmp_path, monkeypatch):
         folder = sprites.write(tmp_path / "sprites", sprites.row("ball", "flat", "red") | {"name": "odd ball"})
         monkeypatch.setattr(subjects, "CLASS_NOUNS", {"robot": "box"})

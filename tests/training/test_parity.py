@@ -106,8 +106,11 @@ def theirs(models, dtype, draws):
     return losses, {name: torch_models.params_from_torch(getattr(models, name)) for name in RATES}
 
 
+SLOW = {"marks": pytest.mark.slow}
+
+
 @pytest.mark.parametrize(
-    ("kind", "double"), [("sd15", False), pytest.param("sd15", True, marks=pytest.mark.slow), ("sd21", True)]
+    ("kind", "double"), [pytest.param("sd15", False, **SLOW), pytest.param("sd15", True, **SLOW), ("sd21", True)]
 )
 def test_five_steps_are_pytorchs(kind, double):
     pytest.importorskip("torch")
