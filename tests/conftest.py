@@ -2,7 +2,9 @@
 # Copyright The dreambooth_jax authors
 """Strict numerics and eight pretended CPU devices for every test."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,13 +13,17 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need a network
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+# Many tests compile the same tiny networks: each program once, for pytest's workers, and what they start, inherit this.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dreambooth_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))  # with a limit, JAX reads and writes under a lock
+
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-# Many tests compile the same tiny networks: each program once per session.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="dreambooth_jax_tests_"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -2,12 +2,18 @@
 # Copyright The dreambooth_jax authors
 """Tiny runs: five drawn photos, a random model of a few hundred kilobytes, a handful of steps."""
 
+import os
+import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dreambooth_jax import trees
 from dreambooth_jax.config import Config, load_config
+from dreambooth_jax.training import loop
+from dreambooth_jax.training.checkpoint import read_weights
 
 MODEL = Path(__file__).parent / "fixtures" / "legacy_flax_sd15"
 
@@ -50,3 +56,29 @@ def tiny_config(root: Path, *overrides: str) -> Config:
             *overrides,
         ],
     )
+
+
+def weights(folder: Path, step: int, *, ema: bool = False) -> dict[str, np.ndarray]:
+    """Name -> leaf of what was trained, from a run's checkpoint."""
+    leaves = trees.flatten(read_weights(folder / "checkpoints", step, ema=ema))
+    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def killed_at(step: int, process: int = 0):
+    """A ``run_phases`` in which that process gets a SIGTERM when so many steps are taken."""
+
+    def hook(number, state):
+        if number == step and jax.process_index() == process:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run_phases(state, *, hooks, **options):
+        return loop.run_phases(state, hooks=[hook, *hooks], **options)
+
+    return run_phases

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 import json
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -13,23 +11,11 @@ from PIL import Image
 import dreambooth_jax as dbx
 from dreambooth_jax import trees
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.training import loop
-from dreambooth_jax.training.checkpoint import complete_steps, read_weights
-from tests.runs import tiny_config
+from dreambooth_jax.training.checkpoint import complete_steps
+from tests.runs import assert_same, killed_at, tiny_config, weights
 
 # Warnings that a random 16-pixel model and prompts of nothing but vocabulary rightly cause.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
-
-
-def weights(folder, step, **options):
-    leaves = trees.flatten(read_weights(folder / "checkpoints", step, **{"ema": False} | options))
-    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +28,6 @@ def root(tmp_path_factory):
 def uninterrupted(root):
     """A whole run with samples: six steps on all eight pretended devices."""
     return dbx.train(tiny_config(root, f"run_dir={root / 'whole'}", "samples.every=3", "samples.steps=2"))
-
-
-def stop_at(monkeypatch, step):
-    """Send ourselves SIGTERM when so many steps are taken."""
-    real = loop.run_phases
-
-    def run_phases(state, *, hooks, **options):
-        def hook(number, state):
-            if number == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        return real(state, hooks=[hook, *hooks], **options)
-
-    monkeypatch.setattr("dreambooth_jax.trainer.run_phases", run_phases)
 
 
 def test_the_run_folder_is_complete(uninterrupted):
@@ -97,7 +69,7 @@ def test_sample_grids_carry_their_settings_and_change_with_training(uninterrupte
 def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
     config = tiny_config(root, f"run_dir={root / 'killed'}")
     with monkeypatch.context() as patch:
-        stop_at(patch, 2)
+        patch.setattr("dreambooth_jax.trainer.run_phases", killed_at(2))
         folder = dbx.train(config)
     assert complete_steps(folder / "checkpoints") == [2]
     assert not (folder / "model").exists()
@@ -137,23 +109,6 @@ def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
     with pytest.raises(InputError, match="the instance images or their captions changed"):
         dbx.train(tiny_config(root, f"run_dir={folder}", f"data.instance_images={photos}"))
     assert complete_steps(folder / "checkpoints") == [3, 6]
-
-
-@pytest.mark.slow  # three phases, each with a step of its own to compile
-def test_the_text_encoder_is_trained_in_its_stretch_alone(root):
-    overrides = ["text_encoder.start=1", "text_encoder.stop=3", "checkpoint.every=1", "train.steps=4"]
-    folder = dbx.train(tiny_config(root, f"run_dir={root / 'text'}", *overrides, "train.ema_decay=0.5"))
-    original = trees.flatten(dbx.load_pretrained(tiny_config(root).model.path).params)
-    at = [{k: v for k, v in weights(folder, step).items() if k.startswith("text_encoder")} for step in (1, 2, 3, 4)]
-    assert_same({name: np.asarray(original[name]) for name in at[0]}, at[0])
-    assert_same(at[2], at[3])
-    for earlier, later in ((at[0], at[1]), (at[1], at[2])):
-        assert all((earlier[name] != later[name]).any() for name in earlier if not name.endswith("k_proj/bias"))
-    exported = trees.flatten(dbx.load_pretrained(folder / "model").params)
-    average = weights(folder, 4, ema=True)
-    for name, leaf in average.items():
-        np.testing.assert_array_equal(np.asarray(exported[name]), leaf, err_msg=name)
-    assert any((average[name] != leaf).any() for name, leaf in weights(folder, 4).items())
 
 
 def test_without_prior_preservation_no_class_image_is_made(root):

@@ -44,8 +44,14 @@ def init_state(trainable: Tree, optimizers: Optimizers, *, with_ema: bool) -> Tr
         step=jnp.asarray(np.zeros((), np.int32)),
         trainable=trainable,
         opt_state={group: _init(optimizers[group], trainable[group]) for group in trainable},
-        ema=jax.tree.map(jnp.copy, trainable) if with_ema else {},
+        ema=_copy(trainable) if with_ema else {},
     )
+
+
+def _copy(params: Tree) -> Tree:
+    """Laid out as they are. One program, as below."""
+    shardings = jax.tree.map(lambda param: getattr(param, "sharding", None), params)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
 
 
 def _init(optimizer: optax.GradientTransformation, params: Tree) -> Any:

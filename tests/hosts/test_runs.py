@@ -3,10 +3,8 @@
 """Whole runs from the command line by two processes with two devices each: nothing about them shows afterwards."""
 
 import json
-import os
+import re
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from PIL import Image
 
 import dreambooth_jax as dbx
 from dreambooth_jax import trees
-from dreambooth_jax.training.checkpoint import complete_steps, read_weights
+from dreambooth_jax.training.checkpoint import complete_steps
 from tests import runs
 from tests.hosts import processes
 
@@ -28,8 +26,8 @@ def root(tmp_path_factory):
     return root
 
 
-def start(root, *overrides, n=2, devices=2):
-    """The command line on n processes."""
+def start(root, *overrides, n=2, devices=2, module="dreambooth_jax"):
+    """The command line, or a module that is like it, on n processes."""
     settings = [
         f"model.path={runs.MODEL}",
         f"data.instance_images={root / 'photos'}",
@@ -53,7 +51,7 @@ def start(root, *overrides, n=2, devices=2):
         "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    command = ["-m", "dreambooth_jax", "train", *settings, *overrides]
+    command = ["-m", module, "train", *settings, *overrides]
     return processes.start(command, processes=n, devices=devices, environment=cache)
 
 
@@ -76,11 +74,6 @@ def by_one(root):
     return root / "one"
 
 
-def weights(folder, step):
-    leaves = trees.flatten(read_weights(folder / "checkpoints", step, ema=False))
-    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
-
-
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -97,9 +90,9 @@ def test_the_result_is_that_of_one_process(by_one, by_two):
     for a, b in zip(metrics(by_one), metrics(folder), strict=True):
         for name in ("loss", "instance_loss", "prior_loss", "grad_norm"):
             assert b[name] == pytest.approx(a[name], rel=2e-5), (name, a["step"])
-    assert_close(weights(by_one, 6), weights(folder, 6))
+    assert_close(runs.weights(by_one, 6), runs.weights(folder, 6))
     exported = trees.flatten(dbx.load_pretrained(folder / "model").params)
-    for name, leaf in weights(folder, 6).items():
+    for name, leaf in runs.weights(folder, 6).items():
         np.testing.assert_array_equal(np.asarray(exported[name]), leaf)
 
 
@@ -127,9 +120,14 @@ def test_process_0_alone_speaks(by_two):
     assert all(line.startswith("process 1: ") for line in ours(other_err)), other_err
 
 
+# "[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1", said by several threads,
+# whose words and line ends may lie between each other's.
+THEIRS = re.compile(r"\[Gloo\]|Rank|is|connected|to|peer|ranks|Expected|number|of|[\d.:\s]")
+
+
 def ours(text):
     """Lines without those of the library that joins CPUs."""
-    return [line for line in text.splitlines() if line.strip() and "peer ranks" not in line]
+    return [line for line in text.splitlines() if THEIRS.sub("", line)]
 
 
 @pytest.mark.parametrize(("n", "devices", "parallel"), [(1, 4, "pmap"), (2, 2, "fsdp")])
@@ -139,7 +137,7 @@ def test_others_go_on_with_its_checkpoint(root, by_two, n, devices, parallel):
     shutil.rmtree(folder / "checkpoints" / "6")
     shutil.rmtree(folder / "model")
     run(root, f"run_dir={folder}", f"train.parallel={parallel}", "train.fsdp_devices=2", n=n, devices=devices)
-    assert_close(weights(by_two[0], 6), weights(folder, 6))
+    assert_close(runs.weights(by_two[0], 6), runs.weights(folder, 6))
     assert (folder / "model" / "model_index.json").exists()
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4, 5, 6]
 
@@ -147,25 +145,13 @@ def test_others_go_on_with_its_checkpoint(root, by_two, n, devices, parallel):
 def test_a_signal_to_one_saves_all_and_the_rest_is_bit_identical(root, by_two):
     folder = root / "stopped"
     shutil.copytree(by_two[0] / "class_images", folder / "class_images")
-    options = [f"run_dir={folder}", "checkpoint.every=100", "samples.every=0", "train.steps=400"]
-    running = start(root, *options)
-    end = time.monotonic() + 400
-    while time.monotonic() < end and not ((folder / "metrics.jsonl").exists() and metrics(folder)):
-        time.sleep(0.1)
-    os.kill(running[1].pid, signal.SIGTERM)
-    for code, out, err in processes.finish(running, timeout=200):
-        assert code == 0, f"{out}\n{err}"
+    options = [f"run_dir={folder}", "checkpoint.every=100", "samples.every=0"]
+    run(root, *options, module="tests.hosts.killed")
     (step,) = complete_steps(folder / "checkpoints")
-    assert 1 <= step < 400
+    assert 2 <= step < 6
     assert not (folder / "model").exists()
-
-    whole = root / "not stopped"
-    shutil.copytree(by_two[0] / "class_images", whole / "class_images")
-    run(root, f"run_dir={folder}", *options[1:3], f"train.steps={step + 3}")
-    run(root, f"run_dir={whole}", *options[1:3], f"train.steps={step + 3}")
-    expected, found = weights(whole, step + 3), weights(folder, step + 3)
-    for name, leaf in expected.items():
-        np.testing.assert_array_equal(found[name], leaf, err_msg=name)
+    run(root, *options)
+    runs.assert_same(runs.weights(by_two[0], 6), runs.weights(folder, 6))
 
 
 def test_a_loss_that_is_not_finite_ends_both_with_one_line(root, by_two):

@@ -3,9 +3,9 @@
 """What the quick start does to the embedded model, judged: the subject is learnt, and the class is kept.
 
 The bounds are from the spread over subjects and seeds in docs/study.md: the mean difference less two standard
-deviations (fidelity 0.23 ± 0.09, recognised 0.92 ± 0.08, drift 0.22 ± 0.09). Prompts were always obeyed there: three of
+deviations (fidelity 0.22 ± 0.09, recognised 0.91 ± 0.11, drift 0.21 ± 0.08). Prompts were always obeyed there: three of
 32 pictures may fail. How much the class prompt shows the subject without preservation differs too much to be asked for
-(0.68 ± 0.38); with it, it never did.
+(0.70 ± 0.39); with it, it never did.
 """
 
 import os
@@ -14,41 +14,48 @@ import sys
 from pathlib import Path
 
 import pytest
-from study import runs
-from study.conditions import Training
+from PIL import Image
+from study import judge, runs
+from study import scores as judged
+from study.conditions import Sampling, Training
+from study.subjects import drawn
 
 pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 UNTRAINED, PRESERVED, FREE = Training(trained=False), Training(), Training(settings={"prior.weight": 0.0})
 
-STUDY = """
-import sys
-from pathlib import Path
-from study import judge, runs
-from study.conditions import Sampling, Training
-from study.subjects import drawn
 
-study = runs.Study(work=Path(sys.argv[1]), judge=judge.load())
-for training in (Training(trained=False), Training(), Training(settings={"prior.weight": 0.0})):
-    runs.run(study, runs.Job(training, drawn(), 0, [Sampling()]))
-"""
+def run(work):
+    """Score the pretrained model, and what the quick start makes of it with and without prior preservation."""
+    study = runs.Study(work=work, judge=judge.load())
+    for training in (UNTRAINED, PRESERVED, FREE):
+        runs.run(study, runs.Job(training, drawn(), 0, [Sampling()]))
 
 
 @pytest.fixture(scope="module")
-def scores(tmp_path_factory):
-    """Scores of the pretrained model, and of what the quick start makes of it with and without prior preservation."""
-    work = tmp_path_factory.mktemp("study")
-    # in a process of its own, because the tests compile without XLA's optimisations, and this one trains for long
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}"}
-    subprocess.run([sys.executable, "-c", STUDY, str(work)], env=environment, check=True)
-    return {row["training"]: row for row in runs.read_results(work / "results.jsonl")}
+def work(tmp_path_factory):
+    """Where the study has run, in a process of its own: the tests compile without XLA's optimisations."""
+    folder = tmp_path_factory.mktemp("study")
+    path = os.pathsep.join(map(str, (SCRIPTS, SCRIPTS.parent)))
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": path}
+    code = f"from pathlib import Path; from tests.scripts.test_result import run; run(Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(work):
+    """Condition -> line of the results."""
+    lines = runs.read_results(work / "results.jsonl")
+    assert len(lines) == 3
+    return {row["training"]: row for row in lines}
 
 
 def test_the_subject_is_learnt(scores):
     before, after = scores[UNTRAINED.key], scores[PRESERVED.key]
-    assert after["fidelity"] > before["fidelity"] + 0.04
-    assert after["recognised"] > before["recognised"] + 0.76
+    assert after["fidelity"] > before["fidelity"] + 0.05
+    assert after["recognised"] > before["recognised"] + 0.68
 
 
 def test_prior_preservation_keeps_the_class(scores):
@@ -59,3 +66,16 @@ def test_prior_preservation_keeps_the_class(scores):
 
 def test_prompts_are_still_obeyed(scores):
     assert scores[PRESERVED.key]["prompt"] > 0.9  # a twelfth by chance
+
+
+def test_what_is_scored_is_not_run_again(work, scores):
+    run(work)
+    assert {row["training"]: row for row in runs.read_results(work / "results.jsonl")} == scores
+    assert all(set(judged.METRICS) <= set(row) for row in scores.values())
+    assert not list((work / "runs").glob("*"))
+
+
+def test_the_drawn_subjects_pictures_are_kept(work):
+    study = runs.Study(work=work, judge=judge.load())
+    with Image.open(study.strip(PRESERVED, Sampling(), 0)) as strip:
+        assert strip.size == (64 * 12, 64)

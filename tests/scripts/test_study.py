@@ -310,17 +310,3 @@ class TestReport:
         ]
         table = report.by_subject(rows).splitlines()
         assert [line.split("|")[1].strip() for line in table if line.startswith("| ")][1:] == ["poodle", "teddy bear"]
-
-
-@pytest.mark.slow
-def test_a_run_is_scored_once(judge, tmp_path):
-    study = runs.Study(work=tmp_path, judge=judge)
-    short = Training(settings={"train.steps": 2, "prior.num_images": 2, "prior.steps": 2})
-    for _ in range(2):
-        runs.run(study, runs.Job(short, subjects.drawn(), 0, [Sampling(steps=2)]))
-    (line,) = runs.read_results(study.results)
-    assert set(scores.METRICS) <= set(line)
-    assert not list((tmp_path / "runs").glob("*"))
-    assert json.loads(study.results.read_text()) == line
-    with Image.open(study.strip(short, Sampling(steps=2), 0)) as strip:
-        assert strip.size == (64 * 12, 64)

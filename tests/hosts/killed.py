@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The command line, in which process 1 gets a SIGTERM when two steps are taken, and no other does.
+
+python -m tests.hosts.killed train KEY=VALUE ... --coordinator ... --num_processes ... --process_id ...
+"""
+
+import sys
+
+from dreambooth_jax import trainer
+from dreambooth_jax.cli import main
+from tests.runs import killed_at
+
+if __name__ == "__main__":
+    trainer.run_phases = killed_at(2, process=1)
+    sys.exit(main())
