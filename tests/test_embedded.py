@@ -3,6 +3,7 @@
 """The model and the pictures that ship with the package."""
 
 import numpy as np
+import pytest
 
 from dreambooth_jax.config import DataConfig, ModelConfig, load_config
 from dreambooth_jax.prepare.inputs import EMBEDDED, open_pretrained, read_photos
@@ -24,6 +25,20 @@ def test_it_opens_and_draws():
     (picture,) = pipe(["a red car on a blue background"], steps=2)
     assert picture.shape == (64, 64, 3)
     assert picture.std() > 5
+
+
+@pytest.mark.parity
+def test_diffusers_opens_it_and_draws_the_same():
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(EMBEDDED, torch_dtype=torch.float32)
+    theirs.set_progress_bar_config(disable=True)
+    prompts = ["a cat on a red background", "a sks alien on the left on a blue background"]
+    pipe, run = open_pretrained(ModelConfig(path="embedded")), {"guidance_scale": 4.0}
+    latents = np.random.default_rng(0).normal(size=(2, 16, 16, 4)).astype(np.float32)
+    found = pipe(prompts, latents=latents, steps=10, output="float32", **run)
+    drawn = torch.from_numpy(latents.transpose(0, 3, 1, 2))
+    expected = theirs(prompts, latents=drawn, num_inference_steps=10, output_type="np", height=64, width=64, **run)
+    np.testing.assert_allclose(found, expected.images, atol=2e-5)
 
 
 def test_the_rare_words_fall_into_pieces_that_it_knows():

@@ -85,19 +85,6 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     assert before == {path: path.stat().st_mtime_ns for path in (uninterrupted / "model").rglob("*")}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["fsdp"])
-def test_a_run_goes_on_under_the_other_mapper(root, uninterrupted, parallel):
-    folder = root / parallel
-    shutil.copytree(uninterrupted, folder)
-    shutil.rmtree(folder / "checkpoints" / "6")
-    shutil.rmtree(folder / "model")
-    dbx.train(tiny_config(root, f"run_dir={folder}", f"train.parallel={parallel}"))
-    expected, found = weights(uninterrupted, 6), weights(folder, 6)
-    for name, leaf in expected.items():
-        np.testing.assert_allclose(found[name], leaf, atol=2e-4, err_msg=name)
-
-
 def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
     folder = root / "changed"
     shutil.copytree(uninterrupted, folder)
