@@ -30,7 +30,7 @@ def test_it_opens_and_draws():
 @pytest.mark.parity
 def test_diffusers_opens_it_and_draws_the_same():
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
-    theirs = diffusers.StableDiffusionPipeline.from_pretrained(EMBEDDED, torch_dtype=torch.float32)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(EMBEDDED).to(torch.float32)
     theirs.set_progress_bar_config(disable=True)
     prompts = ["a cat on a red background", "a sks alien on the left on a blue background"]
     pipe, run = open_pretrained(ModelConfig(path="embedded")), {"guidance_scale": 4.0}
