@@ -14,11 +14,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need a 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # Many tests compile the same tiny networks: each program once, for pytest's workers, and what they start, inherit this.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dreambooth_jax_tests_")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))  # with a limit, JAX reads and writes under a lock
+if "DREAMBOOTH_JAX_TESTS_COMPILED" not in os.environ:
+    os.environ["DREAMBOOTH_JAX_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="dreambooth_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["DREAMBOOTH_JAX_TESTS_COMPILED"], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DREAMBOOTH_JAX_TESTS_COMPILED"]
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**30)  # with a limit, JAX reads and writes under a lock
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
