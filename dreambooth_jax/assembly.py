@@ -21,12 +21,13 @@ from dreambooth_jax.adapters import Adapter
 from dreambooth_jax.config import Config, OptimizerConfig
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.runs import adapter_of
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Phase, split_phases
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import Schedule, adafactor, adamw, learning_rate_schedule, lion
-from dreambooth_jax.training.parallel import MappedStep, Mapper, StepFn, check_divisible, make_mapper
+from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible, make_mapper
 from dreambooth_jax.training.state import TrainState, init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import Tree, shapes
 
 Groups = tuple[str, ...]
@@ -57,7 +58,7 @@ class Assembly:
     phases: Sequence[Phase]
     optimizers: Mapping[str, optax.GradientTransformation]
     schedules: Mapping[str, tuple[Schedule, int, int]]
-    pure_steps: Mapping[Groups, StepFn]
+    pure_steps: Mapping[Groups, TrainStep]
     steps: Mapping[Groups, MappedStep]
     frozen: Tree
     trainable: Tree
@@ -116,13 +117,13 @@ class Assembly:
         return self.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
 
 
-def mapper_of(config: Config) -> Mapper:
-    """The run's mapper, over the devices of all processes.
+def mapper_of(config: Config, target: Target) -> Mapper:
+    """The run's mapper over the devices.
 
     Raises:
         InputError: if the batch cannot be spread evenly over them.
     """
-    mapper = make_mapper(config.train.parallel, fsdp_devices=config.train.fsdp_devices)
+    mapper = make_mapper(config.train.parallel, target, fsdp_devices=config.train.fsdp_devices)
     check_divisible(
         batch_size=config.train.batch_size,
         copies=copies(config),
@@ -151,7 +152,7 @@ def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
         n_instances=config.train.batch_size,
     )
     pure_steps = {
-        active: make_train_step(
+        active: TrainStep(
             objective=objective,
             adapter=adapter,
             optimizers=optimizers,
@@ -159,6 +160,7 @@ def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
             accumulation=config.train.accumulation,
             clip_norm=config.optimizer.clip_norm,
             ema_decay=config.train.ema_decay,
+            dtype=pipe.unet.dtype,
         )
         for active in dict.fromkeys(phase.active for phase in phases)
     }

@@ -8,7 +8,7 @@ All of it is per device, and known before anything is allocated.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,23 +68,21 @@ def _product(numbers: Iterable[int]) -> int:
     return total
 
 
-def capacity(device: jax.Device) -> int | None:
-    """Bytes that this process can have of a device; None where nobody knows.
+def capacity(devices: Sequence[jax.Device]) -> int | None:
+    """Bytes that this process can have of each of its devices; None where nobody knows.
 
     Of an accelerator it is what its allocator may take. Of a CPU it is an equal share for each of its (pretended)
     devices of what is free now or this process's already, but no more than a container's limit.
     """
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
+    if devices[0].platform != "cpu":
+        return (devices[0].memory_stats() or {}).get("bytes_limit")
     host = host_memory()
-    return None if host is None else host // jax.local_device_count(backend="cpu")
+    return None if host is None else host // len(devices)
 
 
-def free(device: jax.Device) -> int | None:
-    """Of :func:`capacity`, what is not in use; on a CPU this is not known of each device, so all of it."""
-    limit = capacity(device)
-    used = (device.memory_stats() or {}).get("bytes_in_use", 0) if device.platform != "cpu" else 0
-    return None if limit is None else limit - used
+def used(device: jax.Device) -> int:
+    """Bytes of a device that arrays take now; on a CPU this is not known of each device, so none."""
+    return 0 if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_in_use", 0)
 
 
 def host_memory() -> int | None:

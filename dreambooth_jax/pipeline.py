@@ -30,11 +30,12 @@ from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.samplers import SAMPLERS, Sampler
 from dreambooth_jax.diffusion.schedule import NoiseSchedule, PredictionType
-from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
-from dreambooth_jax.spread import local_mesh, lower, share, spread
+from dreambooth_jax.request import check, given_latents, seeds_of, texts_of
+from dreambooth_jax.spread import lower, share, spread
+from dreambooth_jax.target import Target
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.pretrained import Components, Place, describe_components, load_components
 
@@ -52,9 +53,11 @@ class Pipeline:
     """{"text_encoder": ..., "unet": ..., "vae": ...}"""
     tokenizer: Tokenizer
     schedule: NoiseSchedule
+    target: Target
+    """The devices that it computes on: those of this process."""
 
     @classmethod
-    def from_components(cls, components: Components) -> "Pipeline":
+    def from_components(cls, components: Components, target: Target) -> "Pipeline":
         """Add what the model's folder says about tokens and noise.
 
         Raises:
@@ -66,6 +69,7 @@ class Pipeline:
             params=components.params,
             tokenizer=load_tokenizer(components.folder / "tokenizer", max_length=length),
             schedule=NoiseSchedule.from_config(components.scheduler_config),
+            target=target,
         )
 
     @property
@@ -90,14 +94,20 @@ class Pipeline:
 
     def encode_prompts(self, params: Tree, prompts: str | Sequence[str]) -> Float[Array, "b s d"]:
         """Text states of prompts, in at least float32."""
-        ids = self.tokenizer(_texts("prompts", prompts))
-        return spread(_apply, (self.text_encoder, None), params["text_encoder"], ids)
+        ids = self.tokenizer(texts_of("prompts", prompts))
+        return spread(self.target.mesh, _apply, (self.text_encoder, None), params["text_encoder"], ids)
 
     def encode_images(
         self, params: Tree, images: Float[Array | np.ndarray, "b H W 3"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """Mean and log variance of the raw, unscaled latents of pictures in [-1, 1], in at least float32."""
-        return spread(_apply, (self.vae, "encode"), params["vae"], images)
+        return spread(self.target.mesh, _apply, (self.vae, "encode"), params["vae"], images)
+
+    def lower_encode_images(self, count: int, *, height: int, width: int) -> jax.stages.Lowered:
+        """The program that :meth:`encode_images` encodes ``count`` pictures of one size with, as :meth:`lower`."""
+        shape = share(self.target.mesh, count) * self.target.mesh.size, height, width, self.vae.config.in_channels
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return lower(self.target.mesh, _apply, (self.vae, "encode"), self.params["vae"], images)
 
     def __call__(
         self,
@@ -141,18 +151,18 @@ class Pipeline:
         Raises:
             InputError: naming the argument that is wrong.
         """
-        texts = _texts("prompts", prompts)
-        negative = _texts("negative_prompt", negative_prompt, len(texts))
-        seeds = _seeds(seed, len(texts))
+        texts = texts_of("prompts", prompts)
+        negative = texts_of("negative_prompt", negative_prompt, len(texts))
+        seeds = seeds_of(seed, len(texts))
         sides = self._latent_sides(height, width, latents)
-        _check("sampler", sampler, sampler in SAMPLERS, f"choose one of {', '.join(SAMPLERS)}")
-        _check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
-        _check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
-        _check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
+        check("sampler", sampler, sampler in SAMPLERS, f"choose one of {', '.join(SAMPLERS)}")
+        check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
+        check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
+        check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
         static, *shared = self._program(sampler, steps, guidance_scale, eta)
         rows = self._rows(texts, negative, seeds, sides, latents)
         params = self.params if params is None else params
-        final, images = map(np.asarray, spread(_generate, static, params, rows, *shared))
+        final, images = map(np.asarray, spread(self.target.mesh, _generate, static, params, rows, *shared))
         if output == "uint8":
             return np.rint(255 * images).astype(np.uint8)
         return images if output == "float32" else final
@@ -165,14 +175,14 @@ class Pipeline:
         The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
         """
         static, *shared = self._program(sampler, 1, 1.0, 0.0)
-        count = share(count) * local_mesh().size
+        count = share(self.target.mesh, count) * self.target.mesh.size
         sides = (*self._latent_sides(height, width, None), self.unet.config.in_channels)
 
         def rows() -> _Rows:
             ids = jnp.zeros((count, self.tokenizer.max_length), jnp.int32)
             return _Rows(ids, ids, jnp.zeros((count, *sides)), jnp.stack([rng.root_key(0)] * count))
 
-        return lower(_generate, static, self.params, jax.eval_shape(rows), *shared)
+        return lower(self.target.mesh, _generate, static, self.params, jax.eval_shape(rows), *shared)
 
     def _program(self, sampler: str, steps: int, guidance_scale: Number, eta: Number) -> tuple[Any, ...]:
         """What a sampler compiles to, and what is given to it for all pictures."""
@@ -188,7 +198,7 @@ class Pipeline:
         return _Rows(
             ids=self.tokenizer(texts),
             negative_ids=self.tokenizer(negative),
-            latents=drawn if latents is None else _given_latents(latents, shape),
+            latents=drawn if latents is None else given_latents(latents, shape),
             keys=keys,
         )
 
@@ -198,7 +208,7 @@ class Pipeline:
         default = (self.native_size // factor,) * 2 if latents is None else latents.shape[1:3]
         for name, pixels in (("height", height), ("width", width)):
             fine = pixels is None or (pixels > 0 and pixels % factor == 0)
-            _check(name, pixels, fine, f"must be a multiple of {factor}")
+            check(name, pixels, fine, f"must be a multiple of {factor}")
         return tuple(pixels // factor if pixels else side for pixels, side in zip((height, width), default))
 
 
@@ -208,6 +218,7 @@ def load_pretrained(
     dtype: DTypeLike | None = None,
     variant: str | None = None,
     place: Place | None = None,
+    target: Target | None = None,
 ) -> Pipeline:
     """Read a model, in float32.
 
@@ -217,28 +228,32 @@ def load_pretrained(
         dtype: what to compute in; by default bfloat16 on TPU and GPU, float32 on CPU.
         variant: weight files to prefer, such as fp16.
         place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
+        target: devices to compute on; by default all that are here.
 
     Raises:
         InputError: if there is no such model, or it asks for something we don't have.
     """
-    everywhere = NamedSharding(local_mesh(), PartitionSpec())
-    place = place or (lambda name, array: jax.device_put(array, everywhere))
-    dtype = _compute_dtype(dtype)
-    components = load_components(path_or_hub_id, revision=revision, variant=variant, dtype=dtype, place=place)
-    return Pipeline.from_components(components)
+    target = target or Target.here()
+    everywhere = NamedSharding(target.mesh, PartitionSpec())
+    components = load_components(
+        path_or_hub_id,
+        revision=revision,
+        variant=variant,
+        dtype=target.dtype if dtype is None else dtype,
+        arch=target.arch,
+        place=place or (lambda name, array: jax.device_put(array, everywhere)),
+    )
+    return Pipeline.from_components(components, target)
 
 
 def describe_pretrained(
-    path_or_hub_id: str | Path, revision: str | None = None, dtype: DTypeLike | None = None
+    path_or_hub_id: str | Path, revision: str | None = None, dtype: DTypeLike | None = None, *, target: Target
 ) -> Pipeline:
     """:func:`load_pretrained` without weights: its parameters are ``jax.ShapeDtypeStruct``, and none are downloaded."""
-    components = describe_components(path_or_hub_id, revision=revision, dtype=_compute_dtype(dtype))
-    return Pipeline.from_components(components)
-
-
-def _compute_dtype(dtype: DTypeLike | None) -> DTypeLike:
-    usual = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return usual if dtype is None else dtype
+    dtype = target.dtype if dtype is None else dtype
+    return Pipeline.from_components(
+        describe_components(path_or_hub_id, revision=revision, dtype=dtype, arch=target.arch), target
+    )
 
 
 class _Rows(NamedTuple):
@@ -290,31 +305,3 @@ def _draw(
     keys = jax.vmap(rng.root_key)(seeds)
     draw = partial(jax.random.normal, shape=shape[1:], dtype=jnp.float32)
     return keys, jax.vmap(lambda key: draw(rng.stream(key, "latents")))(keys)
-
-
-def _given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:
-    if latents.shape != shape:
-        raise InputError(f"latents are {latents.shape}: pictures of this number and size have {shape}")
-    return jnp.asarray(latents, jnp.promote_types(latents.dtype, jnp.float32))
-
-
-def _check(name: str, value: Any, fine: bool, rule: str) -> None:
-    if not fine:
-        raise InputError(f"{name} = {value!r}: {rule}")
-
-
-def _texts(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:
-    """A list of ``count`` texts."""
-    several = [texts] * (count or 1) if isinstance(texts, str) else list(texts)
-    _check(name, texts, len(several) > 0, "give at least one")
-    _check(name, texts, all(isinstance(text, str) for text in several), "must be texts")
-    _check(name, texts, count in (None, len(several)), f"give one, or one for each of {count} prompts")
-    return several
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    seeds = list(seed) if isinstance(seed, Sequence) else [int(seed) + i for i in range(count)]
-    _check("seed", seed, len(seeds) == count, f"give one, or one for each of {count} prompts")
-    # other seeds would make the same keys as their lowest 32 bits do
-    _check("seed", seed, all(0 <= one < 2**32 for one in seeds), f"must be from 0 to {2**32 - 1}, for each picture")
-    return seeds

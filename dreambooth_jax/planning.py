@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from dreambooth_jax import memory
 from dreambooth_jax.assembly import Assembly, Groups, assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
@@ -23,6 +22,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
 from dreambooth_jax.memory import Usage, bytes_per_device
 from dreambooth_jax.prepare import inputs
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import Mapper, Replicated, Sharded
 from dreambooth_jax.trees import Tree, count, nbytes
 
@@ -136,15 +136,19 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config, target: Target | None = None) -> Plan:
     """Compile all that a run compiles, without weights or photos, and add up what it needs.
+
+    Args:
+        config: of the run.
+        target: devices to compile for; by default those that are here.
 
     Raises:
         InputError: for wrong settings, or a model whose configuration cannot be had.
     """
     check_config(config)
-    mapper = mapper_of(config)
-    pipe = inputs.describe_pretrained(config.model, dtype=config.train.dtype)
+    mapper = mapper_of(config, target or Target.here())
+    pipe = inputs.describe_pretrained(config.model, target=mapper.target, dtype=config.train.dtype)
     inputs.check_fit(pipe, config.data)
     assembly = assemble(config, pipe, mapper)
     steps = [step_plan(assembly, active) for active in assembly.steps]
@@ -174,9 +178,9 @@ def _machine(mapper: Mapper, dtype: str) -> str:
 
 
 def capacity(config: Config, mapper: Mapper) -> int | None:
-    """Bytes of each device: what the config says, or else the device."""
+    """Bytes of each device: what the config says, or else the target."""
     said = config.train.device_memory
-    return int(said * GB) if said is not None else memory.capacity(jax.local_devices()[0])
+    return int(said * GB) if said is not None else mapper.target.memory
 
 
 def state_bytes(assembly: Assembly) -> dict[str, int]:
@@ -233,7 +237,9 @@ def draw_plans(assembly: Assembly) -> Iterator[DrawPlan]:
 
 def check_state(config: Config, mapper: Mapper) -> None:
     """Raise InputError if not even what a run holds between steps fits. Nothing is compiled, no weights are read."""
-    assembly = assemble(config, inputs.describe_pretrained(config.model, dtype=config.train.dtype), mapper)
+    assembly = assemble(
+        config, inputs.describe_pretrained(config.model, target=mapper.target, dtype=config.train.dtype), mapper
+    )
     sizes, room = state_bytes(assembly), capacity(config, mapper)
     needed = sum(sizes.values())
     if room is not None and needed > room:

@@ -21,6 +21,7 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.prepare.agreement import check_same, check_shared
 from dreambooth_jax.runs import RunFolder, newest_meta
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.everywhere import everywhere
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
@@ -35,7 +36,7 @@ def make_class_images(config: Config) -> Path:
         raise InputError("prior.weight is 0: this run uses no class images")
     folder = class_folder(config)
     check_hosts(config, folder)
-    pipe = inputs.open_pretrained(config.model, dtype=config.train.dtype)
+    pipe = inputs.open_pretrained(config.model, target=Target.here(), dtype=config.train.dtype)
     check_same("weights of the model", fingerprint(pipe.components.folder))
     inputs.check_fit(pipe, config.data)
     with Interrupt() as interrupt:
@@ -100,7 +101,7 @@ def prepare(
     meta = newest_meta(folder)
     photos = inputs.read_photos(config.data.instance_images, prompt=config.data.instance_prompt, data=config.data)
     before_loading()
-    pipe = inputs.open_pretrained(config.model, dtype=config.train.dtype, place=mapper.load)
+    pipe = inputs.open_pretrained(config.model, target=mapper.target, dtype=config.train.dtype, place=mapper.load)
     fingerprints = {"model": fingerprint(pipe.components.folder), "instance": inputs.digest(photos)}
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
@@ -111,7 +112,7 @@ def prepare(
     if distributed.is_main():
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(folder.config, config)
-    whole = replace(pipe, params=everywhere(pipe.params))
+    whole = replace(pipe, params=everywhere(pipe.params, mapper.target.mesh))
     stop = interrupt.requested_anywhere
     class_photos = inputs.class_photos(
         whole, prior=config.prior, data=config.data, folder=class_folder(config), should_stop=stop

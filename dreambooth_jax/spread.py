@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A program over the rows of a batch, spread over the local devices: each has all parameters and its share of rows."""
+"""A program over the rows of a batch, spread over a row of devices: each has all parameters and its share of rows."""
 
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -8,17 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreambooth_jax.trees import Tree
 
 
-def spread(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> Any:
-    """``program(*static, params, rows, *shared)`` with the rows of a batch split over the local devices."""
-    mesh = local_mesh()
+def spread(mesh: Mesh, program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> Any:
+    """``program(*static, params, rows, *shared)`` with the rows of a batch split over the mesh (``Target.mesh``)."""
     count = len(jax.tree.leaves(rows)[0])
-    missing = share(count) * mesh.size - count
+    missing = share(mesh, count) * mesh.size - count
     rows = jax.device_put(_padded(rows, missing) if missing else rows, NamedSharding(mesh, PartitionSpec("rows")))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     results = _compiled(program, static, mesh, params, rows, *shared)
@@ -37,9 +35,10 @@ def _shortened(rows: Any, missing: int) -> Any:
     return jax.tree.map(lambda x: x[:-missing], rows)
 
 
-def lower(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> jax.stages.Lowered:
+def lower(
+    mesh: Mesh, program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any
+) -> jax.stages.Lowered:
     """What :func:`spread` will compile, from shapes of parameters and rows. The rows must be for all devices alike."""
-    mesh = local_mesh()
 
     def placed(tree: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -49,14 +48,9 @@ def lower(program: Callable, static: tuple[Hashable, ...], params: Tree, rows: A
     return _compiled.lower(program, static, mesh, params, rows, *shared)
 
 
-def share(count: int) -> int:
+def share(mesh: Mesh, count: int) -> int:
     """Rows of each device."""
-    return -(-count // local_mesh().size)
-
-
-def local_mesh() -> Mesh:
-    """All local devices in a row."""
-    return Mesh(np.asarray(jax.local_devices()), ("rows",))
+    return -(-count // mesh.size)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -26,6 +26,7 @@ from dreambooth_jax.preparation import Prepared, prepare
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.prepare.cache import text_table
 from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.everywhere import everywhere
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
@@ -49,7 +50,7 @@ def train(config: Config) -> Path:
             if the loss is not finite.
     """
     check_config(config)
-    mapper = mapper_of(config)
+    mapper = mapper_of(config, Target.here())
     folder = RunFolder(Path(config.run_dir))
     with Interrupt() as interrupt:
         prepared = prepare(config, folder, interrupt, mapper, before_loading=partial(check_state, config, mapper))
@@ -169,7 +170,7 @@ class Training:
         """The step of a phase, with the texts and frozen parameters that it needs."""
         config = self.config
         resting = "text_encoder" not in phase.active
-        params = everywhere({"text_encoder": self.params(state)["text_encoder"]}) if resting else {}
+        params = self.whole_params(state.trainable, "text_encoder") if resting else {}
 
         def table(examples: inputs.Examples) -> ExampleTable:
             texts, index = text_table(
@@ -192,13 +193,18 @@ class Training:
             rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in phase.active},
         )
 
-    def params(self, state: TrainState) -> Tree:
-        """The whole model as it is now."""
-        return self.adapter.compose(self.frozen, self.mapper.logical(state.trainable))
+    def whole_params(self, trainable: Tree, *networks: str) -> Tree:
+        """Some networks, or all, whole on each of this process's devices."""
+
+        def part(tree: Tree) -> Tree:
+            return {name: tree[name] for name in networks or tree if name in tree}
+
+        params = self.adapter.compose(part(self.frozen), self.mapper.logical(part(trainable)))
+        return everywhere(params, self.mapper.target.mesh)
 
     def best_params(self, state: TrainState) -> Tree:
-        """The whole model, on each device, with the moving average where one is kept: what is sampled and exported."""
-        return everywhere(self.adapter.compose(self.frozen, self.mapper.logical(state.ema or state.trainable)))
+        """The whole model with the moving average, where one is kept: what is sampled and exported."""
+        return self.whole_params(state.ema or state.trainable)
 
     def hooks(self, recorder: Recorder, stop_sign: StopSign) -> list[Hook]:
         """What happens after a step: first its checkpoint, then its samples."""

@@ -9,12 +9,13 @@ import pytest
 
 from dreambooth_jax import memory
 from dreambooth_jax.memory import Usage, bytes_per_device
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import make_mapper
 
 
 @pytest.mark.parametrize(("parallel", "n"), [("pmap", 8), ("fsdp", 8), ("fsdp", 2), ("auto", 1)])
 def test_bytes_of_shapes_are_those_of_arrays_and_of_their_parts(parallel, n):
-    mapper = make_mapper(parallel, jax.devices()[:n])
+    mapper = make_mapper(parallel, Target.of(jax.devices()[:n]))
     tree = {"large": jnp.zeros((64, 128)), "odd": jnp.zeros((75, 77)), "half": jnp.zeros((64, 128), jnp.bfloat16)}
     placed = mapper.place(tree)
     found = bytes_per_device(placed)
@@ -42,17 +43,17 @@ def test_usage_of_a_program():
 def test_an_accelerator_has_what_its_allocator_says():
     stats = {"bytes_limit": 1000, "bytes_in_use": 300}
     device = Mock(spec=jax.Device, platform="gpu", memory_stats=lambda: stats)
-    assert (memory.capacity(device), memory.free(device)) == (1000, 700)
+    assert (memory.capacity([device]), memory.used(device)) == (1000, 300)
     silent = Mock(spec=jax.Device, platform="tpu", memory_stats=lambda: None)
-    assert memory.capacity(silent) is None
-    assert memory.free(silent) is None
+    assert memory.capacity([silent]) is None
+    assert memory.used(silent) == 0
 
 
 def test_pretended_devices_share_the_hosts_memory(monkeypatch):
     monkeypatch.setattr(memory, "host_memory", lambda: 8000)
-    assert memory.capacity(jax.devices()[0]) == 1000
+    assert memory.capacity(jax.devices()) == 1000
     monkeypatch.setattr(memory, "host_memory", lambda: None)
-    assert memory.capacity(jax.devices()[0]) is None
+    assert memory.capacity(jax.devices()) is None
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="not Linux")

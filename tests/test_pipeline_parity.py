@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
-from dreambooth_jax import spread
 from dreambooth_jax.data.tokenizer import load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models.clip_text import CLIPTextModel
@@ -18,6 +16,7 @@ from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.target import Target
 from dreambooth_jax.weights.pretrained import Components
 from tests import torch_models
 
@@ -62,6 +61,7 @@ def ours(kind: str, torch_pipe, dtype) -> Pipeline:
         params={name: torch_models.params_from_torch(getattr(torch_pipe, name)) for name in modules},
         tokenizer=load_tokenizer(FOLDER / "tokenizer"),
         schedule=NoiseSchedule.from_config(torch_models.scheduler_config(kind)),
+        target=Target.of(jax.devices()[:1]),  # the others would repeat the same
     )
 
 
@@ -88,9 +88,7 @@ def run_theirs(pipe, ids, negative_ids, latents, **settings):
 @pytest.mark.parametrize(
     ("kind", "dtype", "tolerance"), [("sd15", "float32", 1e-4), ("sd21", "float32", 1e-4), ("sd21", "float64", 1e-9)]
 )
-def test_guided_runs(kind, dtype, tolerance, monkeypatch):
-    one = Mesh(np.asarray(jax.devices()[:1]), ("rows",))  # the others would repeat the same
-    monkeypatch.setattr(spread, "local_mesh", lambda: one)
+def test_guided_runs(kind, dtype, tolerance):
     torch_pipe = theirs(kind, dtype == "float64")
     noise = np.random.default_rng(0).normal(size=(2, *(torch_pipe.unet.config.sample_size,) * 2, 4)).astype(dtype)
     with jax.enable_x64(dtype == "float64"):

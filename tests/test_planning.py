@@ -21,6 +21,7 @@ from dreambooth_jax.models import UNet2DConditionModel, UNetConfig
 from dreambooth_jax.preparation import prepare
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.target import Target
 from dreambooth_jax.trainer import Training
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.interrupt import Interrupt
@@ -35,11 +36,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 @functools.cache
 def described():
-    return inputs.describe_pretrained(load_config(None, [f"model.path={MODEL}"]).model)
+    return inputs.describe_pretrained(load_config(None, [f"model.path={MODEL}"]).model, target=Target.here())
 
 
 def assembled(config):
-    return assembly.assemble(config, described(), assembly.mapper_of(config))
+    return assembly.assemble(config, described(), assembly.mapper_of(config, Target.here()))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_fsdp_on_eight_devices_keeps_a_sixth_at_most(kind):
     optimizers = {"unet": assembly.optimizer_of(load_config(None, overrides).optimizer, lambda _: 1e-6, "unet")}
     state = jax.eval_shape(lambda tree: init_state(tree, optimizers, with_ema=False), trainable)
     assert nbytes(state.trainable) > 3.4e9
-    assert bytes_per_device(make_mapper("fsdp", jax.devices()).shapes(state)) < nbytes(state) / 6
+    assert bytes_per_device(make_mapper("fsdp", Target.of(jax.devices())).shapes(state)) < nbytes(state) / 6
 
 
 def test_phases_that_train_the_same_share_a_step(tmp_path, skeleton):
@@ -158,15 +159,16 @@ class TestRefusing:
         """Memory for the state, but not for the activations."""
         held = sum(planning.state_bytes(assembled(tiny_config(tmp_path))).values())
         config = tiny_config(tmp_path, f"train.device_memory={1.05 * held / 1e9}")
-        planning.check_state(config, assembly.mapper_of(config))
+        planning.check_state(config, assembly.mapper_of(config, Target.here()))
         with pytest.raises(InputError, match=r"does not fit: .*of it for activations.*Try train.remat=blocks"):
             planning.check_steps(assembled(config), first_step=0)
         planning.check_steps(assembled(config), first_step=config.train.steps)  # none is left to be taken
 
-    def test_not_where_the_device_says_nothing(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("dreambooth_jax.memory.capacity", lambda device: None)
+    def test_not_where_the_device_says_nothing(self, tmp_path):
         config = tiny_config(tmp_path)
-        planning.check_state(config, assembly.mapper_of(config))
+        planning.check_state(config, assembly.mapper_of(config, Target.of(jax.devices())))
+        with pytest.raises(InputError, match="does not fit"):
+            planning.check_state(config, assembly.mapper_of(config, Target.of(jax.devices(), memory=1000)))
 
 
 @pytest.mark.parametrize(("parallel", "stop"), [("pmap", 0), ("fsdp", 0), ("fsdp", -1)])
@@ -175,7 +177,7 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
     config = tiny_config(
         tmp_path, f"train.parallel={parallel}", f"text_encoder.stop={stop}", "prior.weight=0", "train.batch_size=8"
     )
-    mapper = assembly.mapper_of(config)
+    mapper = assembly.mapper_of(config, Target.here())
     prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt(), mapper)
     training = Training(config, RunFolder(tmp_path / "run"), prepared, mapper)
     (phase,) = training.phases

@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Softmax attention: one function for all networks, and three ways to compute it.
+"""Softmax attention: one function for all networks, and the way to compute it on each kind of device.
 
-For one head, with queries q [t, d], keys k and values v [s, d]:
+    softmax(q kᵀ / √d) v
 
-    l = q kᵀ / √d      p = exp(l - lse(l))      out = p v
-
-*Flash*: cuDNN's kernel, where GPU, dtype and head size allow it. *Plain*: XLA's, which holds all of l, [b, n, t, s].
-*Blocked*: a few queries at a time, keeping only ``out`` and lse for the backward pass, which makes p again:
-
-    dv = pᵀ dout       ds = p ∘ (dout vᵀ - (out ∘ dout) 1)       dq = ds k / √d       dk = dsᵀ q / √d
-
-(Dao et al. 2022, without the split along keys: a row of l is short enough.) It needs little memory anywhere, and on a
-CPU, one head at a time so that l stays in the cache, it is also the fastest.
+*Fused*: cuDNN's kernel, from Ampere on, for 16-bit numbers and heads of up to 128. Logits never reach memory.
+*Plain*: XLA's, which holds all logits, [b, n, t, s], in float32.
+*Blocked*: a few queries at a time (:mod:`.blocked_attention`).
 """
 
 import functools
 import math
-import re
 from collections.abc import Callable
 
 import jax
@@ -26,12 +19,17 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dreambooth_jax.models.layers import wide
+from dreambooth_jax.models.blocked_attention import blocked_attention
+from dreambooth_jax.target import CPU, Arch
 
 _BLOCK = 2**20
 """Logits of one block on a CPU, 4 MB in float32: of one head if need be. Half or twice as many were no faster."""
-_MEMORY = 2**28
-"""Logits of all heads, 1 GB in float32, from which on accelerators, too, go block by block."""
+_MEMORY = 2**26
+"""Logits of all heads, 256 MB in float32, from which on accelerators, too, go block by block."""
+_FUSED_HEAD = 128
+"""Size of the largest head that cuDNN's kernel is given. From Hopper on it takes 256, but jax lets it only where the
+machine that traces is itself one, and what is planned elsewhere must be what runs. Larger heads are the UNet's lowest
+levels, with a few hundred tokens, and the autoencoder's, once a picture."""
 
 
 def attention(
@@ -39,24 +37,23 @@ def attention(
     key: Float[Array, "b s n d"],
     value: Float[Array, "b s n d"],
     *,
+    arch: Arch,
     causal: bool = False,
 ) -> Float[Array, "b t n d"]:
     """softmax(q kᵀ / √d) v for each of n heads; the softmax is never below float32.
 
-    The way is chosen when the function is traced, for the device that jax computes on by default. Choosing at lowering
-    time (``jax.lax.platform_dependent``) would trace, and keep residuals for, ways that the machine does not have.
-
     Args:
         query, key, value: of one dtype, which is the result's.
+        arch: of the devices that the program is compiled for. Choosing at lowering time
+            (``jax.lax.platform_dependent``) would trace, and keep residuals for, ways that they do not have.
         causal: query i sees keys 0 to i only.
     """
     (batch, tokens, heads, size), keys = query.shape, key.shape[1]
-    device = _device()
-    flash_limit = _flash_limit(getattr(device, "compute_capability", ""))
-    if query.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= flash_limit:
-        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="cudnn")
+    if arch.capability >= (8, 0) and query.dtype.itemsize == 2 and size <= _FUSED_HEAD and size % 8 == 0:
+        kernel = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+        return even_attention(kernel, query, key, value, causal=causal)
     logits = batch * tokens * keys
-    if device.platform == "cpu":
+    if arch.platform == "cpu":
         serial = logits * heads > _BLOCK  # otherwise all heads fit into the cache, and no loop has to be compiled
         return blocked_attention(query, key, value, causal, min(tokens, math.ceil(logits / _BLOCK)), serial)
     if logits * heads > _MEMORY:
@@ -65,123 +62,29 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="xla")
 
 
-def _device() -> jax.Device:
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
-
-
-def _flash_limit(capability: str) -> int:
-    """Size of the largest head that cuDNN's kernel takes: none before Ampere, and on devices other than CUDA's."""
-    generation = re.fullmatch(r"(\d+)\.\d+", capability)
-    major = int(generation[1]) if generation else 0
-    return 256 if major >= 9 else 128 if major >= 8 else 0
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def blocked_attention(
+def even_attention(
+    kernel: Callable[..., Array],
     query: Float[Array, "b t n d"],
     key: Float[Array, "b s n d"],
     value: Float[Array, "b s n d"],
+    *,
     causal: bool,
-    blocks: int,
-    serial: bool,
 ) -> Float[Array, "b t n d"]:
-    """:func:`attention` in blocks of queries, equal to it but for rounding.
+    """Attention by a kernel that wants an even number of queries and keys, as jax does for cuDNN's backward pass.
+
+    A row of zeros is added where they are not. As a query its result is cut off again, so that it has no gradient. As a
+    key it lies after the length that the kernel is told, or, where attention is causal, after every real query.
 
     Args:
-        query, key, value: as there.
-        causal: as there.
-        blocks: how many parts to split the queries into; no need to divide them.
-        serial: one head after the other, rather than all at once.
+        kernel: takes query, key and value, ``is_causal`` and ``key_value_seq_lengths``.
+        query, key, value, causal: as in :func:`attention`.
     """
-    return _forward(query, key, value, causal, blocks, serial)[0]
-
-
-def _forward(query: Array, key: Array, value: Array, causal: bool, blocks: int, serial: bool) -> tuple[Array, tuple]:
-    head = functools.partial(_head_forward, causal=causal, blocks=blocks)
-    out, lse = _over_heads(head, serial)(query, key, value)
-    return out, (query, key, value, out, lse)
-
-
-def _backward(causal: bool, blocks: int, serial: bool, residuals: tuple, dout: Array) -> tuple[Array, ...]:
-    head = functools.partial(_head_backward, causal=causal, blocks=blocks)
-    return _over_heads(head, serial)(*residuals, dout)
-
-
-blocked_attention.defvjp(_forward, _backward)
-
-
-def _over_heads(function: Callable, serial: bool) -> Callable:
-    """A function of one head's arrays [t, ...] -> one of arrays [b, t, n, ...].
-
-    The examples of a batch always go together, so that a batch may be sharded over devices.
-    """
-    batched = jax.vmap(function)
-    if not serial:
-        return jax.vmap(batched, in_axes=2, out_axes=2)
-
-    def mapped(*arrays: Array) -> tuple[Array, ...]:
-        results = jax.lax.map(lambda head: batched(*head), tuple(jnp.moveaxis(array, 2, 0) for array in arrays))
-        return tuple(jnp.moveaxis(result, 0, 2) for result in results)
-
-    return mapped
-
-
-def _split(x: Array, blocks: int) -> Array:
-    """[t, ...] -> [blocks, ceil(t / blocks), ...], with zeros at the end."""
-    size = -(-x.shape[0] // blocks)
-    x = jnp.pad(x, ((0, blocks * size - x.shape[0]), *((0, 0),) * (x.ndim - 1)))
-    return x.reshape(blocks, size, *x.shape[1:])
-
-
-def _scaled(q: Array) -> Array:
-    """q / √d in at least float32: cheaper than to scale the logits, and rounded as little."""
-    return q.astype(wide(q.dtype)) * q.shape[1] ** -0.5
-
-
-def _head_forward(q: Array, k: Array, v: Array, *, causal: bool, blocks: int) -> tuple[Array, Array]:
-    """(out [t, d], lse [t]) of one head."""
-    precise = wide(q.dtype)
-    dot = functools.partial(jnp.einsum, preferred_element_type=precise)
-
-    def block(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, position = inputs
-        logits = dot("td,sd->ts", q, k)
-        if causal:
-            logits = jnp.where(position[:, None] >= jnp.arange(k.shape[0])[None, :], logits, -jnp.inf)
-        top = logits.max(axis=1, keepdims=True)
-        p = jnp.exp(logits - top)
-        total = p.sum(axis=1, keepdims=True)
-        return dot("ts,sd->td", p.astype(v.dtype), v) / total, (top + jnp.log(total))[:, 0]
-
-    out, lse = jax.lax.map(block, (_split(_scaled(q), blocks), _split(jnp.arange(len(q)), blocks)))
-    return out.reshape(-1, out.shape[-1])[: len(q)].astype(q.dtype), lse.reshape(-1)[: len(q)]
-
-
-def _head_backward(
-    q: Array, k: Array, v: Array, out: Array, lse: Array, dout: Array, *, causal: bool, blocks: int
-) -> tuple[Array, Array, Array]:
-    """(dq, dk, dv) of one head. Logits lie transposed, [s, t]: XLA's matrix products on a CPU want it so."""
-    precise = lse.dtype
-    dot = functools.partial(jnp.einsum, preferred_element_type=precise)
-
-    def block(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
-        dk, dv = carry
-        q, dout, lse, correction, position = inputs
-        p = jnp.exp(dot("sd,td->st", k, q) - lse[None, :])
-        if causal:
-            p = jnp.where(position[None, :] >= jnp.arange(k.shape[0])[:, None], p, 0.0)
-        ds = (p * (dot("sd,td->st", v, dout) - correction[None, :])).astype(k.dtype)
-        dv += dot("st,td->sd", p.astype(v.dtype), dout)
-        dk += dot("st,td->sd", ds, q)
-        return (dk, dv), dot("sd,st->dt", k, ds)
-
-    correction = jnp.sum(out.astype(precise) * dout.astype(precise), axis=1)
-    inputs = (_scaled(q), dout, lse, correction, jnp.arange(len(q)))
-    zeros = jnp.zeros_like(k, precise)
-    (dk, dv), dq = jax.lax.scan(block, (zeros, zeros), tuple(_split(x, blocks) for x in inputs))
-    dq = _scaled(dq.swapaxes(1, 2).reshape(-1, q.shape[1])[: len(q)])
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+    tokens, keys = query.shape[1], key.shape[1]
+    lengths = None if causal or keys % 2 == 0 else jnp.full(key.shape[:1], keys, jnp.int32)
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) if x.shape[1] % 2 else x for x in (query, key, value)
+    )
+    return kernel(query, key, value, is_causal=causal, key_value_seq_lengths=lengths)[:, :tokens]
 
 
 class Attention(nn.Module):
@@ -191,11 +94,13 @@ class Attention(nn.Module):
         heads: number of heads; each has size channels / heads.
         bias: whether the projections to query, key and value have one.
         dtype: what to compute in.
+        arch: what to compute on.
     """
 
     heads: int
     bias: bool = False
     dtype: DTypeLike = jnp.float32
+    arch: Arch = CPU
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s e"] | None = None) -> Float[Array, "b t c"]:
@@ -207,5 +112,5 @@ class Attention(nn.Module):
             projected = nn.Dense(channels, use_bias=self.bias, dtype=self.dtype, name=name)(source)
             return projected.reshape(*source.shape[:2], self.heads, -1)
 
-        h = attention(heads("to_q", x), heads("to_k", context), heads("to_v", context))
+        h = attention(heads("to_q", x), heads("to_k", context), heads("to_v", context), arch=self.arch)
         return nn.Dense(channels, dtype=self.dtype, name="to_out_0")(h.reshape(x.shape))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from dreambooth_jax.models.attention import attention
 from dreambooth_jax.models.configs import CLIPTextConfig
 from dreambooth_jax.models.layers import LayerNorm, Remat, gelu, quick_gelu, recomputed, wide
+from dreambooth_jax.target import CPU, Arch
 
 _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
 
@@ -19,6 +20,7 @@ class CLIPAttention(nn.Module):
 
     heads: int
     dtype: DTypeLike = jnp.float32
+    arch: Arch = CPU
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
@@ -26,7 +28,7 @@ class CLIPAttention(nn.Module):
             nn.Dense(x.shape[-1], dtype=self.dtype, name=f"{name}_proj")(x).reshape(*x.shape[:2], self.heads, -1)
             for name in "qkv"
         )
-        h = attention(q, k, v, causal=True).reshape(x.shape)
+        h = attention(q, k, v, arch=self.arch, causal=True).reshape(x.shape)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out_proj")(h)
 
 
@@ -49,11 +51,12 @@ class CLIPLayer(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     def setup(self) -> None:
         cls = recomputed(CLIPAttention, self.remat == "attention")
         self.layer_norm1 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
-        self.self_attn = cls(self.config.num_attention_heads, dtype=self.dtype)
+        self.self_attn = cls(self.config.num_attention_heads, dtype=self.dtype, arch=self.arch)
         self.layer_norm2 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
         self.mlp = CLIPMLP(self.config, dtype=self.dtype)
 
@@ -84,10 +87,13 @@ class CLIPEncoder(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     def setup(self) -> None:
         layer = recomputed(CLIPLayer, self.remat == "blocks")
-        self.layers = [layer(self.config, self.dtype, self.remat) for _ in range(self.config.num_hidden_layers)]
+        self.layers = [
+            layer(self.config, self.dtype, self.remat, self.arch) for _ in range(self.config.num_hidden_layers)
+        ]
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         for layer in self.layers:
@@ -101,10 +107,11 @@ class CLIPTextTransformer(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     def setup(self) -> None:
         self.embeddings = CLIPEmbeddings(self.config, dtype=self.dtype)
-        self.encoder = CLIPEncoder(self.config, dtype=self.dtype, remat=self.remat)
+        self.encoder = CLIPEncoder(self.config, dtype=self.dtype, remat=self.remat, arch=self.arch)
         self.final_layer_norm = LayerNorm(self.config.layer_norm_eps, dtype=wide(self.dtype))
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
@@ -118,14 +125,16 @@ class CLIPTextModel(nn.Module):
         config: the network's shape.
         dtype: what to compute in.
         remat: what the backward pass computes again: nothing, each layer, or each attention.
+        arch: what to compute on.
     """
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     def setup(self) -> None:
-        self.text_model = CLIPTextTransformer(self.config, dtype=self.dtype, remat=self.remat)
+        self.text_model = CLIPTextTransformer(self.config, dtype=self.dtype, remat=self.remat, arch=self.arch)
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
         """Last hidden state after the final norm, in at least float32."""

@@ -2,6 +2,8 @@
 # Copyright The dreambooth_jax authors
 """The denoiser ε(x_t, t, text): a UNet over latents that looks at text states (Rombach et al. 2022, § 3.3)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.layers import GroupNorm, Remat, conv, timestep_embedding, wide
 from dreambooth_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
+from dreambooth_jax.target import CPU, Arch
 
 
 class TimestepEmbedding(nn.Module):
@@ -32,20 +35,23 @@ class UNet2DConditionModel(nn.Module):
         config: the network's shape.
         dtype: what to compute in.
         remat: what the backward pass computes again: nothing, each resnet and transformer, or each attention.
+        arch: what to compute on.
     """
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     def setup(self) -> None:
         config, dtype = self.config, self.dtype
+        how: dict[str, Any] = {"dtype": dtype, "remat": self.remat, "arch": self.arch}
         levels = range(len(config.block_out_channels))
         self.conv_in = conv(config.block_out_channels[0], dtype=dtype)
         self.time_embedding = TimestepEmbedding(4 * config.block_out_channels[0], dtype=dtype)
-        self.down_blocks = [DownBlock(config, level, dtype=dtype, remat=self.remat) for level in levels]
-        self.mid_block = MidBlock(config, levels[-1], dtype=dtype, remat=self.remat)
-        self.up_blocks = [UpBlock(config, level, dtype=dtype, remat=self.remat) for level in reversed(levels)]
+        self.down_blocks = [DownBlock(config, level, **how) for level in levels]
+        self.mid_block = MidBlock(config, levels[-1], **how)
+        self.up_blocks = [UpBlock(config, level, **how) for level in reversed(levels)]
         self.conv_norm_out = GroupNorm(config.norm_num_groups, config.norm_eps, dtype=dtype)
         self.conv_out = conv(config.out_channels, dtype=dtype)
 

@@ -17,6 +17,7 @@ from dreambooth_jax.models.attention import Attention
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Remat, Upsample, conv, gelu, recomputed
 from dreambooth_jax.models.resnet import ResnetBlock
+from dreambooth_jax.target import CPU, Arch
 
 Picture = Float[Array, "b h w c"]
 Text = Float[Array, "b s e"]
@@ -54,17 +55,19 @@ class TransformerBlock(nn.Module):
         only_cross_attention: attn1 looks at the text, too, and not at x itself.
         dtype: what to compute in.
         remat: compute attentions again in the backward pass, if it says so.
+        arch: what to compute on.
     """
 
     heads: int
     only_cross_attention: bool
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     def setup(self) -> None:
         self.norm1, self.norm2, self.norm3 = (LayerNorm(1e-5, dtype=self.dtype) for _ in range(3))
         cls = recomputed(Attention, self.remat == "attention")
-        self.attn1, self.attn2 = (cls(self.heads, dtype=self.dtype) for _ in range(2))
+        self.attn1, self.attn2 = (cls(self.heads, dtype=self.dtype, arch=self.arch) for _ in range(2))
         self.ff = FeedForward(dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "b t c"], text: Text) -> Float[Array, "b t c"]:
@@ -82,8 +85,7 @@ class Transformer(nn.Module):
         groups: of the norm.
         linear: project by dense layers rather than by 1x1 convolutions.
         only_cross_attention: as in :class:`TransformerBlock`.
-        dtype: what to compute in.
-        remat: as in :class:`TransformerBlock`.
+        dtype, remat, arch: as in :class:`TransformerBlock`.
     """
 
     heads: int
@@ -93,6 +95,7 @@ class Transformer(nn.Module):
     only_cross_attention: bool = False
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     @nn.compact
     def __call__(self, x: Picture, text: Text) -> Picture:
@@ -107,7 +110,12 @@ class Transformer(nn.Module):
         h = project("proj_in", h).reshape(x.shape[0], -1, channels)
         for i in range(self.layers):
             block = TransformerBlock(
-                self.heads, self.only_cross_attention, self.dtype, self.remat, name=f"transformer_blocks_{i}"
+                self.heads,
+                self.only_cross_attention,
+                dtype=self.dtype,
+                remat=self.remat,
+                arch=self.arch,
+                name=f"transformer_blocks_{i}",
             )
             h = block(h, text)
         return x + project("proj_out", h.reshape(x.shape))
@@ -121,12 +129,14 @@ class _Block(nn.Module):
         level: index of the block's channels, heads and layers in the config: 0 at full size.
         dtype: what to compute in.
         remat: what the backward pass computes again.
+        arch: what to compute on.
     """
 
     config: UNetConfig
     level: int
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
+    arch: Arch = CPU
 
     @property
     def features(self) -> int:
@@ -147,6 +157,7 @@ class _Block(nn.Module):
             only_cross_attention,
             dtype=self.dtype,
             remat=self.remat,
+            arch=self.arch,
         )
 
     def _layers(self, count: int, block_type: str) -> tuple[list[nn.Module], list[nn.Module]]:

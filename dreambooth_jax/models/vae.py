@@ -16,6 +16,7 @@ from dreambooth_jax.models.attention import Attention
 from dreambooth_jax.models.configs import VAEConfig
 from dreambooth_jax.models.layers import Downsample, GroupNorm, Upsample, conv, wide
 from dreambooth_jax.models.resnet import ResnetBlock
+from dreambooth_jax.target import CPU, Arch
 
 _EPSILON = 1e-6
 Picture = Float[Array, "b h w c"]
@@ -26,10 +27,11 @@ class VAEAttention(nn.Module):
 
     groups: int
     dtype: DTypeLike = jnp.float32
+    arch: Arch = CPU
 
     def setup(self) -> None:
         self.group_norm = GroupNorm(self.groups, _EPSILON, dtype=self.dtype)
-        self.attention = Attention(heads=1, bias=True, dtype=self.dtype)
+        self.attention = Attention(heads=1, bias=True, dtype=self.dtype, arch=self.arch)
         nn.share_scope(self, self.attention)  # to_q and its siblings lie beside group_norm
 
     def __call__(self, x: Picture) -> Picture:
@@ -68,9 +70,11 @@ class DownBlock(_Block):
 class MidBlock(_Block):
     """Resnet, attention, resnet."""
 
+    arch: Arch = CPU
+
     def setup(self) -> None:
         self.resnets = self._resnets(2)
-        self.attentions = [VAEAttention(self.config.norm_num_groups, dtype=self.dtype)]
+        self.attentions = [VAEAttention(self.config.norm_num_groups, dtype=self.dtype, arch=self.arch)]
 
     def __call__(self, x: Picture) -> Picture:
         for layer in (self.resnets[0], self.attentions[0], self.resnets[1]):
@@ -98,6 +102,7 @@ class Encoder(nn.Module):
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
+    arch: Arch = CPU
 
     def setup(self) -> None:
         config, dtype, channels = self.config, self.dtype, self.config.block_out_channels
@@ -106,7 +111,7 @@ class Encoder(nn.Module):
             DownBlock(config, features, dtype=dtype, is_last=i == len(channels) - 1)
             for i, features in enumerate(channels)
         ]
-        self.mid_block = MidBlock(config, channels[-1], dtype=dtype)
+        self.mid_block = MidBlock(config, channels[-1], dtype=dtype, arch=self.arch)
         self.conv_norm_out = GroupNorm(config.norm_num_groups, _EPSILON, dtype=dtype)
         self.conv_out = conv(2 * config.latent_channels, dtype=dtype)
 
@@ -122,11 +127,12 @@ class Decoder(nn.Module):
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
+    arch: Arch = CPU
 
     def setup(self) -> None:
         config, dtype, channels = self.config, self.dtype, self.config.block_out_channels[::-1]
         self.conv_in = conv(channels[0], dtype=dtype)
-        self.mid_block = MidBlock(config, channels[0], dtype=dtype)
+        self.mid_block = MidBlock(config, channels[0], dtype=dtype, arch=self.arch)
         self.up_blocks = [
             UpBlock(config, features, dtype=dtype, is_last=i == len(channels) - 1)
             for i, features in enumerate(channels)
@@ -147,16 +153,18 @@ class AutoencoderKL(nn.Module):
     Attributes:
         config: the network's shape.
         dtype: what to compute in.
+        arch: what to compute on.
     """
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
+    arch: Arch = CPU
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, dtype=self.dtype)
+        self.encoder = Encoder(self.config, dtype=self.dtype, arch=self.arch)
         self.quant_conv = conv(2 * self.config.latent_channels, size=1, dtype=self.dtype)
         self.post_quant_conv = conv(self.config.latent_channels, size=1, dtype=self.dtype)
-        self.decoder = Decoder(self.config, dtype=self.dtype)
+        self.decoder = Decoder(self.config, dtype=self.dtype, arch=self.arch)
 
     def encode(self, images: Float[Array, "b H W c"]) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
         """Mean and log variance of z given images in [-1, 1]: raw, not scaled, in at least float32."""

@@ -23,6 +23,7 @@ from dreambooth_jax.prepare.agreement import wait_until
 from dreambooth_jax.prepare.cache import Moments, Views, latent_moments
 from dreambooth_jax.prepare.class_images import ensure_class_images
 from dreambooth_jax.prepare.shelf import Recipe, usable_pictures
+from dreambooth_jax.target import Target
 from dreambooth_jax.weights.fingerprint import fingerprint
 from dreambooth_jax.weights.pretrained import Place
 
@@ -63,21 +64,25 @@ def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, .
     )
 
 
-def open_pretrained(model: ModelConfig, *, dtype: str = "auto", place: Place | None = None) -> Pipeline:
+def open_pretrained(model: ModelConfig, *, target: Target, dtype: str = "auto", place: Place | None = None) -> Pipeline:
     """The model that a config names, with float32 parameters.
 
     Args:
         model: where it is.
+        target: devices to compute on.
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
         place: puts each leaf onto devices as it is read; by default whole on each of this process's.
     """
     path, compute = _path(model), COMPUTE_DTYPES[dtype]
-    return load_pretrained(path, revision=model.revision, variant=model.variant, dtype=compute, place=place)
+    return load_pretrained(
+        path, revision=model.revision, variant=model.variant, dtype=compute, place=place, target=target
+    )
 
 
-def describe_pretrained(model: ModelConfig, *, dtype: str = "auto") -> Pipeline:
+def describe_pretrained(model: ModelConfig, *, target: Target, dtype: str = "auto") -> Pipeline:
     """:func:`open_pretrained` without weights: shapes stand for parameters."""
-    return pipeline.describe_pretrained(_path(model), revision=model.revision, dtype=COMPUTE_DTYPES[dtype])
+    compute = COMPUTE_DTYPES[dtype]
+    return pipeline.describe_pretrained(_path(model), revision=model.revision, dtype=compute, target=target)
 
 
 def _path(model: ModelConfig) -> str | Path:
@@ -124,9 +129,9 @@ def class_photos(
         model=fingerprint(pipe.components.folder),
     )
     missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())
-    device = jax.local_devices()[0]
-    room = memory.free(device)
-    room = None if room is None else room + memory.bytes_per_device(pipe.params)
+    device = pipe.target.local[0]
+    room = pipe.target.memory
+    room = None if room is None else room - memory.used(device) + memory.bytes_per_device(pipe.params)
     batch_size = class_batch(pipe, prior=prior, size=data.resolution, room=room, missing=missing)
     batch_size = int(distributed.gather(np.int32(batch_size)).min())  # what fits on every host
     present = ensure_class_images(
@@ -135,7 +140,7 @@ def class_photos(
         recipe,
         num_images=prior.num_images,
         seed=prior.seed,
-        batch_size=batch_size * len(jax.local_devices()),
+        batch_size=batch_size * len(pipe.target.local),
         should_stop=should_stop,
     )
     if present < prior.num_images:
@@ -156,10 +161,9 @@ def class_batch(pipe: Pipeline, *, prior: PriorConfig, size: int, room: int | No
     """
     if prior.batch_size is not None:
         return prior.batch_size
-    devices = jax.local_devices()
-    if room is None or devices[0].platform == "cpu":
+    if room is None or pipe.target.arch.platform == "cpu":
         return CPU_BATCH  # its cores are busy with one already
-    return largest_batch(pipe, size=size, room=room, most=min(LARGEST_BATCH * len(devices), missing))
+    return largest_batch(pipe, size=size, room=room, most=min(LARGEST_BATCH * len(pipe.target.local), missing))
 
 
 def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
@@ -174,7 +178,7 @@ def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
         room: bytes of each device for the model and the work.
         most: do not make more pictures at once than it takes to have so many over all devices.
     """
-    n = len(jax.local_devices())
+    n = len(pipe.target.local)
     batch = 1 << max(-(-most // n) - 1, 0).bit_length()
     while batch > 1:
         usage = Usage.of(pipe.lower(batch * n, height=size, width=size).compile())
@@ -189,14 +193,14 @@ def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
 def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
     """Photos with the moments of their latents."""
     model = fingerprint(pipe.components.folder)
-    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=encoded_at_once())
+    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=encoded_at_once(pipe.target))
     return Examples(photos=photos, moments=moments)
 
 
-def encoded_at_once() -> int:
+def encoded_at_once(target: Target) -> int:
     """Views in one batch. On a CPU one for each device: more are no faster there, and each that fills up the last batch
     costs as much as a photo. On accelerators four: they cost little, and one size for all is one program to compile."""
-    return jax.local_device_count() * (1 if jax.default_backend() == "cpu" else 4)
+    return len(target.local) * (1 if target.arch.platform == "cpu" else 4)
 
 
 def instance_views(data: DataConfig, *, seed: int) -> Views:

@@ -10,9 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
-
-from dreambooth_jax.spread import local_mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 @partial(jax.jit, static_argnames="sharding")
@@ -20,8 +18,8 @@ def _gathered(leaves: list[jax.Array], sharding: NamedSharding) -> list[jax.Arra
     return jax.lax.with_sharding_constraint(leaves, sharding)
 
 
-def everywhere(tree: Any) -> Any:
-    """Logical arrays, whole on each of this process's devices: what a pipeline draws and encodes with.
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Logical arrays, whole on each of this process's devices (``Target.mesh``): what a pipeline draws with.
 
     What lies split over processes is gathered, so all of them have to call this, even if one alone needs the result.
     What lies whole on the devices already is not copied.
@@ -32,7 +30,7 @@ def everywhere(tree: Any) -> Any:
         whole = NamedSharding(leaves[split[0]].sharding.mesh, PartitionSpec())
         for i, leaf in zip(split, _gathered([leaves[i] for i in split], whole)):
             leaves[i] = leaf
-    here = NamedSharding(local_mesh(), PartitionSpec())
+    here = NamedSharding(mesh, PartitionSpec())
 
     def local(leaf: jax.Array) -> jax.Array:
         if leaf.is_fully_addressable:

@@ -8,15 +8,18 @@
     trainable' = trainable[active] + AdamW(g),   ema' = ema + (1 - decay) (trainable' - ema)
 
 The step is pure: the key of everything random is a function of the root key, the step and the example's number.
+Gradients add up over disjoint sets of examples; the rest is done once, with their sum.
 Which groups are ``active`` is fixed when the step is made, so a frozen text encoder has no backward pass at all.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from dreambooth_jax.adapters import Adapter
@@ -39,19 +42,15 @@ class Objective(Protocol):
         ...
 
 
-def make_train_step(
-    *,
-    objective: Objective,
-    adapter: Adapter,
-    optimizers: Optimizers,
-    active: Sequence[str],
-    accumulation: int = 1,
-    clip_norm: float | None = 1.0,
-    ema_decay: float = 0.0,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """A pure step, to be mapped over devices.
+def _as_it_is(tree: Tree) -> Tree:
+    return tree
 
-    Args:
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainStep:
+    """A pure step, in the two parts that a mapper spreads over devices; called, it is the whole step on one device.
+
+    Attributes:
         objective: loss of a batch.
         adapter: joins frozen and trainable into the model.
         optimizers: one per group of the trainable tree.
@@ -59,42 +58,64 @@ def make_train_step(
         accumulation: micro-batches that run one after the other.
         clip_norm: largest norm of the active groups' joint gradient, or None.
         ema_decay: of the moving average, where the state has one.
-
-    Returns:
-        ``step(state, frozen, batch, root_key, *, axis_name=None, gather=None) -> (state, metrics)``: ``axis_name`` is
-        the mapped axis to add gradients over, ``gather`` makes sharded parameters whole before they are used.
+        dtype: what the objective's networks use kernels in; None if that is the parameters' own.
     """
 
-    def train_step(
-        state: TrainState,
+    objective: Objective
+    adapter: Adapter
+    optimizers: Optimizers
+    active: Sequence[str]
+    accumulation: int = 1
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.0
+    dtype: DTypeLike | None = None
+
+    def gradients(
+        self,
+        trainable: Tree,
         frozen: Tree,
         batch: Batch,
         root_key: Key[Array, ""],
+        step: Int[Array, ""],
         *,
-        axis_name: str | None = None,
-        gather: Callable[[Tree], Tree] | None = None,
-    ) -> tuple[TrainState, Metrics]:
-        trained = {group: state.trainable[group] for group in active}
-        held = {group: tree for group, tree in state.trainable.items() if group not in active}
+        whole_trainable: Callable[[Tree], Tree] = _as_it_is,
+        whole_frozen: Callable[[Tree], Tree] = _as_it_is,
+    ) -> tuple[Tree, Metrics]:
+        """(gradients of the active groups, metrics): sums over the examples of ``batch``.
+
+        Args:
+            trainable, frozen: as the adapter has them.
+            batch: some examples of the step.
+            root_key: of the run.
+            step: number of the step.
+            whole_trainable, whole_frozen: make parameters whole before they are used, where devices have parts of them.
+        """
+        trained = {group: trainable[group] for group in self.active}
+        held = {group: tree for group, tree in trainable.items() if group not in self.active}
 
         def loss_fn(trained: Tree, examples: Batch) -> tuple[Array, Metrics]:
-            params = adapter.compose(frozen, held | trained)
-            params = gather(params) if gather else params
-            return objective(params, examples, root_key=root_key, step=state.step)
+            params = self.adapter.compose(whole_frozen(frozen), whole_trainable(held | trained))
+            return self.objective(params, examples, root_key=root_key, step=step)
 
-        grads, metrics = accumulate(jax.value_and_grad(loss_fn, has_aux=True), trained, batch, accumulation)
-        if axis_name is not None:
-            grads, metrics = jax.lax.psum((grads, metrics), axis_name)
-        grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
+        return accumulate(jax.value_and_grad(loss_fn, has_aux=True), trained, batch, self.accumulation)
 
+    def update(self, state: TrainState, grads: Tree, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        """(next state, metrics with the gradient's norm) from the sums over all examples of the step."""
+        grads, norm = clip_by_global_norm(grads, self.clip_norm)
         trainable, opt_state = dict(state.trainable), dict(state.opt_state)
-        for group in active:
-            updates, opt_state[group] = optimizers[group].update(grads[group], opt_state[group], trainable[group])
+        for group in self.active:
+            optimizer = self.optimizers[group]
+            updates, opt_state[group] = optimizer.update(grads[group], opt_state[group], trainable[group])
             trainable[group] = optax.apply_updates(trainable[group], updates)
-        ema = moving_average(state.ema, trainable, ema_decay) if state.ema else state.ema
-        return TrainState(step=state.step + 1, trainable=trainable, opt_state=opt_state, ema=ema), metrics
+        ema = moving_average(state.ema, trainable, self.ema_decay) if state.ema else state.ema
+        new = TrainState(step=state.step + 1, trainable=trainable, opt_state=opt_state, ema=ema)
+        return new, metrics | {"grad_norm": norm}
 
-    return train_step
+    def __call__(
+        self, state: TrainState, frozen: Tree, batch: Batch, root_key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """Both, one after the other."""
+        return self.update(state, *self.gradients(state.trainable, frozen, batch, root_key, state.step))
 
 
 def accumulate(

@@ -17,11 +17,16 @@ from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
+from dreambooth_jax.target import CPU, Arch
 from dreambooth_jax.trees import flatten
 
 
 def build_modules(
-    configs: Mapping[str, Mapping[str, Any]], *, dtype: DTypeLike = jnp.float32, remat: Remat = "nothing"
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: Remat = "nothing",
+    arch: Arch = CPU,
 ) -> dict[str, Any]:
     """Each component's module from its config.json.
 
@@ -39,9 +44,9 @@ def build_modules(
         if ours != theirs:
             raise InputError(f"unet/config.json: {what} = {ours} does not fit the {whose} = {theirs}")
     return {
-        "unet": UNet2DConditionModel(unet, dtype=dtype, remat=remat),
-        "vae": AutoencoderKL(vae, dtype=dtype),
-        "text_encoder": CLIPTextModel(text, dtype=dtype, remat=remat),
+        "unet": UNet2DConditionModel(unet, dtype=dtype, remat=remat, arch=arch),
+        "vae": AutoencoderKL(vae, dtype=dtype, arch=arch),
+        "text_encoder": CLIPTextModel(text, dtype=dtype, remat=remat, arch=arch),
     }
 
 

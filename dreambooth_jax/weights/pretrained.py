@@ -25,6 +25,7 @@ from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
+from dreambooth_jax.target import CPU, Arch
 from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, read_safetensors, read_shards, write_safetensors
@@ -69,6 +70,7 @@ def load_components(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     remat: Remat = "nothing",
+    arch: Arch = CPU,
     place: Place = lambda name, array: jax.device_put(array),
 ) -> Components:
     """Read a model.
@@ -80,6 +82,7 @@ def load_components(
         dtype: what the modules compute in.
         param_dtype: what parameters are cast to.
         remat: what the backward pass computes again.
+        arch: what the modules compute on.
         place: called with each leaf's name, such as unet/conv_in/kernel, and its array, which is the callee's to keep;
             puts it onto devices. By default the default device.
 
@@ -88,7 +91,7 @@ def load_components(
             don't have, or names or shapes of the weights differ from it.
     """
     folder, weights = locate(str(source), revision=revision, variant=variant)
-    components = _described(folder, dtype=dtype, remat=remat)
+    components = _described(folder, dtype=dtype, remat=remat, arch=arch)
     matched = {
         component: _match(component, expected=flatten(components.params[component]), file=weights[component])
         for component in names.COMPONENTS
@@ -98,20 +101,20 @@ def load_components(
 
 
 def describe_components(
-    source: str | Path, *, revision: str | None = None, dtype: DTypeLike = jnp.float32
+    source: str | Path, *, revision: str | None = None, dtype: DTypeLike = jnp.float32, arch: Arch = CPU
 ) -> Components:
     """What :func:`load_components` gives, with float32 shapes for parameters; weights need not be there.
 
     Raises:
         InputError: if there is no such model, or its configuration is missing or asks for something we don't have.
     """
-    return _described(locate_configs(str(source), revision=revision), dtype=dtype)
+    return _described(locate_configs(str(source), revision=revision), dtype=dtype, arch=arch)
 
 
-def _described(folder: Path, *, dtype: DTypeLike, remat: Remat = "nothing") -> Components:
+def _described(folder: Path, *, dtype: DTypeLike, arch: Arch, remat: Remat = "nothing") -> Components:
     configs = {component: _read_json(folder / component / "config.json") for component in names.COMPONENTS}
     scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")
-    modules = build_modules(configs, dtype=dtype, remat=remat)
+    modules = build_modules(configs, dtype=dtype, remat=remat, arch=arch)
     params = {component: unflatten(parameter_shapes(modules[component])) for component in names.COMPONENTS}
     return Components(**modules, params=params, configs=configs, scheduler_config=scheduler_config, folder=folder)
 

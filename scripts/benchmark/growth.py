@@ -16,6 +16,7 @@ from benchmark.measure import measure
 from benchmark.ours import CompiledStep, step_batch
 from dreambooth_jax.memory import Usage, bytes_per_device
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import make_mapper
 
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ def point(
 ) -> Row:
     """A step on ``n`` examples, half of them of the class, with latents of ``side``."""
     n_instances = max(1, n // 2)
-    mapper = make_mapper(parallel, jax.local_devices()[:devices])
+    mapper = make_mapper(parallel, Target.of(jax.local_devices()[:devices]))
     batch = step_batch(examples(configs, n, side), n_instances, text=False)
     step = CompiledStep.of(pipe, mapper, batch, n_instances=n_instances, text=False)
     times = measure({"ours": lambda: step.run}, repeats)["ours"]

@@ -22,11 +22,12 @@ from dreambooth_jax.diffusion.samplers import SAMPLERS
 from dreambooth_jax.flops import flops
 from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.objective import DenoisingObjective, Draws
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.parallel import Mapper, make_mapper
 from dreambooth_jax.training.state import init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import shapes
 
 
@@ -60,7 +61,7 @@ class Ours:
     def step(self, batch: int, *, text: bool) -> Run:
         """One optimizer step on 2 · batch examples; the state stays on the device."""
         drawn = examples(self.configs, 2 * batch)
-        mapper = make_mapper("fsdp", jax.local_devices()[:1])
+        mapper = make_mapper("fsdp", Target.of(jax.local_devices()[:1]))
         step = CompiledStep.of(self.pipe, mapper, step_batch(drawn, batch, text=text), n_instances=batch, text=text)
         name = step_name(batch, text)
         self.flops[name], self.memory[name], self.compiling[name] = step.flops, step.usage.peak, step.compiling
@@ -160,9 +161,7 @@ class CompiledStep:
         groups = ("text_encoder", "unet") if text else ("unet",)
         adapter = full(*(f"{group}/.*" for group in groups))
         optimizers = {group: adamw(optax.constant_schedule(RATE), group=group) for group in groups}
-        step = make_train_step(
-            objective=objective(pipe, n_instances), adapter=adapter, optimizers=optimizers, active=groups
-        )
+        step = TrainStep(objective=objective(pipe, n_instances), adapter=adapter, optimizers=optimizers, active=groups)
         here = jax.local_devices()[0]
         params = {
             group: jax.tree.map(lambda x: jnp.copy(jax.device_put(x, here)), pipe.params[group]) for group in groups

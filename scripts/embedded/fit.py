@@ -26,11 +26,12 @@ from optax import contrib
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper, make_mapper
 from dreambooth_jax.training.state import TrainState, init_state
-from dreambooth_jax.training.step import Objective, make_train_step
+from dreambooth_jax.training.step import Objective, TrainStep
 from dreambooth_jax.trees import Tree, shapes
 
 HostBatch = Mapping[str, np.ndarray]
@@ -112,11 +113,11 @@ def fit(
         seed: of everything random in the objective.
         show: called with a step and the average every ``stage.show_every`` steps.
     """
-    mapper, adapter = make_mapper("auto"), full(".*")
+    mapper, adapter = make_mapper("auto", Target.here()), full(".*")
     frozen, trainable = adapter.init(rng.root_key(seed), params)
     schedule = learning_rate(stage)
     optimizers = {group: muon(schedule) for group in trainable}
-    step_fn = make_train_step(
+    step_fn = TrainStep(
         objective=objective,
         adapter=adapter,
         optimizers=optimizers,

@@ -16,6 +16,7 @@ import numpy as np
 from study import judge
 
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.target import Target
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.pretrained import Components, write_folder
 
@@ -91,7 +92,7 @@ def _moments(settings: Settings, vae: Tree, corpus: stages.Corpus) -> dict[str, 
 def _show(settings: Settings, components: Components, file: Path) -> None:
     """A grid of the same captions and seeds each time."""
     captions = stages.fresh_captions(settings, 16)
-    grids.save(file, generate(Pipeline.from_components(components), captions), columns=8)
+    grids.save(file, generate(Pipeline.from_components(components, Target.here()), captions), columns=8)
 
 
 def generate(pipeline: Pipeline, captions: Sequence[str], *, size: int = 16) -> np.ndarray:

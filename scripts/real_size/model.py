@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The model: Stable Diffusion 1.5's own configurations, and random weights that are drawn while they are written."""
+"""Stable Diffusion's own configurations, and random weights that are drawn while they are written."""
 
+import json
 import math
+import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,18 @@ SD15: dict[str, dict[str, Any]] = {
         "steps_offset": 1, "trained_betas": None,
     },
 }
+SD21: dict[str, dict[str, Any]] = {
+    "unet": {
+        "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "sample_size": 96,
+        "use_linear_projection": True,
+    },
+    "vae": {"sample_size": 768},
+    "text_encoder": {
+        "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+        "num_hidden_layers": 23, "projection_dim": 512,
+    },
+    "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+}
 TWO_BLOCKS: dict[str, dict[str, Any]] = {
     "unet": {
         "block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1, "sample_size": 8,
@@ -68,8 +82,8 @@ MINI: dict[str, dict[str, Any]] = {
 SIZES = {
     "sd15": SD15,
     **{
-        size: {part: config | smaller[part] for part, config in SD15.items()}
-        for size, smaller in {"mini": MINI, "tiny": TWO_BLOCKS}.items()
+        size: {part: config | changes[part] for part, config in SD15.items()}
+        for size, changes in {"sd21": SD21, "mini": MINI, "tiny": TWO_BLOCKS}.items()
     },
 }
 
@@ -107,3 +121,14 @@ def write_model(folder: Path, size: str) -> dict[str, int]:
         tokenizer_folder=TOKENIZER,
     )
     return {part: count(tree) for part, tree in shapes.items()}
+
+
+def write_skeleton(folder: Path, size: str) -> Path:
+    """The same folder without weights: what ``dreambooth-jax plan`` needs of a model."""
+    for part, config in SIZES[size].items():
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / name).write_text(json.dumps(config, indent=2))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
+    return folder

@@ -160,6 +160,7 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
     from dreambooth_jax import config, rng
     from dreambooth_jax.preparation import prepare
     from dreambooth_jax.runs import RunFolder
+    from dreambooth_jax.target import Target
     from dreambooth_jax.trainer import Training
     from dreambooth_jax.training.interrupt import Interrupt
     from dreambooth_jax.training.parallel import make_mapper
@@ -177,7 +178,7 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
             train=config.TrainConfig(steps=TRAINING_STEPS, remat="blocks"),
         )
         run = RunFolder(Path(settings.run_dir))
-        mapper = make_mapper("auto")
+        mapper = make_mapper("auto", Target.here())
         prepared = prepare(settings, run, Interrupt(), mapper)
         assert prepared is not None, "nobody interrupts"
         mark("load, encode pictures")

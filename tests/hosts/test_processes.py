@@ -13,6 +13,7 @@ from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.prepare.cache import latent_moments
 from dreambooth_jax.prepare.class_images import ensure_class_images
 from dreambooth_jax.prepare.shelf import MADE, read_manifest, usable_pictures
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.parallel import make_mapper
 from tests import runs
@@ -39,7 +40,7 @@ def reports(folder):
 @pytest.fixture(scope="module")
 def alone():
     """(state after three steps, after five, losses) of one process with four devices."""
-    mapper = make_mapper("pmap", jax.devices()[:4])
+    mapper = make_mapper("pmap", Target.of(jax.devices()[:4]))
     return toy.run(mapper, steps=3)[0], *toy.run(mapper, steps=5)
 
 
@@ -79,7 +80,7 @@ def test_one_process_restores_what_two_wrote(folder, alone, name):
     expected, _, _ = alone
     assert complete_steps(folder / name) == [3]
     assert read_meta(folder / name, 3) == {"note": "kept", "step": 3}
-    for mapper in (make_mapper("auto", jax.devices()[:1]), make_mapper("fsdp", jax.devices())):
+    for mapper in (make_mapper("auto", Target.of(jax.devices()[:1])), make_mapper("fsdp", Target.of(jax.devices()))):
         checkpoints = Checkpoints(folder / name)
         restored = checkpoints.restore(mapper.restore_target(jax.eval_shape(lambda: toy.setup()[2])), step=3)
         checkpoints.close()

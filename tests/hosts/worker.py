@@ -20,6 +20,7 @@ from dreambooth_jax.prepare import agreement
 from dreambooth_jax.prepare.cache import Views, latent_moments
 from dreambooth_jax.prepare.class_images import ensure_class_images
 from dreambooth_jax.prepare.shelf import Recipe
+from dreambooth_jax.target import Target
 from dreambooth_jax.training import parallel
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.everywhere import everywhere
@@ -36,7 +37,7 @@ SPOILT = {3: "black", 6: 2}
 def train(folder, name):
     """Three steps, a checkpoint, and two more from what it restores."""
     kind, fsdp_devices = MAPPERS[name]
-    mapper = parallel.make_mapper(kind, fsdp_devices=fsdp_devices)
+    mapper = parallel.make_mapper(kind, Target.here(), fsdp_devices=fsdp_devices)
     state, losses = toy.run(mapper, steps=3)
     held = state.trainable["unet"]["a"]["kernel"].addressable_data(0).size / (8 * toy.WIDTH)
     checkpoints = Checkpoints(folder / name)
@@ -45,7 +46,7 @@ def train(folder, name):
     again = checkpoints.restore(mapper.restore_target(jax.eval_shape(lambda: toy.setup()[2])), step=3)
     checkpoints.close()
     state, more = toy.run(mapper, steps=2, first=3, state=again)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(everywhere(state))]
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(everywhere(state, mapper.target.mesh))]
     if distributed.is_main():
         np.savez(folder / f"{name}.npz", *leaves)
     return {"losses": losses + more, "held": held, "rows": [mapper.rows(16).start, mapper.rows(16).stop]}
@@ -96,7 +97,7 @@ def main():
     folder = options.pop("folder")
     distributed.start(**options)
     process = jax.process_index()
-    parallel.SHARDING_THRESHOLD = 64  # the toy's leaves are small
+    parallel.sharded.SHARDING_THRESHOLD = 64  # the toy's leaves are small
     agreement.VISIBLE_WITHIN = 2
     report = {
         "devices": [jax.device_count(), jax.local_device_count()],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.parallel import make_mapper
 from tests.training import toy
@@ -20,7 +21,7 @@ def assert_same(a, b):
 
 
 def mapper(name, n):
-    return make_mapper(name, jax.devices()[:n])
+    return make_mapper(name, Target.of(jax.devices()[:n]))
 
 
 LAYOUTS = [("auto", 1), ("pmap", 8), ("fsdp", 8), ("fsdp", 2)]

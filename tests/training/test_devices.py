@@ -12,11 +12,12 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import unflatten
 from dreambooth_jax.weights.modules import parameter_shapes
 
@@ -82,7 +83,7 @@ def results(objective):
     """For each mapper, its results with every λ: two steps each, on one compiled program."""
     adapter = full("unet/.*", "text_encoder/.*")
     optimizers = {g: adamw(optax.constant_schedule(1e-3), group=g) for g in ("unet", "text_encoder")}
-    step = make_train_step(objective=objective, adapter=adapter, optimizers=optimizers, active=tuple(optimizers))
+    step = TrainStep(objective=objective, adapter=adapter, optimizers=optimizers, active=tuple(optimizers))
 
     def run(mapper, mapped, prior_weight):
         frozen, trainable = adapter.init(rng.root_key(0), random_params(objective))
@@ -94,9 +95,9 @@ def results(objective):
         return metrics, jax.tree.map(np.asarray, mapper.logical(state).trainable)
 
     mappers = {
-        "one": make_mapper("auto", jax.devices()[:1]),
-        "pmap": make_mapper("pmap", jax.devices()),
-        "fsdp": make_mapper("fsdp", jax.devices()),
+        "one": make_mapper("auto", Target.of(jax.devices()[:1])),
+        "pmap": make_mapper("pmap", Target.of(jax.devices())),
+        "fsdp": make_mapper("fsdp", Target.of(jax.devices())),
     }
     found = {}
     for name, mapper in mappers.items():

@@ -8,6 +8,7 @@ import pytest
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Equipment, Phase, run_phases
 from dreambooth_jax.training.metrics import LAG, MetricsFiles, Recorder
 from dreambooth_jax.training.parallel import make_mapper
@@ -34,7 +35,7 @@ class Diary(Recorder):
 def drive(tmp_path, monkeypatch, *, first_step=0, stop_after=None):
     """Events of a run, as (what, step)."""
     events = []
-    mapper = make_mapper("pmap")
+    mapper = make_mapper("pmap", Target.here())
     really_place = type(mapper).place_batch
 
     def place_batch(self, batch):

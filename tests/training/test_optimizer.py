@@ -10,11 +10,12 @@ import pytest
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.optimizer import adafactor, adamw, lion
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import nbytes
 
 RATE, DECAY = 0.01, 0.1
@@ -121,7 +122,7 @@ def problem(kind):
         error = jnp.mean((batch["x"] @ unet["dense"] - 1) ** 2)
         return (error + jnp.mean(unet["kernel"] ** 2) + jnp.mean(unet["bias"])) * len(batch["x"]) / 8, {}
 
-    step = make_train_step(objective=loss, adapter=adapter, optimizers=optimizers, active=("unet",), ema_decay=0.5)
+    step = TrainStep(objective=loss, adapter=adapter, optimizers=optimizers, active=("unet",), ema_decay=0.5)
     return step, init_state(trainable, optimizers, with_ema=True)
 
 
@@ -142,7 +143,9 @@ def assert_same(a, b, **tolerance):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_state_is_saved_by_one_mapper_and_resumed_by_any(tmp_path, kind):
-    mappers = {name: make_mapper(name, jax.devices()[:n]) for name, n in (("auto", 1), ("pmap", 4), ("fsdp", 4))}
+    mappers = {
+        name: make_mapper(name, Target.of(jax.devices()[:n])) for name, n in (("auto", 1), ("pmap", 4), ("fsdp", 4))
+    }
     shapes = jax.eval_shape(lambda: problem(kind)[1])
     whole = run(mappers["fsdp"], kind)
     checkpoints = Checkpoints(tmp_path)
@@ -158,7 +161,7 @@ def test_every_state_is_saved_by_one_mapper_and_resumed_by_any(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fsdp_splits_every_large_leaf_of_the_state_and_keeps_it_split(kind):
-    mapper = make_mapper("fsdp", jax.devices())
+    mapper = make_mapper("fsdp", Target.of(jax.devices()))
     state = run(mapper, kind, steps=1)
     for leaf in jax.tree.leaves(state):
         part = leaf.addressable_shards[0].data

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import Replicated, Sharded, check_divisible, make_mapper
 from tests.training import toy
 
@@ -13,17 +14,17 @@ from tests.training import toy
 def mappers():
     devices = jax.devices()
     return {
-        "pmap 8": make_mapper("pmap", devices),
-        "fsdp 8": make_mapper("fsdp", devices),
-        "fsdp 2": make_mapper("fsdp", devices[:2]),
-        "fsdp 4 x 2": make_mapper("fsdp", devices, fsdp_devices=2),
-        "pmap 1": make_mapper("pmap", devices[:1]),
+        "pmap 8": make_mapper("pmap", Target.of(devices)),
+        "fsdp 8": make_mapper("fsdp", Target.of(devices)),
+        "fsdp 2": make_mapper("fsdp", Target.of(devices[:2])),
+        "fsdp 4 x 2": make_mapper("fsdp", Target.of(devices), fsdp_devices=2),
+        "pmap 1": make_mapper("pmap", Target.of(devices[:1])),
     }
 
 
 @pytest.mark.parametrize("prior_weight", [0.0, 0.5, 1.0, 2.0])
 def test_every_mapper_gives_what_one_device_gives(prior_weight):
-    expected, losses = toy.run(make_mapper("auto", jax.devices()[:1]), prior_weight=prior_weight)
+    expected, losses = toy.run(make_mapper("auto", Target.of(jax.devices()[:1])), prior_weight=prior_weight)
     for name, mapper in mappers().items():
         state, found = toy.run(mapper, prior_weight=prior_weight)
         np.testing.assert_allclose(found, losses, rtol=2e-6, err_msg=name)
@@ -34,7 +35,7 @@ def test_every_mapper_gives_what_one_device_gives(prior_weight):
 def test_gradients_are_not_multiplied_by_the_number_of_devices():
     """Adam hides a factor, the clip's norm does not."""
     norms = []
-    for mapper in [make_mapper("auto", jax.devices()[:1]), *mappers().values()]:
+    for mapper in [make_mapper("auto", Target.of(jax.devices()[:1])), *mappers().values()]:
         step, frozen, state = toy.setup()
         args = mapper.place(state), mapper.place(frozen), mapper.place_batch(toy.batch(0, 8, 1.0))
         norms.append(float(mapper.map(step)(*args, jax.random.key(0))[1]["grad_norm"]))
@@ -43,9 +44,13 @@ def test_gradients_are_not_multiplied_by_the_number_of_devices():
 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_micro_batches_add_up_to_the_batch(accumulation):
-    one = make_mapper("auto", jax.devices()[:1])
+    one = make_mapper("auto", Target.of(jax.devices()[:1]))
     expected, losses = toy.run(one)
-    for mapper in (one, make_mapper("pmap", jax.devices()[:4]), make_mapper("fsdp", jax.devices()[:4])):
+    for mapper in (
+        one,
+        make_mapper("pmap", Target.of(jax.devices()[:4])),
+        make_mapper("fsdp", Target.of(jax.devices()[:4])),
+    ):
         state, found = toy.run(mapper, accumulation=accumulation)
         np.testing.assert_allclose(found, losses, rtol=2e-6)
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
@@ -53,7 +58,7 @@ def test_micro_batches_add_up_to_the_batch(accumulation):
 
 
 def test_fsdp_holds_a_part_of_every_large_leaf():
-    mapper = make_mapper("fsdp", jax.devices())
+    mapper = make_mapper("fsdp", Target.of(jax.devices()))
     leaf = jax.numpy.zeros((3, 3, 64, 128))
     placed = mapper.place({"w": leaf, "small": jax.numpy.zeros(8), "odd": jax.numpy.zeros((75, 77))})
     assert placed["w"].addressable_shards[0].data.shape == (3, 3, 64, 16)
@@ -79,7 +84,7 @@ def test_the_step_compiles_once(parallel):
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, _, **__: compiles.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
     )
-    mapper = make_mapper(parallel, jax.devices())
+    mapper = make_mapper(parallel, Target.of(jax.devices()))
     step, frozen, state = toy.setup()
     mapped, placed, frozen = mapper.map(step), mapper.place(state), mapper.place(frozen)
     key = jax.random.key(0)
@@ -96,7 +101,7 @@ def test_a_step_that_was_compiled_from_shapes_is_not_compiled_again(parallel):
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, _, **__: compiles.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
     )
-    mapper = make_mapper(parallel, jax.devices())
+    mapper = make_mapper(parallel, Target.of(jax.devices()))
     step, frozen, state = toy.setup()
     batch, key = toy.batch(0, 8, 1.0), jax.random.key(0)
 
@@ -117,17 +122,17 @@ def test_a_step_that_was_compiled_from_shapes_is_not_compiled_again(parallel):
 
 
 def test_auto_is_pmap_on_several_devices_and_jit_on_one():
-    assert isinstance(make_mapper("auto", jax.devices()), Replicated)
-    assert isinstance(make_mapper("auto", jax.devices()[:1]), Sharded)
+    assert isinstance(make_mapper("auto", Target.of(jax.devices())), Replicated)
+    assert isinstance(make_mapper("auto", Target.of(jax.devices()[:1])), Sharded)
 
 
 def test_groups_of_devices_share_a_copy():
-    mapper = make_mapper("fsdp", jax.devices(), fsdp_devices=2)
+    mapper = make_mapper("fsdp", Target.of(jax.devices()), fsdp_devices=2)
     assert dict(mapper.mesh.shape) == {"data": 4, "fsdp": 2}
     placed = mapper.place(jax.numpy.zeros((64, 128)))
     assert {shard.data.shape for shard in placed.addressable_shards} == {(64, 64)}
     with pytest.raises(InputError, match=r"train.fsdp_devices 3 does not divide the 8 devices"):
-        make_mapper("fsdp", jax.devices(), fsdp_devices=3)
+        make_mapper("fsdp", Target.of(jax.devices()), fsdp_devices=3)
 
 
 @pytest.mark.parametrize("batch_size", range(1, 9))

@@ -15,7 +15,7 @@ from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DCondition
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.state import init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.step import TrainStep
 from tests import torch_models
 
 pytestmark = pytest.mark.parity
@@ -59,7 +59,7 @@ def ours(models, dtype):
     frozen, trainable = adapter.init(rng.root_key(0), params)
     optimizers = {g: adamw(optax.constant_schedule(RATES[g]), group=g, weight_decay=1e-2) for g in RATES}
     step = jax.jit(
-        make_train_step(objective=objective, adapter=adapter, optimizers=optimizers, active=tuple(RATES)),
+        TrainStep(objective=objective, adapter=adapter, optimizers=optimizers, active=tuple(RATES)),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     state = init_state(trainable, optimizers, with_ema=False)

@@ -7,13 +7,14 @@ import optax
 import pytest
 
 from dreambooth_jax import rng
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.optimizer import adamw, clip_by_global_norm, learning_rate_schedule
 from dreambooth_jax.training.parallel import make_mapper
 from tests.training import toy
 
 
 def one_device():
-    return make_mapper("auto", jax.devices()[:1])
+    return make_mapper("auto", Target.of(jax.devices()[:1]))
 
 
 def test_inactive_groups_keep_weights_and_moments_bit_for_bit():

@@ -11,7 +11,7 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.state import init_state
-from dreambooth_jax.training.step import make_train_step
+from dreambooth_jax.training.step import TrainStep
 
 WIDTH = 64
 
@@ -63,7 +63,7 @@ def setup(*, n_instances=8, active=("text_encoder", "unet"), ema_decay=0.9, lear
     adapter = full("unet/.*", "text_encoder/.*")
     frozen, trainable = adapter.init(rng.root_key(0), params())
     optimizers = {g: adamw(optax.constant_schedule(learning_rate), group=g, no_decay=[r".*/bias"]) for g in trainable}
-    step = make_train_step(
+    step = TrainStep(
         objective=objective(n_instances),
         adapter=adapter,
         optimizers=optimizers,

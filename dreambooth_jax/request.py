@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What a caller asks a pipeline for, checked: one text, one seed and one latent for each picture."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dreambooth_jax.errors import InputError
+
+
+def given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:
+    """Latents to start from, in at least float32."""
+    if latents.shape != shape:
+        raise InputError(f"latents are {latents.shape}: pictures of this number and size have {shape}")
+    return jnp.asarray(latents, jnp.promote_types(latents.dtype, jnp.float32))
+
+
+def check(name: str, value: Any, fine: bool, rule: str) -> None:
+    """Raise InputError, naming the argument, its value and the rule, unless it is fine."""
+    if not fine:
+        raise InputError(f"{name} = {value!r}: {rule}")
+
+
+def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:
+    """A list of ``count`` texts."""
+    several = [texts] * (count or 1) if isinstance(texts, str) else list(texts)
+    check(name, texts, len(several) > 0, "give at least one")
+    check(name, texts, all(isinstance(text, str) for text in several), "must be texts")
+    check(name, texts, count in (None, len(several)), f"give one, or one for each of {count} prompts")
+    return several
+
+
+def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+    """A seed for each picture; of one seed, the numbers that follow it."""
+    seeds = list(seed) if isinstance(seed, Sequence) else [int(seed) + i for i in range(count)]
+    check("seed", seed, len(seeds) == count, f"give one, or one for each of {count} prompts")
+    # other seeds would make the same keys as their lowest 32 bits do
+    check("seed", seed, all(0 <= one < 2**32 for one in seeds), f"must be from 0 to {2**32 - 1}, for each picture")
+    return seeds

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""One training step, several devices: replicated (pmap) or sharded (fsdp), with equal results."""
+
+from dreambooth_jax.training.parallel.choose import check_divisible, make_mapper
+from dreambooth_jax.training.parallel.mapper import MappedStep, Mapper, Step
+from dreambooth_jax.training.parallel.replicated import Replicated
+from dreambooth_jax.training.parallel.sharded import Sharded
+
+__all__ = ["MappedStep", "Mapper", "Replicated", "Sharded", "Step", "check_divisible", "make_mapper"]

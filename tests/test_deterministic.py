@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""XLA reads its flags once in a process, so most of this is tried in new ones."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dreambooth_jax import deterministic
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.deterministic import FLAGS, make_deterministic
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.training.resume import changed_keys
+from tests.runs import assert_same, tiny_config, weights
+
+ON = [f"--{flag}=true" for flag in FLAGS]
+GPU = "from dreambooth_jax import deterministic; deterministic._may_have_gpu = lambda: True\n"
+"""There is none, but this is what is asked before the backend starts."""
+TELL = "import os; print(os.environ.get('XLA_FLAGS'), os.environ.get('NCCL_ALGO'), sep=';')\n"
+
+
+def python(code, **environment):
+    """What a new process prints, without the flags of the tests."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NCCL_ALGO")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def test_flags_are_set_and_known_to_xla():
+    """An unknown flag would end the process when jax computes."""
+    one = "import jax; print(jax.numpy.ones(2).sum())\n"
+    told, result = python(GPU + "deterministic.make_deterministic()\n" + TELL + one).splitlines()
+    flags, nccl = told.split(";")
+    assert flags.split() == ON
+    assert nccl == "^NVLS"
+    assert result == "2.0"
+
+
+def test_what_the_user_set_stays_and_twice_is_once():
+    twice = GPU + 2 * "deterministic.make_deterministic()\n" + TELL
+    mine = f"--xla_dump_to=/nowhere --{FLAGS[0]}"
+    flags, nccl = python(twice, XLA_FLAGS=mine, NCCL_ALGO="Ring").split(";")
+    assert flags == f"{mine} {ON[1]}"
+    assert nccl == "Ring"
+
+
+def test_the_command_sets_them_before_jax_starts(tmp_path):
+    code = GPU + (
+        "from dreambooth_jax import cli\n"
+        "from jax._src import xla_bridge\n"
+        "def train(config): assert not xla_bridge.backends_are_initialized()\n"
+        "cli.train, cli.join_processes = train, lambda options: None\n"
+        "assert cli.main(['train', 'train.deterministic={}']) == 0\n"
+    )
+    assert python(code.format("true") + TELL).startswith(ON[0])
+    assert python(code.format("false") + TELL) == "None;None"
+
+
+def test_without_a_gpu_nothing_is_set():
+    assert (
+        python(GPU.split(";")[0] + "\ndeterministic.make_deterministic()\n" + TELL, JAX_PLATFORMS="cpu") == "None;None"
+    )
+
+
+def test_a_gpu_that_runs_already_is_too_late(monkeypatch):
+    monkeypatch.setattr(deterministic, "_running", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
+    with pytest.raises(InputError, match=rf"make_deterministic.*{' '.join(ON)}") as error:
+        make_deterministic()
+    assert "\n" not in str(error.value)
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=/nowhere"
+    monkeypatch.setenv("XLA_FLAGS", " ".join(ON))
+    make_deterministic()
+
+
+def test_flags_that_say_the_opposite_are_named(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"--{FLAGS[0]}=false")
+    with pytest.raises(InputError, match=f"XLA_FLAGS has --{FLAGS[0]}=false"):
+        make_deterministic()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_where_results_are_equal_anyway_it_is_never_too_late(monkeypatch, platform):
+    monkeypatch.setattr(deterministic, "_running", lambda: platform)
+    before = dict(os.environ)
+    make_deterministic()
+    assert dict(os.environ) == before
+
+
+def test_a_run_may_switch_it():
+    on, off = to_dict(Config()), to_dict(Config())
+    on["train"]["deterministic"] = True
+    del off["train"]["deterministic"]  # a checkpoint from before there was the setting
+    assert changed_keys(off, on) == changed_keys(on, off) == []
+
+
+def test_on_a_cpu_a_run_is_the_same_with_it_and_twice(tmp_path):
+    from dreambooth_jax.trainer import train
+
+    short = ("train.steps=2", "checkpoint.every=2", "prior.num_images=2")
+    results = []
+    for name, setting in {"a": "false", "b": "true", "c": "true"}.items():
+        folder = train(tiny_config(tmp_path, *short, f"run_dir={tmp_path / name}", f"train.deterministic={setting}"))
+        results.append(weights(folder, 2))
+    assert_same(results[0], results[1])
+    assert_same(results[1], results[2])
