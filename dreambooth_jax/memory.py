@@ -8,7 +8,8 @@ All of it is per device, and known before anything is allocated.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,26 @@ class Usage:
     def peak(self) -> int:
         """The most that the program and its arguments take together."""
         return self.arguments + self.results + self.temporaries
+
+
+def usage_of(lowered: Any, *, look: Callable[[Any], None] = lambda compiled: None) -> Usage:
+    """Compile a program and ask what it needs.
+
+    What the compiler of a TPU refuses for want of memory needs what it says, which is then given as temporaries.
+
+    Args:
+        lowered: a ``jax.stages.Lowered``.
+        look: is shown the compiled program, if it compiles.
+    """
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        said = re.search(r"Total hbm usage >= ([\d.]+)([KMGT])", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or said is None:
+            raise
+        return Usage(arguments=0, results=0, temporaries=int(float(said[1]) * 1024 ** (1 + "KMGT".index(said[2]))))
+    look(compiled)
+    return Usage.of(compiled)
 
 
 def bytes_per_device(tree: Any) -> int:

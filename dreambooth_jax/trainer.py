@@ -21,7 +21,7 @@ from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.export import save_pretrained
-from dreambooth_jax.planning import check_state, check_steps
+from dreambooth_jax.planning.admit import check_state, check_steps
 from dreambooth_jax.preparation import Prepared, prepare
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.prepare.cache import text_table

@@ -14,7 +14,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest floor first.
 FLOORS: list[set[str]] = [
-    {"errors", "_version", "rng", "target", "distributed", "memory", "flops", "compiled", "deterministic", "hardware"},
+    {
+        "errors",
+        "_version",
+        "rng",
+        "target",
+        "distributed",
+        "memory",
+        "flops",
+        "compiled",
+        "deterministic",
+        "hardware",
+        "options",
+    },
     {"trees", "config", "models", "diffusion"},
     {"weights", "data", "adapters", "checks", "spread", "request"},
     {"export", "pipeline", "training"},

@@ -12,7 +12,9 @@ import jax
 import pytest
 
 import dreambooth_jax as dbx
-from dreambooth_jax import assembly, planning
+from dreambooth_jax import assembly
+from dreambooth_jax.planning import admit
+from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
@@ -73,16 +75,17 @@ def test_the_plan_counts_what_the_run_holds(found):
 
 
 def test_a_moving_average_is_one_more_copy(tmp_path, skeleton):
-    sizes = planning.state_bytes(assembled(tiny_config(tmp_path, f"model.path={skeleton}", "train.ema_decay=0.5")))
+    sizes = admit.state_bytes(assembled(tiny_config(tmp_path, f"model.path={skeleton}", "train.ema_decay=0.5")))
     assert sizes["moving average"] == sizes["parameters"]
 
 
 def test_the_plan_counts_pictures_beside_the_state(found):
-    images, grids = found.draws
-    assert (images.pictures, images.resting, grids.pictures) == (1, 0, 1)
-    held = found.state["parameters"] + found.state["moments (adamw)"]
-    assert grids.resting == pytest.approx(held, abs=4), "and the number of the step"
-    assert found.peak == max(step.peak for step in (*found.steps, images, grids))
+    images, latents, grids = found.draws
+    assert (images.pictures, images.resting, latents.pictures, grids.pictures) == (1, 0, 1, 1)
+    params = dbx.load_pretrained(MODEL).params
+    assert latents.resting == nbytes(params["unet"]) + nbytes(params["text_encoder"])
+    assert grids.resting == pytest.approx(found.state["moments (adamw)"], abs=4), "and the number of the step"
+    assert found.peak == max(step.peak for step in (*found.steps, *found.draws))
 
 
 def test_the_report_has_every_number(found):
@@ -106,7 +109,7 @@ def test_advice_can_be_taken_at_its_word(tmp_path, skeleton):
     """Cheapest first; each makes a run that holds less, or does less at once."""
     settings = ["train.batch_size=8", f"model.path={skeleton}", "train.ema_decay=0.5", "text_encoder.stop=-1"]
     run = assembled(tiny_config(tmp_path, *settings))
-    ways = [line.split()[0].rstrip(":") for line in planning.advice(run, activations=1)]
+    ways = [line.split()[0].rstrip(":") for line in advice(run, activations=1)]
     assert [way.split("=")[0] for way in ways] == [
         "train.remat", "optimizer.moments", "optimizer.kind", "train.accumulation", "train.parallel",
         "train.ema_decay", "text_encoder.stop", "train.batch_size",
@@ -114,7 +117,7 @@ def test_advice_can_be_taken_at_its_word(tmp_path, skeleton):
 
     def burden(run):
         train = run.config.train
-        state = sum(planning.state_bytes(run).values())
+        state = sum(admit.state_bytes(run).values())
         return train.remat == "nothing", run.rows // train.accumulation, state
 
     for way in ways:
@@ -157,18 +160,18 @@ class TestRefusing:
 
     def test_before_the_first_step(self, tmp_path):
         """Memory for the state, but not for the activations."""
-        held = sum(planning.state_bytes(assembled(tiny_config(tmp_path))).values())
+        held = sum(admit.state_bytes(assembled(tiny_config(tmp_path))).values())
         config = tiny_config(tmp_path, f"train.device_memory={1.05 * held / 1e9}")
-        planning.check_state(config, assembly.mapper_of(config, Target.here()))
+        admit.check_state(config, assembly.mapper_of(config, Target.here()))
         with pytest.raises(InputError, match=r"does not fit: .*of it for activations.*Try train.remat=blocks"):
-            planning.check_steps(assembled(config), first_step=0)
-        planning.check_steps(assembled(config), first_step=config.train.steps)  # none is left to be taken
+            admit.check_steps(assembled(config), first_step=0)
+        admit.check_steps(assembled(config), first_step=config.train.steps)  # none is left to be taken
 
     def test_not_where_the_device_says_nothing(self, tmp_path):
         config = tiny_config(tmp_path)
-        planning.check_state(config, assembly.mapper_of(config, Target.of(jax.devices())))
+        admit.check_state(config, assembly.mapper_of(config, Target.of(jax.devices())))
         with pytest.raises(InputError, match="does not fit"):
-            planning.check_state(config, assembly.mapper_of(config, Target.of(jax.devices(), memory=1000)))
+            admit.check_state(config, assembly.mapper_of(config, Target.of(jax.devices(), memory=1000)))
 
 
 @pytest.mark.parametrize(("parallel", "stop"), [("pmap", 0), ("fsdp", 0), ("fsdp", -1)])

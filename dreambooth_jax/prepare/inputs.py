@@ -17,7 +17,7 @@ from dreambooth_jax.config import DataConfig, ModelConfig, PriorConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.memory import Usage
+from dreambooth_jax.memory import usage_of
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.agreement import wait_until
 from dreambooth_jax.prepare.cache import Moments, Views, latent_moments
@@ -73,7 +73,7 @@ def open_pretrained(model: ModelConfig, *, target: Target, dtype: str = "auto", 
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
         place: puts each leaf onto devices as it is read; by default whole on each of this process's.
     """
-    path, compute = _path(model), COMPUTE_DTYPES[dtype]
+    path, compute = model_path(model), COMPUTE_DTYPES[dtype]
     return load_pretrained(
         path, revision=model.revision, variant=model.variant, dtype=compute, place=place, target=target
     )
@@ -82,10 +82,11 @@ def open_pretrained(model: ModelConfig, *, target: Target, dtype: str = "auto", 
 def describe_pretrained(model: ModelConfig, *, target: Target, dtype: str = "auto") -> Pipeline:
     """:func:`open_pretrained` without weights: shapes stand for parameters."""
     compute = COMPUTE_DTYPES[dtype]
-    return pipeline.describe_pretrained(_path(model), revision=model.revision, dtype=compute, target=target)
+    return pipeline.describe_pretrained(model_path(model), revision=model.revision, dtype=compute, target=target)
 
 
-def _path(model: ModelConfig) -> str | Path:
+def model_path(model: ModelConfig) -> str | Path:
+    """Folder or hub id of the model that a config names."""
     if not model.path:
         raise InputError("model.path is empty: name a folder in the diffusers layout, or a hub id")
     return EMBEDDED if model.path == "embedded" else model.path
@@ -181,7 +182,7 @@ def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
     n = len(pipe.target.local)
     batch = 1 << max(-(-most // n) - 1, 0).bit_length()
     while batch > 1:
-        usage = Usage.of(pipe.lower(batch * n, height=size, width=size).compile())
+        usage = usage_of(pipe.lower(batch * n, height=size, width=size))
         if usage.peak <= ROOM_TO_USE * room:
             break
         each = (usage.temporaries + usage.results) / batch

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Does a run fit, here or on devices that are not here? Asked before it starts, and before any weights are read.
+
+``train`` asks what a run holds before it reads weights, and what a step needs before its first one; ``plan`` asks all
+and tells.
+"""
+
+from dreambooth_jax.config import Config
+from dreambooth_jax.planning.result import Plan
+
+
+def plan(config: Config, *, target: str | None = None) -> Plan:
+    """Compile all that a run compiles, without weights or photos, and add up what it needs.
+
+    Args:
+        config: of the run.
+        target: devices to compile for, such as ``h100:8`` or ``v5e:2x2``, which need not be there; by default those
+            that are here.
+
+    Raises:
+        InputError: for wrong settings, a model whose configuration cannot be had, or an unknown target.
+    """
+    if target is not None:
+        from dreambooth_jax.planning.elsewhere import plan_elsewhere
+
+        return plan_elsewhere(config, target)
+    from dreambooth_jax.planning.build import build
+    from dreambooth_jax.planning.measure import compile_only
+    from dreambooth_jax.target import Target
+
+    return build(config, Target.here(), compiler=compile_only)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Compile all that a run compiles, without weights or photos, and add up what it needs.
+
+training = networks at rest + peak of the compiled step
+drawing  = state at rest + peak of the compiled sampler
+"""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from dreambooth_jax.assembly import Assembly, Groups, assemble, mapper_of
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.config import Config
+from dreambooth_jax.flops import flops
+from dreambooth_jax.hardware import Chip
+from dreambooth_jax.memory import bytes_per_device
+from dreambooth_jax.planning.admit import capacity, resting, state_bytes
+from dreambooth_jax.planning.advice import advice
+from dreambooth_jax.planning.measure import Compiler, Measured, work_of
+from dreambooth_jax.planning.result import DrawPlan, Plan, StepPlan
+from dreambooth_jax.prepare import inputs
+from dreambooth_jax.target import Target
+from dreambooth_jax.training.parallel import Mapper, Replicated
+from dreambooth_jax.trees import count, nbytes
+
+
+def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | None = None) -> Plan:
+    """The plan of a run.
+
+    Args:
+        config: of the run.
+        target: devices to compile for.
+        compiler: compiles and measures one program.
+        chip: the data sheet of the devices, where programs are to be read and bounds to be given.
+
+    Raises:
+        InputError: for wrong settings, or a model whose configuration cannot be had.
+    """
+    check_config(config)
+    mapper = mapper_of(config, target)
+    pipe = inputs.describe_pretrained(config.model, target=target, dtype=config.train.dtype)
+    inputs.check_fit(pipe, config.data)
+    assembly = assemble(config, pipe, mapper)
+    steps = [step_plan(assembly, active, compiler=compiler, chip=chip) for active in assembly.steps]
+    groups = {name: f"{count(tree) / 1e6:.1f}M {name}" for name, tree in pipe.params.items()}
+    trained = " and ".join(groups[name] for name in assembly.trainable)
+    at_rest = " and ".join(groups[name] for name in assembly.frozen)
+    batch = max(bytes_per_device(mapper.batch_shapes(assembly.batch(active))) for active in assembly.steps)
+    return Plan(
+        model=f"training {trained}; {at_rest} rest; {assembly.rows} examples a step",
+        machine=_machine(mapper, np.dtype(pipe.unet.dtype).name),
+        state=state_bytes(assembly) | {"batch": batch},
+        steps=steps,
+        draws=list(draw_plans(assembly, compiler=compiler)),
+        capacity=capacity(config, mapper),
+        advice=list(advice(assembly, activations=max(step.usage.temporaries for step in steps))),
+    )
+
+
+def _machine(mapper: Mapper, dtype: str) -> str:
+    devices = mapper.devices
+    way = type(mapper).__name__.lower() if len(devices) > 1 else "alone"
+    line = f"compiled for {len(devices)} x {devices[0].device_kind}, {way}, computing in {dtype}"
+    if devices[0].platform != "cpu":
+        return line
+    # jaxlib 0.10 merges on CPUs what it should compute again
+    return f"{line}: activations are a CPU's; --target names a GPU or TPU to compile for instead"
+
+
+def step_plan(assembly: Assembly, active: Groups, *, compiler: Compiler, chip: Chip | None = None) -> StepPlan:
+    """Compile a step and ask what it needs."""
+    state, frozen, batch, key = assembly.step_shapes(active)
+    phases = [(phase.start, phase.stop) for phase in assembly.phases if phase.active == active]
+    stretches = ", ".join(f"{start} to {stop}" for start, stop in phases)
+    measured = compiler(f"steps {stretches}", lambda: assembly.lower(active))
+    operations = flops(assembly.pure_steps[active], state, frozen, batch, key)
+    dtype = np.dtype(assembly.pipe.unet.dtype).name
+    return StepPlan(
+        active=active,
+        phases=phases,
+        usage=measured.usage,
+        resting=resting(assembly, frozen),
+        flops=operations,
+        work=work_of(measured, chip, target=assembly.mapper.target, flops=operations, dtype=dtype),
+    )
+
+
+def draw_plans(assembly: Assembly, *, compiler: Compiler) -> Iterator[DrawPlan]:
+    """Class images and latents before the first step, sample grids between steps."""
+    config, pipe, target = assembly.config, assembly.pipe, assembly.mapper.target
+    size, n, everyone = config.data.resolution, len(target.local), len(target.devices)
+    done: dict[str, Measured] = {}
+
+    def draw(
+        purpose: str, pictures: int, program: str, lower: Callable[[], jax.stages.Lowered], at_rest: int
+    ) -> DrawPlan:
+        if program not in done:
+            done[program] = compiler(f"{purpose}, {pictures} at once", lower)
+        return DrawPlan(purpose=purpose, pictures=pictures, usage=done[program].usage, resting=at_rest, flops=0)
+
+    def sampler(purpose: str, pictures: int, at_rest: int) -> DrawPlan:
+        def lower() -> jax.stages.Lowered:
+            return pipe.lower(pictures * n, height=size, width=size)
+
+        return draw(purpose, pictures, f"sampler {pictures}", lower, at_rest)
+
+    if config.prior.weight:
+        room = capacity(config, assembly.mapper)
+        missing = -(-config.prior.num_images * n // everyone)
+        yield sampler(
+            "class images",
+            inputs.class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing),
+            0,
+        )
+    encoded = inputs.encoded_at_once(target)
+    whole = nbytes(pipe.params) - nbytes(pipe.params["vae"])
+    yield draw(
+        "latents",
+        encoded // n,
+        "encoder",
+        lambda: pipe.lower_encode_images(encoded, height=size, width=size),
+        whole,
+    )
+    if config.samples.every:
+        state = bytes_per_device(assembly.mapper.shapes(assembly.state))
+        # where the state is whole on each device, pictures are drawn with its own weights; otherwise with a whole copy
+        shared = nbytes(assembly.trainable) if everyone == 1 or isinstance(assembly.mapper, Replicated) else 0
+        yield sampler("sample grids", -(-config.samples.num_images // n), state - shared)

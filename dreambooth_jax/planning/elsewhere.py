@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A plan for devices that are not here, made by their own compiler in a process of its own.
+
+The compilers read their settings from the environment when jax starts, and may end their process; so they are given
+one (``planning/worker.py``). What came of it is kept, under a name made from all that it depends on:
+
+    $XDG_CACHE_HOME or ~/.cache /dreambooth_jax/plans/<digest>.json              a whole plan
+    ...                                     /plans/programs/<digest>.json     one program, so that a plan can go on
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.hardware import environment
+from dreambooth_jax.planning.result import Plan
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).resolve().parents[1]
+_VERSIONS = (
+    *("jax", "jaxlib", "flax", "optax", "libtpu"),
+    *("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+)
+_ELSEWHERE = ("data.instance_images", "run_dir", "model.path")  # what no program depends on
+
+
+def plan_elsewhere(config: Config, name: str) -> Plan:
+    """The plan of a run on the devices of a name, such as ``h100:8``; at once where it was made before.
+
+    Raises:
+        InputError: for wrong settings, an unknown name, or a compiler that is not installed.
+    """
+    surroundings = environment(name)
+    kept = plans_folder() / f"{_digest(config, name, surroundings)}.json"
+    try:
+        return Plan.from_json(json.loads(kept.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or torn
+    result = _ask(config, name, surroundings)
+    keep(kept, result)
+    return Plan.from_json(result)
+
+
+def plans_folder() -> Path:
+    """Where plans are kept."""
+    from dreambooth_jax.compiled import user_cache
+
+    return user_cache() / "dreambooth_jax" / "plans"
+
+
+def keep(file: Path, content: Any) -> None:
+    """Write JSON, all of it or nothing; a folder that cannot be written to is no reason to fail."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as unfinished:
+            json.dump(content, unfinished)
+        os.replace(unfinished.name, file)
+    except OSError:
+        pass
+
+
+def versions() -> dict[str, str]:
+    """Of all that a compiled program depends on."""
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return ""
+
+    return {package: installed(package) for package in _VERSIONS}
+
+
+def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
+    from dreambooth_jax.prepare.inputs import model_path
+    from dreambooth_jax.weights.folders import locate_configs
+
+    settings = to_dict(config)
+    for key in _ELSEWHERE:
+        group, _, entry = key.partition(".")
+        if entry:
+            settings[group].pop(entry)
+        else:
+            settings.pop(group)
+    folder = locate_configs(str(model_path(config.model)), revision=config.model.revision)
+    parts: list[Any] = [settings, name, surroundings, versions(), sys.version_info[:2]]
+    parts.append({file.parent.name: file.read_text() for file in sorted(folder.glob("*/*config.json"))})
+    parts.append({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _ask(config: Config, name: str, surroundings: dict[str, str]) -> dict[str, Any]:
+    """The worker's answer, with progress on the way."""
+    command = [sys.executable, "-m", "dreambooth_jax.planning.worker"]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **surroundings},
+        ) as worker,
+    ):
+        try:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            json.dump({"config": to_dict(config), "target": name}, worker.stdin)
+            worker.stdin.close()
+            answer = dict(_answer(worker.stdout))
+        finally:
+            worker.kill()  # also where this process is interrupted; one that is done does not mind
+        if "plan" in answer:
+            return answer["plan"]
+        if "error" in answer:
+            raise InputError(answer["error"])
+        errors.seek(0)
+        last = "\n".join(errors.read().splitlines()[-20:])
+        raise RuntimeError(f"the compiler for {name} ended with {worker.wait()}:\n{last}")
+
+
+def _answer(lines: IO[str]) -> Iterator[tuple[str, Any]]:
+    """What is no progress. That is shown while the next line is waited for: on a terminal with the time that it takes,
+    elsewhere a line each."""
+    terminal, done = sys.stderr.isatty(), threading.Event()
+    with tqdm(desc="starting", bar_format="{desc}: {elapsed}", dynamic_ncols=True, disable=not terminal) as bar:
+
+        def tick() -> None:
+            while not done.wait(1.0):
+                bar.refresh()
+
+        ticking = threading.Thread(target=tick, daemon=True)
+        ticking.start()
+        try:
+            for line in lines:
+                content = json.loads(line)
+                if "progress" not in content:
+                    yield from content.items()
+                elif terminal:
+                    bar.set_description_str(content["progress"])
+                else:
+                    log.info("%s", content["progress"])
+        finally:
+            done.set()
+            ticking.join()
+
+
+def usable(chip_memory: int, platform: str) -> int:
+    """Bytes of a device that jax lets programs have: of a GPU's a part (``XLA_PYTHON_CLIENT_MEM_FRACTION``)."""
+    if platform != "gpu":
+        return chip_memory
+    return int(chip_memory * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")))
+
+
+def config_of(content: dict[str, Any]) -> Config:
+    """The inverse of ``to_dict``."""
+
+    def made(kind: Any, values: Any) -> Any:
+        fields = {entry.name: entry for entry in dataclasses.fields(kind)}
+        return kind(
+            **{
+                name: made(fields[name].type, value)
+                if dataclasses.is_dataclass(fields[name].type)
+                else (tuple(value) if isinstance(value, list) else value)
+                for name, value in values.items()
+            }
+        )
+
+    return made(Config, content)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The process that ``planning/elsewhere.py`` starts: settings and target on stdin, lines of JSON on stdout.
+
+{"progress": "h100: compiling steps 0 to 800"}        {"plan": ...}        {"error": "one line"}
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+import jax
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.hardware import describe
+from dreambooth_jax.hardware.exchanges import Collective
+from dreambooth_jax.memory import Usage
+from dreambooth_jax.planning.build import build
+from dreambooth_jax.planning.elsewhere import PACKAGE, config_of, keep, plans_folder, usable, versions
+from dreambooth_jax.planning.measure import Measured, compile_and_read
+from dreambooth_jax.target import Target
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """A :class:`~dreambooth_jax.planning.measure.Compiler` that knows programs which it has measured before.
+
+    Attributes:
+        target: name of the devices.
+        tell: called with what is being done.
+    """
+
+    target: str
+    tell: Callable[[str], None]
+
+    def __call__(self, name: str, lower: Callable[[], jax.stages.Lowered], /) -> Measured:
+        """Measure a program, unless its text, target and compiler are known."""
+        self.tell(f"{self.target}: tracing {name}")
+        lowered = lower()
+        kept = plans_folder() / "programs" / f"{self._digest(lowered)}.json"
+        try:
+            return measured_of(json.loads(kept.read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        self.tell(f"{self.target}: compiling {name}")
+        measured = compile_and_read(lowered)
+        keep(kept, asdict(measured))
+        return measured
+
+    def _digest(self, lowered: jax.stages.Lowered) -> str:
+        # how programs are read is code, too
+        readers = [file.read_text() for file in sorted((PACKAGE / "hardware").glob("*.py"))]
+        parts = [lowered.as_text(), self.target, os.environ.get("XLA_FLAGS", ""), *readers]
+        return hashlib.sha256("\n".join([*parts, *versions().values()]).encode()).hexdigest()[:32]
+
+
+def measured_of(content: dict[str, Any]) -> Measured:
+    """The inverse of ``asdict``."""
+    collectives = tuple(Collective(**one) for one in content["collectives"])
+    return Measured(**{**content, "usage": Usage(**content["usage"]), "collectives": collectives})
+
+
+def answer(question: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    """Make the plan and tell it, or what is wrong."""
+    name = question["target"]
+    try:
+        chip, devices = describe(name)
+        target = Target.of(devices, memory=usable(chip.memory, chip.platform), described=True)
+        compiler = Remembering(name, lambda text: tell({"progress": text}))
+        found = build(config_of(question["config"]), target, compiler=compiler, chip=chip)
+    except InputError as error:
+        tell({"error": str(error)})
+    else:
+        tell({"plan": found.to_json()})
+
+
+def main(source: TextIO, sink: TextIO) -> None:
+    """One question, one answer."""
+
+    def tell(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=sink, flush=True)
+
+    answer(json.load(source), tell)
+
+
+if __name__ == "__main__":
+    real = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    main(sys.stdin, real)
