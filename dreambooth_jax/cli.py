@@ -7,84 +7,35 @@ Exit codes: 0 done (or stopped by a signal, and saved), 2 wrong input (one line)
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax._version import __version__
 from dreambooth_jax.config import Config, add_settings, keys, new_parser, parse
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.options import ExportOptions, SampleOptions
+from dreambooth_jax.platforms import leave_out_absent
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    """What to draw, and with which model."""
-
-    source: str
-    """Run folder, model folder or hub id."""
-    prompts: tuple[str, ...] = ()
-    """What to draw: the words after SOURCE, each in quotes."""
-    prompts_file: str | None = None
-    """Text file with a prompt on each line."""
-    out: str | None = None
-    """Folder for the pictures and grid.png; by default samples/ in the run folder, or ./samples."""
-    num_images: int = 4
-    """Pictures per prompt; number i has seed + i."""
-    seed: int = 0
-    """Seed of the first picture of each prompt."""
-    steps: int = 50
-    """Sampling steps."""
-    guidance_scale: float = 7.5
-    """1 is no guidance."""
-    negative_prompt: str = ""
-    """What not to draw."""
-    sampler: Literal["ddim"] = "ddim"
-    """The sampler."""
-    eta: float = 0.0
-    """0 is deterministic DDIM, 1 adds as much noise as ancestral sampling."""
-    height: int | None = None
-    """Pixels, a multiple of 8; by default what the model was made for or the run trained."""
-    width: int | None = None
-    """Likewise."""
-    step: int | None = None
-    """Checkpoint of a run folder; the newest by default."""
-    ema: bool | None = None
-    """The moving average or the last weights; by default the average, if the run kept one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute dtype."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to write, and as what."""
-
-    source: str
-    """Run folder, model folder or hub id."""
-    out: str
-    """The diffusers folder to write."""
-    step: int | None = None
-    """Checkpoint of a run folder; the newest by default."""
-    ema: bool | None = None
-    """The moving average or the last weights; by default the average, if the run kept one."""
-    format: Literal["safetensors", "flax"] = "safetensors"
-    """Weight files: safetensors (PyTorch diffusers, ComfyUI, A1111) or legacy Flax msgpack."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Dtype of the weights."""
-
-
 USAGE: dict[str, tuple[str, str, type]] = {
     "train": ("[CONFIG.yaml ...] [KEY=VALUE ...]", "personalise a model, or go on doing so", Config),
     "prior": ("[CONFIG.yaml ...] [KEY=VALUE ...]", "only make the class images", Config),
-    "plan": ("[CONFIG.yaml ...] [KEY=VALUE ...] [--devices N]", "what a run needs of memory and work", Config),
+    "plan": ("[CONFIG.yaml ...] [KEY=VALUE ...] [--target NAME]", "what a run needs of memory and work", Config),
     "sample": ("SOURCE PROMPT [PROMPT ...] [OPTIONS]", "draw pictures and a labelled grid", SampleOptions),
     "export": ("SOURCE OUT [OPTIONS]", "write a folder for diffusers, ComfyUI and A1111", ExportOptions),
 }
+
+TARGET_HELP = (
+    "Compile for devices that are not here: h100, a100-40:8, h100:2x8 (hosts x cards), v5e:2x2 ...; "
+    "needs the extra plan-cuda or plan-tpu."
+)
 
 PROCESSES: dict[str, tuple[type, str]] = {
     "coordinator": (str, "HOST:PORT of process 0, the same for all processes; TPU pods and SLURM need none of these."),
@@ -129,22 +80,24 @@ def join_processes(options: dict[str, Any]) -> None:
             handler.setFormatter(logging.Formatter(f"process {jax.process_index()}: %(message)s"))
 
 
-def plan(config: Config, devices: int | None) -> None:
+def plan(config: Config, devices: int | None, target: str | None) -> None:
     """Compile a run without weights, and tell what it needs.
 
     Raises:
         InputError: if it does not fit.
     """
-    import jax
-
     if devices is not None:
+        import jax
+
+        if target is not None:
+            raise InputError(f"--devices {devices} pretends CPUs: leave it out, or --target {target}")
         if devices < 1:
             raise InputError(f"--devices is {devices}, but must be at least 1")
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
     from dreambooth_jax import planning
 
-    found = planning.plan(config)
+    found = planning.plan(config, target=target)
     print(found)
     if not found.fits:
         raise InputError(f"this run {found.verdict}: change what is listed above")
@@ -221,6 +174,7 @@ def make_parser() -> "ArgumentParser":
             add_settings(parser)
             if verb == "plan":
                 parser.add_argument("--devices", type=int | None, help="Pretend so many CPU devices.")
+                parser.add_argument("--target", type=str | None, help=TARGET_HELP)
             for name, (kind, text) in PROCESSES.items() if verb in ("train", "prior") else ():
                 parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
         else:
@@ -269,13 +223,16 @@ def run(arguments: Sequence[str]) -> None:
         InputError: for wrong input.
     """
     from dreambooth_jax.compiled import keep_compiled
+    from dreambooth_jax.deterministic import make_deterministic
 
     verb = next((word for word in arguments if word in USAGE), "train")
-    parsed = parse(make_parser(), normalise(arguments), known=[*keys(USAGE[verb][2]), *PROCESSES])
+    parsed = parse(make_parser(), normalise(arguments), known=[*keys(USAGE[verb][2]), *PROCESSES, "target"])
     keep_compiled()
     values: dict[str, Any] = {key: value for key, value in parsed[verb].as_dict().items() if key != "config"}
+    if "train" in values and values["train"].deterministic:
+        make_deterministic()
     if verb == "plan":
-        plan(devices=values.pop("devices"), config=Config(**values))
+        plan(devices=values.pop("devices"), target=values.pop("target"), config=Config(**values))
     elif verb in ("train", "prior"):
         join_processes({name: values.pop(name) for name in PROCESSES})
         {"train": train, "prior": prior}[verb](Config(**values))
@@ -297,6 +254,9 @@ def quiet_logging() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
     quiet_logging()
+    leave_out_absent()
+    # jax takes three quarters of a GPU's memory unless told; a run has nobody to share it with
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     try:
         run(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:

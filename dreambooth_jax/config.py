@@ -146,6 +146,8 @@ class TrainConfig:
     """pmap replicates the state, fsdp shards it; auto is pmap on several devices."""
     fsdp_devices: int = 0
     """Neighbouring devices that share one copy of the state under fsdp; 0 is as many as a host has."""
+    deterministic: bool = False
+    """Results of GPUs equal bit for bit from run to run, with slower kernels; those of CPU and TPU are anyway."""
     device_memory: float | None = None
     """Gigabytes that each device has; by default what it says. A run that needs more is refused before it starts."""
     log_every: int = 10

@@ -16,6 +16,7 @@ from pathlib import Path
 from dreambooth_jax import distributed
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, save_config, to_dict
+from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare import inputs
@@ -32,6 +33,8 @@ from dreambooth_jax.weights.fingerprint import fingerprint
 def make_class_images(config: Config) -> Path:
     """Only the class images of a run, which training finds later. Returns their folder."""
     check_config(config)
+    if config.train.deterministic:
+        make_deterministic()
     if not config.prior.weight:
         raise InputError("prior.weight is 0: this run uses no class images")
     folder = class_folder(config)

@@ -19,6 +19,7 @@ from dreambooth_jax.assembly import assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
+from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.export import save_pretrained
 from dreambooth_jax.planning.admit import check_state, check_steps
@@ -50,6 +51,8 @@ def train(config: Config) -> Path:
             if the loss is not finite.
     """
     check_config(config)
+    if config.train.deterministic:
+        make_deterministic()
     mapper = mapper_of(config, Target.here())
     folder = RunFolder(Path(config.run_dir))
     with Interrupt() as interrupt:

@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
         "deterministic",
         "hardware",
         "options",
+        "platforms",
     },
     {"trees", "config", "models", "diffusion"},
     {"weights", "data", "adapters", "checks", "spread", "request"},

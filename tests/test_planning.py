@@ -13,13 +13,13 @@ import pytest
 
 import dreambooth_jax as dbx
 from dreambooth_jax import assembly
-from dreambooth_jax.planning import admit
-from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.models import UNet2DConditionModel, UNetConfig
+from dreambooth_jax.planning import admit
+from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.preparation import prepare
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.runs import RunFolder

@@ -13,6 +13,7 @@ HARMLESS = {
     "train.parallel",
     "train.fsdp_devices",
     "train.remat",
+    "train.deterministic",
     "train.device_memory",
     "train.log_every",
     "prior.batch_size",
