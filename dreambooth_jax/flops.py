@@ -31,6 +31,8 @@ def _count(jaxpr: Jaxpr) -> int:
             total += _convolution(equation)
         elif name.startswith("dot_product_attention"):
             total += _fused_attention(equation)
+        elif name == "pallas_call":
+            total += prod(params["grid_mapping"].grid) * _count(params["jaxpr"])
         else:
             inner = [_count(inner) for value in params.values() for inner in _jaxprs(value)]
             total += max(inner, default=0) if name == "cond" else params.get("length", 1) * sum(inner)

@@ -147,7 +147,7 @@ def parse(text: str) -> Program:
         elif line.endswith("{") and (match := _COMPUTATION.match(line)):
             current = computations[match[2]] = Computation(match[2])
             entry = match[2] if match[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # "}}, ..." goes on with an attribute that has lines of its own (Pallas' metadata)
             current = None
     header = text[: text.find("\n")]
     counts = [int(number) for number in re.findall(r"(?:num_partitions|replica_count)=(\d+)", header)]

@@ -5,8 +5,11 @@
     softmax(q kᵀ / √d) v
 
 *Fused*: cuDNN's kernel, from Ampere on, for 16-bit numbers and heads of up to 128. Logits never reach memory.
+*Splash*: Pallas kernels for TPUs (:mod:`.splash_attention`). Neither do they.
 *Plain*: XLA's, which holds all logits, [b, n, t, s], in float32.
 *Blocked*: a few queries at a time (:mod:`.blocked_attention`).
+
+Why these, by the bytes that the compilers reserve and move, is in ``docs/hardware.md``.
 """
 
 import functools
@@ -20,12 +23,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dreambooth_jax.models.blocked_attention import blocked_attention
+from dreambooth_jax.models.splash_attention import splash_attention
 from dreambooth_jax.target import CPU, Arch
 
 _BLOCK = 2**20
 """Logits of one block on a CPU, 4 MB in float32: of one head if need be. Half or twice as many were no faster."""
 _MEMORY = 2**26
 """Logits of all heads, 256 MB in float32, from which on accelerators, too, go block by block."""
+_SPLASH = 2**24
+"""Logits of all heads, 64 MB, up to which a TPU keeps them in its 128 MB of VMEM: then plain attention is as good."""
+_SPLASH_KEYS = 128
+"""With no more keys splash is worse: for each query it writes as much as 128 logits (log-sum-exp, along all lanes)."""
 _FUSED_HEAD = 128
 """Size of the largest head that cuDNN's kernel is given. From Hopper on it takes 256, but jax lets it only where the
 machine that traces is itself one, and what is planned elsewhere must be what runs. Larger heads are the UNet's lowest
@@ -56,6 +64,8 @@ def attention(
     if arch.platform == "cpu":
         serial = logits * heads > _BLOCK  # otherwise all heads fit into the cache, and no loop has to be compiled
         return blocked_attention(query, key, value, causal, min(tokens, math.ceil(logits / _BLOCK)), serial)
+    if arch.platform == "tpu" and keys > _SPLASH_KEYS and logits * heads > _SPLASH:
+        return splash_attention(query, key, value, causal=causal)
     if logits * heads > _MEMORY:
         blocks = min(tokens, math.ceil(logits * heads / _MEMORY))
         return blocked_attention(query, key, value, causal, blocks, False)

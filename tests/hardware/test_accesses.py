@@ -276,3 +276,20 @@ def test_programs_are_read_whole():
         for instruction in computation.instructions.values():
             assert set(instruction.operands) <= set(computation.instructions)
             assert instruction.results
+
+
+def test_an_attribute_with_lines_of_its_own_ends_no_computation():
+    """As Pallas writes its kernels' metadata on TPUs."""
+    text = """HloModule m, num_partitions=1
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %kernel = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="kernel"}
+  ROOT %after = f32[8]{0} negate(%kernel)
+}
+"""
+    program = parse(text)
+    assert list(program.computations[program.entry].instructions) == ["a", "kernel", "after"]
+    assert traffic(text) == 4 * 32

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Compile programs of a small Stable Diffusion for devices that are not there, and tell what they are.
+
+    python -m tests.targets.worker TARGET MODEL_FOLDER '[["name", ["KEY=VALUE", ...]], ...]'     ->  JSON on stdout
+
+In a process of its own, with ``environment(TARGET)``: compilers read it when jax starts. What is told of each program
+is numbers; its text stays here.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+
+import jax
+
+from dreambooth_jax.assembly import assemble, mapper_of
+from dreambooth_jax.config import load_config
+from dreambooth_jax.hardware import describe, programs
+from dreambooth_jax.memory import bytes_per_device, usage_of
+from dreambooth_jax.prepare import inputs
+from dreambooth_jax.target import Target
+
+
+def facts(lowered: jax.stages.Lowered) -> dict:
+    """What a program is."""
+    texts = []
+    usage = usage_of(lowered, look=lambda compiled: texts.append(compiled.as_text()))
+    (text,) = texts
+    return {
+        "usage": asdict(usage),
+        "kernels": dict(programs.kernels(text)),
+        "collectives": [asdict(one) for one in programs.collectives(text)],
+        "largest": [asdict(one) for one in programs.largest(text, 12)],
+        "traffic": programs.traffic(text),
+        "scopes": {scope: text.count(scope) for scope in ("all-reduce", "reduce-scatter", "all-gather")},
+    }
+
+
+def main(name: str, model: str, jobs: list) -> dict:
+    """Facts of each job's program."""
+    chip, devices = describe(name)
+    found = {}
+    for job, overrides in jobs:
+        target = Target.of(devices, memory=chip.memory, described=True)
+        config = load_config(None, [f"model.path={model}", "data.class_noun=dog", *overrides])
+        pipe = inputs.describe_pretrained(config.model, target=target, dtype=config.train.dtype)
+        size = config.data.resolution
+        if job.startswith("step"):
+            assembly = assemble(config, pipe, mapper_of(config, target))
+            (active,) = assembly.steps
+            found[job] = facts(assembly.lower(active))
+            found[job]["state"] = bytes_per_device(assembly.mapper.shapes(assembly.state))
+        elif job.startswith("sampler"):
+            found[job] = facts(pipe.lower(len(devices), height=size, width=size))
+        else:
+            found[job] = facts(pipe.lower_encode_images(len(devices), height=size, width=size))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))))
