@@ -51,7 +51,9 @@ class Usage:
         return self.arguments + self.results + self.temporaries
 
 
-def usage_of(lowered: Any, *, look: Callable[[Any], None] = lambda compiled: None) -> Usage:
+def usage_of(
+    lowered: Any, *, look: Callable[[Any], None] = lambda compiled: None, options: dict[str, Any] | None = None
+) -> Usage:
     """Compile a program and ask what it needs.
 
     What the compiler of a TPU refuses for want of memory needs what it says, which is then given as temporaries.
@@ -59,14 +61,18 @@ def usage_of(lowered: Any, *, look: Callable[[Any], None] = lambda compiled: Non
     Args:
         lowered: a ``jax.stages.Lowered``.
         look: is shown the compiled program, if it compiles.
+        options: for the compiler.
     """
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        said = re.search(r"Total hbm usage >= ([\d.]+)([KMGT])", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or said is None:
+        refused = "RESOURCE_EXHAUSTED" in str(error) and "hbm" in str(error).lower()
+        said = re.findall(r"\b(\d+\.\d+)([KMGT])\b", str(error)) if refused else []
+        if not said:
             raise
-        return Usage(arguments=0, results=0, temporaries=int(float(said[1]) * 1024 ** (1 + "KMGT".index(said[2]))))
+        # of what is needed, what there is, and what of it is for what, the first is the most
+        needed = max(float(number) * 1024 ** (1 + "KMGT".index(unit)) for number, unit in said)
+        return Usage(arguments=0, results=0, temporaries=int(needed))
     look(compiled)
     return Usage.of(compiled)
 

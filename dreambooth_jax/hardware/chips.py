@@ -74,7 +74,8 @@ class Chip:
         generation: compute capability (``9.0``) or TPU version (``v5e``).
         memory: bytes that the driver (GPU) or the compiler (TPU) lets programs have; a little less than is soldered
             on.
-        bfloat16: operations a second in bfloat16 products summed in float32; float16 is the same on all GPUs here.
+        bfloat16: operations a second in bfloat16 products summed in float32; float16 is the same on all GPUs here,
+            but the T4, where it is much faster.
         float32: operations a second in float32 products as jax does them by default: TF32 on GPUs, bfloat16 on TPUs.
         bandwidth: bytes a second from and to device memory.
         link: bytes a second that a device can send to others of its host (GPU) or slice (TPU), over all its links
@@ -111,6 +112,15 @@ class Chip:
         return peaks[dtype]
 
 
+_TURING = GPU(
+    cores=40,
+    units=64,
+    threads=1024,
+    shared=65536,
+    shared_per_block=65536,
+    l2=4 * 2**20,
+    clock=1.59,
+)
 _AMPERE = GPU(
     cores=108,
     units=64,
@@ -140,6 +150,25 @@ _BLACKWELL = GPU(
     clock=1.965,
     accelerated=True,
 )
+_RTX5090 = GPU(
+    cores=170,
+    units=128,
+    threads=1536,
+    shared=102400,
+    shared_per_block=101376,
+    l2=96 * 2**20,
+    clock=2.407,
+    accelerated=True,
+)
+_RTX3090 = GPU(
+    cores=82,
+    units=128,
+    threads=1536,
+    shared=102400,
+    shared_per_block=101376,
+    l2=6 * 2**20,
+    clock=1.695,
+)
 _L4 = GPU(
     cores=58,
     units=128,
@@ -161,6 +190,12 @@ _RTX4090 = GPU(
 
 _TABLE = [
     Chip(
+        name="t4", kind="Tesla T4", generation="7.5", memory=15109 * 2**20,
+        # it multiplies float16 fast, but not bfloat16, which XLA computes in float32
+        bfloat16=8.1e12, float32=8.1e12, bandwidth=320e9, link=16e9, details=_TURING,
+        source="NVIDIA T4 Tensor Core GPU data sheet; PCIe 3.0 with 16 lanes",
+    ),
+    Chip(
         name="a100-40", kind="NVIDIA A100-SXM4-40GB", generation="8.0", memory=42331013120,
         bfloat16=312e12, float32=156e12, bandwidth=1555e9, link=300e9, network=25e9, details=_AMPERE,
         source="NVIDIA A100 Tensor Core GPU data sheet, SXM; DGX A100: 200 Gb/s for each GPU",
@@ -179,6 +214,16 @@ _TABLE = [
         name="h200", kind="NVIDIA H200 141GB HBM3e", generation="9.0", memory=151397597184,
         bfloat16=989.5e12, float32=494.5e12, bandwidth=4.8e12, link=450e9, network=50e9, details=_HOPPER,
         source="NVIDIA H200 Tensor Core GPU data sheet, SXM; DGX H200: 400 Gb/s for each GPU",
+    ),
+    Chip(
+        name="rtx3090", kind="NVIDIA GeForce RTX 3090", generation="8.6", memory=24259 * 2**20,
+        bfloat16=71e12, float32=35.6e12, bandwidth=936e9, link=32e9, details=_RTX3090,
+        source="NVIDIA Ampere GA102 white paper, products summed in float32; PCIe 4.0 with 16 lanes",
+    ),
+    Chip(
+        name="rtx5090", kind="NVIDIA GeForce RTX 5090", generation="12.0", memory=32109 * 2**20,
+        bfloat16=209.5e12, float32=104.8e12, bandwidth=1792e9, link=64e9, details=_RTX5090,
+        source="NVIDIA RTX Blackwell GPU architecture white paper, products summed in float32; PCIe 5.0 with 16 lanes",
     ),
     Chip(
         name="l4", kind="NVIDIA L4", generation="8.9", memory=23583784960,

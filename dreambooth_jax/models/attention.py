@@ -34,6 +34,8 @@ _SPLASH = 2**24
 """Logits of all heads, 64 MB, up to which a TPU keeps them in its 128 MB of VMEM: then plain attention is as good."""
 _SPLASH_KEYS = 128
 """With no more keys splash is worse: for each query it writes as much as 128 logits (log-sum-exp, along all lanes)."""
+_AMPERE = (8, 0)
+"""The first compute capability with cuDNN's kernel, and with bfloat16."""
 _FUSED_HEAD = 128
 """Size of the largest head that cuDNN's kernel is given. From Hopper on it takes 256, but jax lets it only where the
 machine that traces is itself one, and what is planned elsewhere must be what runs. Larger heads are the UNet's lowest
@@ -57,7 +59,7 @@ def attention(
         causal: query i sees keys 0 to i only.
     """
     (batch, tokens, heads, size), keys = query.shape, key.shape[1]
-    if arch.capability >= (8, 0) and query.dtype.itemsize == 2 and size <= _FUSED_HEAD and size % 8 == 0:
+    if arch.capability >= _AMPERE and query.dtype.itemsize == 2 and size <= _FUSED_HEAD and size % 8 == 0:
         kernel = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
         return even_attention(kernel, query, key, value, causal=causal)
     logits = batch * tokens * keys
@@ -66,8 +68,10 @@ def attention(
         return blocked_attention(query, key, value, causal, min(tokens, math.ceil(logits / _BLOCK)), serial)
     if arch.platform == "tpu" and keys > _SPLASH_KEYS and logits * heads > _SPLASH:
         return splash_attention(query, key, value, causal=causal)
-    if logits * heads > _MEMORY:
-        blocks = min(tokens, math.ceil(logits * heads / _MEMORY))
+    blocks = min(tokens, math.ceil(logits * heads / _MEMORY))
+    # jax's plain way names an algorithm for its products of 16-bit numbers that cards before Ampere do not have
+    before_ampere = arch.platform == "gpu" and arch.capability < _AMPERE and query.dtype.itemsize == 2
+    if blocks > 1 or before_ampere:
         return blocked_attention(query, key, value, causal, blocks, False)
     return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation="xla")
 

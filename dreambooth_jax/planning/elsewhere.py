@@ -18,10 +18,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -136,7 +136,7 @@ def _ask(config: Config, name: str, surroundings: dict[str, str]) -> dict[str, A
         raise RuntimeError(f"the compiler for {name} ended with {worker.wait()}:\n{last}")
 
 
-def _answer(lines: IO[str]) -> Iterator[tuple[str, Any]]:
+def _answer(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """What is no progress. That is shown while the next line is waited for: on a terminal with the time that it takes,
     elsewhere a line each."""
     terminal, done = sys.stderr.isatty(), threading.Event()

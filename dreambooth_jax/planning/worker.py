@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
@@ -78,16 +78,7 @@ def answer(question: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> 
         tell({"plan": found.to_json()})
 
 
-def main(source: TextIO, sink: TextIO) -> None:
-    """One question, one answer."""
-
-    def tell(content: dict[str, Any]) -> None:
-        print(json.dumps(content), file=sink, flush=True)
-
-    answer(json.load(source), tell)
-
-
 if __name__ == "__main__":
-    real = os.fdopen(os.dup(1), "w")
+    sink = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    main(sys.stdin, real)
+    answer(json.load(sys.stdin), lambda content: print(json.dumps(content), file=sink, flush=True))

@@ -40,9 +40,10 @@ def test_numbers_are_positive_and_in_their_order(chip):
 @pytest.mark.parametrize("chip", GPUS, ids=lambda chip: chip.name)
 def test_matrix_units_are_as_fast_as_all_other_units_together_and_twice_as_fast_in_half_the_bits(chip):
     others = 2 * chip.details.cores * chip.details.units * chip.details.clock * 1e9
-    assert chip.float32 > 0.99 * others
-    assert chip.bfloat16 / chip.float32 == pytest.approx(2, rel=0.02)
-    assert chip.details.shared_per_block < chip.details.shared
+    assert chip.float32 > 0.98 * others
+    # before Ampere neither float32 nor bfloat16 has matrix units
+    assert chip.bfloat16 / chip.float32 == pytest.approx(1 if chip.generation == "7.5" else 2, rel=0.02)
+    assert chip.details.shared_per_block <= chip.details.shared
 
 
 @pytest.mark.parametrize("chip", TPUS, ids=lambda chip: chip.name)

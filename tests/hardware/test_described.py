@@ -47,7 +47,7 @@ def test_the_process_itself_runs_on_its_cpu(name):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("h1000:8", r"devices 'h1000:8': no chip 'h1000' is known; one of a100-40, .*, v6e, for example h100:8"),
+        ("h1000:8", r"devices 'h1000:8': no chip 'h1000' is known; one of t4, a100-40, .*, v6e, for example h100:8"),
         ("", "no chip '' is known"),
         ("h100:", "devices 'h100:': '' is neither cards nor hosts x cards; for example h100:8, h100:2x8"),
         ("h100:0", "'0' is neither cards"),

@@ -32,7 +32,7 @@ def test_the_bound_is_the_largest_and_named(flops, traffic, moved, dtype):
 def test_float32_takes_longer_on_gpus_and_not_on_tpus():
     for chip in CHIPS.values():
         half, full = (bound(chip, flops=1e12, dtype=dtype, traffic=0).arithmetic for dtype in ("bfloat16", "float32"))
-        assert (full > half) == (chip.platform == "gpu")
+        assert (full > half) == (chip.platform == "gpu" and chip.generation != "7.5")
 
 
 def test_the_slower_way_between_hosts_counts():

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What is compiled: which model, trained how, for which devices."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth_jax.hardware import CHIPS
+
+MODELS = {"sd15": ("Stable Diffusion 1.5, 512²", 512), "sd21": ("Stable Diffusion 2.1, 768²", 768)}
+SINGLE = ("h100", "a100-40", "a100-80", "l4", "rtx4090")
+EIGHT = ("h100:8", "a100-80:8")
+SLICES = ("v5e:2x2", "v6e:2x2", "v5e:4x4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training step.
+
+    Attributes:
+        target: devices, as for ``dreambooth-jax plan --target``.
+        model: a key of ``MODELS``.
+        text_encoder: trained too.
+        remat: ``nothing`` or ``blocks``.
+        parallel: ``auto``, ``pmap`` or ``fsdp``.
+        batch: instance examples over all devices; as many class examples come on top.
+    """
+
+    target: str
+    model: str
+    text_encoder: bool = False
+    remat: str = "nothing"
+    parallel: str = "auto"
+    batch: int = 1
+
+    @property
+    def settings(self) -> list[str]:
+        """``KEY=VALUE`` of the run."""
+        return [
+            "data.class_noun=dog",
+            f"data.resolution={MODELS[self.model][1]}",
+            f"text_encoder.stop={-1 if self.text_encoder else 0}",
+            f"train.remat={self.remat}",
+            f"train.parallel={self.parallel}",
+            f"train.batch_size={self.batch}",
+        ]
+
+
+def all_jobs() -> Iterator[Job]:
+    """The most asked-for first."""
+    for model in MODELS:
+        for batch in (1, 8):
+            for text_encoder in (False, True):
+                for remat in ("nothing", "blocks"):
+                    for target in SINGLE:
+                        yield Job(target=target, model=model, text_encoder=text_encoder, remat=remat, batch=batch)
+    for target in EIGHT:
+        for parallel in ("pmap", "fsdp"):
+            yield Job(target=target, model="sd15", parallel=parallel, batch=8)
+    for target in SLICES:
+        chips = 16 if target.endswith("4x4") else 4
+        for model in MODELS:
+            for text_encoder in (False, True):
+                for remat in ("nothing", "blocks"):
+                    for each in (1, 8):
+                        yield Job(
+                            target=target,
+                            model=model,
+                            text_encoder=text_encoder,
+                            remat=remat,
+                            parallel="fsdp",
+                            batch=chips * each // 2,
+                        )
+
+
+def chip_of(target: str) -> Any:
+    """The data sheet of a target's devices."""
+    return CHIPS[target.partition(":")[0]]
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Rows: a job's fields under ``job``, the step's plan under ``plan``."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def missing(file: Path, targets: list[str]) -> list[Job]:
+    """Jobs of these targets that have no row."""
+    done = [row["job"] for row in read(file)]
+    return [job for job in all_jobs() if job.target in targets and asdict(job) not in done]
