@@ -166,7 +166,7 @@ def test_programs_are_remembered(monkeypatch, tmp_path):
 
 
 def test_what_goes_between_hosts():
-    """Of 2 x 8 cards: those of a host share what all sixteen add up; what pairs across hosts add up each sends alone."""
+    """Of 2 x 8 cards: those of a host share what all sixteen add up; what pairs across hosts add up goes alone."""
     sixteen = Target(devices=tuple(Mock(spec=jax.Device, process_index=i // 8) for i in range(16)), hosts=2)
     wide = Collective(kind="all-reduce", dtype="f32", group=16, count=1, bytes=800)
     pairs = Collective(kind="all-reduce", dtype="f32", group=2, count=1, bytes=100)

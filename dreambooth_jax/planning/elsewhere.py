@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ def _ask(config: Config, name: str, surroundings: dict[str, str]) -> dict[str, A
         try:
             assert worker.stdin is not None
             assert worker.stdout is not None
-            json.dump({"config": to_dict(config), "target": name}, worker.stdin)
-            worker.stdin.close()
+            with suppress(BrokenPipeError):  # it ended at once; why is found below
+                json.dump({"config": to_dict(config), "target": name}, worker.stdin)
+                worker.stdin.close()
             answer = dict(_answer(worker.stdout))
         finally:
             worker.kill()  # also where this process is interrupted; one that is done does not mind
