@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth_jax.hardware import environment
-from hardware.jobs import EIGHT, SINGLE, SLICES, missing
+from hardware.jobs import EIGHT, MODELS, SINGLE, SLICES, missing
 from hardware.table import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,22 +20,28 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile what is missing, or write the page."""
     parser = argparse.ArgumentParser(prog="hardware_table.py")
-    parser.add_argument("what", choices=["compile", "write"])
+    parser.add_argument("what", choices=["compile", "attention", "write"])
     parser.add_argument("--targets", default=",".join((*SINGLE, *EIGHT, *SLICES)))
+    parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rows", type=Path, default=ROOT / "docs" / "hardware.jsonl")
+    parser.add_argument("--attention", type=Path, default=ROOT / "docs" / "hardware_attention.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "hardware.md")
     options = parser.parse_args(arguments)
     if options.what == "write":
-        options.page.write_text(page(options.rows))
+        options.page.write_text(page(options.rows, options.attention))
         return 0
+    if options.what == "attention":
+        return max(run(target, "attention", target, options.attention.resolve()) for target in ("h100", "v5e"))
     for target in options.targets.split(","):
-        if missing(options.rows, [target]):
+        if missing(options.rows, target, options.models.split(",")):
             with tempfile.TemporaryDirectory() as folder:
-                done = subprocess.run(
-                    [sys.executable, "-m", "hardware.compile", target, str(options.rows.resolve()), folder],
-                    cwd=ROOT / "scripts",
-                    env={**os.environ, **environment(target)},
-                )
-            if done.returncode:
-                return done.returncode
+                code = run(target, "compile", target, options.models, options.rows.resolve(), folder)
+            if code:
+                return code
     return 0
+
+
+def run(target: str, module: str, *arguments: str | Path) -> int:
+    """A process with a compiler's environment."""
+    command = [sys.executable, "-m", f"hardware.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT / "scripts", env={**os.environ, **environment(target)}).returncode

@@ -36,10 +36,10 @@ def compile_one(job: Job, model: Path, chip: Chip, devices: list) -> dict:
     return {"job": asdict(job), "plan": asdict(plan), "seconds": round(seconds, 1), "versions": found}
 
 
-def main(target: str, file: Path, folder: Path) -> None:
+def main(target: str, models: str, file: Path, folder: Path) -> None:
     """Add rows to ``file``."""
     chip, devices = describe(target)
-    for job in missing(file, [target]):
+    for job in missing(file, target, models.split(",")):
         print(job, file=sys.stderr, flush=True)
         row = compile_one(job, write_skeleton(folder / job.model, job.model), chip, devices)
         with file.open("a") as rows:
@@ -47,4 +47,4 @@ def main(target: str, file: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))

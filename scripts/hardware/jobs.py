@@ -86,7 +86,7 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def missing(file: Path, targets: list[str]) -> list[Job]:
-    """Jobs of these targets that have no row."""
+def missing(file: Path, target: str, models: list[str]) -> list[Job]:
+    """Jobs of a target and of these models that have no row."""
     done = [row["job"] for row in read(file)]
-    return [job for job in all_jobs() if job.target in targets and asdict(job) not in done]
+    return [job for job in all_jobs() if job.target == target and job.model in models and asdict(job) not in done]
