@@ -3,6 +3,7 @@
 """How many class images are made at once."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from dreambooth_jax.config import PriorConfig
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.inputs import CPU_BATCH, LARGEST_BATCH, ROOM_TO_USE, class_batch, largest_batch
+from dreambooth_jax.target import Target
 
 MODEL, COMMON, EACH = 1000, 300, 100
 
@@ -17,12 +19,12 @@ MODEL, COMMON, EACH = 1000, 300, 100
 class Compiler(Pipeline):
     """Stands for a pipeline whose sampler needs so much for all pictures together, and so much for each."""
 
-    def __init__(self):
-        self.__dict__["compiled"] = []
+    def __init__(self, devices=None):
+        self.__dict__.update(compiled=[], target=Target.of(devices or jax.devices()))
 
     def lower(self, count, *, height, width):
-        assert count % len(jax.local_devices()) == 0
-        share = count // len(jax.local_devices())
+        share, rest = divmod(count, len(self.target.local))
+        assert rest == 0
         self.compiled.append(share)
         stats = SimpleNamespace(
             argument_size_in_bytes=MODEL,
@@ -30,7 +32,7 @@ class Compiler(Pipeline):
             alias_size_in_bytes=0,
             temp_size_in_bytes=COMMON + (EACH - 1) * share,
         )
-        return SimpleNamespace(compile=lambda: SimpleNamespace(memory_analysis=lambda: stats))
+        return SimpleNamespace(compile=lambda compiler_options: SimpleNamespace(memory_analysis=lambda: stats))
 
 
 @pytest.mark.parametrize("room", [0, 500, 1200, 1555, 1700, 2000, 2500, 3400, 10000])
@@ -49,7 +51,7 @@ def test_what_is_chosen_fits_and_no_more_is_compiled_than_it_takes(room):
 @pytest.mark.parametrize(("most", "batch"), [(1, 1), (8, 1), (9, 2), (17, 4), (200, 32)])
 def test_no_more_than_are_wanted(most, batch):
     pipe = Compiler()
-    assert len(jax.local_devices()) == 8
+    assert len(pipe.target.local) == 8
     assert largest_batch(pipe, size=64, room=10**9, most=most) == batch
     assert pipe.compiled == ([batch] if batch > 1 else [])
 
@@ -60,8 +62,8 @@ def test_a_number_that_was_set_is_taken_and_a_cpu_has_one():
     assert class_batch(Compiler(), prior=PriorConfig(), **options) == CPU_BATCH
 
 
-def test_on_an_accelerator_it_is_found(monkeypatch):
-    devices = [SimpleNamespace(platform="gpu")] * 2
-    monkeypatch.setattr("jax.local_devices", lambda: devices)
-    assert class_batch(Compiler(), prior=PriorConfig(), size=64, room=10**9, missing=200) == LARGEST_BATCH
-    assert class_batch(Compiler(), prior=PriorConfig(), size=64, room=10**9, missing=5) == 4
+def test_on_an_accelerator_it_is_found():
+    devices = [Mock(spec=jax.Device, platform="gpu", process_index=0, id=i) for i in range(2)]
+    for missing, batch in ((200, LARGEST_BATCH), (5, 4)):
+        pipe = Compiler(devices)
+        assert class_batch(pipe, prior=PriorConfig(), size=64, room=10**9, missing=missing) == batch

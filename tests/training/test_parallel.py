@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.hardware.programs import collectives
 from dreambooth_jax.target import Target
-from dreambooth_jax.training.parallel import Replicated, Sharded, check_divisible, make_mapper
+from dreambooth_jax.training.parallel import Replicated, Sharded, check_divisible, make_mapper, sharded
 from tests.training import toy
+
+
+@pytest.fixture(autouse=True)
+def small_leaves_are_split_too(monkeypatch):
+    """The toy has no others."""
+    monkeypatch.setattr(sharded, "SHARDING_THRESHOLD", 64)
 
 
 def mappers():
@@ -70,6 +77,58 @@ def test_fsdp_holds_a_part_of_every_large_leaf():
     )
     for before, after in zip(jax.tree.leaves(mapper.restore_target(toy.setup()[2])), jax.tree.leaves(state)):
         assert after.sharding.is_equivalent_to(before.sharding, after.ndim), "the step must not change a sharding"
+
+
+def test_fsdp_gathers_in_the_dtype_of_the_networks_and_scatters_gradients_in_float32():
+    """Read off the compiled program: of the two kernels that are split."""
+    mapper = make_mapper("fsdp", Target.of(jax.devices()), fsdp_devices=4)
+    step, frozen, state = toy.setup(dtype=jnp.bfloat16, ema_decay=0.0)
+    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, toy.batch(0, 8, 1.0)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = mapper.shapes(jax.eval_shape(lambda: state)), mapper.shapes(frozen), mapper.batch_shapes(batch), key
+    found = {}
+    for one in collectives(mapper.map(step).lower(*shapes).compile().as_text()):
+        found[one.kind, one.group] = found.get((one.kind, one.group), 0) + one.bytes, one.dtype
+    kernels = 8 * toy.WIDTH + toy.WIDTH * 4
+    biases = toy.WIDTH
+    # A CPU gathers bfloat16 in float32. The bias is split as well; XLA also gathers it for its update.
+    assert found["all-gather", 4][0] == 4 * kernels + 2 * 4 * biases
+    assert found["reduce-scatter", 4] == (4 * (kernels + biases), "f32")
+    assert found["all-reduce", 2][0] == 4 * (kernels + biases) / 4, "of a device's part, between the groups of four"
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
+def test_only_kernels_are_rounded_before_they_are_gathered(dtype):
+    """As networks that compute in that dtype round them themselves; the norms' vectors stay as they are."""
+    mapper = make_mapper("fsdp", Target.of(jax.devices()))
+    tree = {"unet": {"kernel": jnp.full((8, 64), 1 + 2**-12), "scale": jnp.full(64, 1 + 2**-12)}}
+    axes = jax.tree.map(mapper.axis, tree)
+    assert jax.tree.leaves(axes) == [1, 0]
+    specs = jax.tree.map(mapper.spec, tree)
+    whole = jax.shard_map(
+        lambda tree: sharded._whole(tree, axes=axes, dtype=dtype),
+        mesh=mapper.mesh,
+        in_specs=(specs,),
+        out_specs=jax.sharding.PartitionSpec(),
+        check_vma=False,
+    )(mapper.place(tree))
+    assert (whole["unet"]["scale"] == tree["unet"]["scale"]).all()
+    rounded = dtype == jnp.bfloat16
+    assert whole["unet"]["kernel"].dtype == (jnp.bfloat16 if rounded else jnp.float32)
+    assert (whole["unet"]["kernel"] == (1 if rounded else 1 + 2**-12)).all()
+
+
+def buffers(tree):
+    """Where the arrays lie."""
+    return [shard.data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards]
+
+
+def test_pmap_copies_nothing_to_place_or_to_save():
+    mapper = make_mapper("pmap", Target.of(jax.devices()))
+    loaded = jax.tree.map(lambda leaf: mapper.load("", np.asarray(leaf)), toy.params())
+    placed = mapper.place(loaded)
+    assert buffers(placed) == buffers(loaded) == buffers(mapper.logical(placed))
+    assert jax.tree.map(jnp.shape, placed) == jax.tree.map(jnp.shape, toy.params())
 
 
 def test_placing_and_taking_back_is_the_identity():
