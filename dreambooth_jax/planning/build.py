@@ -6,9 +6,9 @@ training = networks at rest + peak of the compiled step
 drawing  = state at rest + peak of the compiled sampler
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
-import jax
 import numpy as np
 
 from dreambooth_jax.assembly import Assembly, Groups, assemble, mapper_of
@@ -16,10 +16,10 @@ from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
-from dreambooth_jax.memory import bytes_per_device
+from dreambooth_jax.memory import Usage, bytes_per_device
 from dreambooth_jax.planning.admit import capacity, resting, state_bytes
 from dreambooth_jax.planning.advice import advice
-from dreambooth_jax.planning.measure import Compiler, Measured, work_of
+from dreambooth_jax.planning.measure import Compiler, work_of
 from dreambooth_jax.planning.result import DrawPlan, Plan, StepPlan
 from dreambooth_jax.prepare import inputs
 from dreambooth_jax.target import Target
@@ -92,40 +92,29 @@ def draw_plans(assembly: Assembly, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, sample grids between steps."""
     config, pipe, target = assembly.config, assembly.pipe, assembly.mapper.target
     size, n, everyone = config.data.resolution, len(target.local), len(target.devices)
-    done: dict[str, Measured] = {}
+    done: dict[int, Usage] = {}
 
-    def draw(
-        purpose: str, pictures: int, program: str, lower: Callable[[], jax.stages.Lowered], at_rest: int
-    ) -> DrawPlan:
-        if program not in done:
-            done[program] = compiler(f"{purpose}, {pictures} at once", lower)
-        return DrawPlan(purpose=purpose, pictures=pictures, usage=done[program].usage, resting=at_rest, flops=0)
+    def sampler(pictures: int) -> Usage:
+        if pictures not in done:
+            lower = partial(pipe.lower, pictures * n, height=size, width=size)
+            done[pictures] = compiler(f"sampler, {pictures} pictures at once", lower).usage
+        return done[pictures]
 
-    def sampler(purpose: str, pictures: int, at_rest: int) -> DrawPlan:
-        def lower() -> jax.stages.Lowered:
-            return pipe.lower(pictures * n, height=size, width=size)
-
-        return draw(purpose, pictures, f"sampler {pictures}", lower, at_rest)
+    def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
+        return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, resting=at_rest, flops=0)
 
     if config.prior.weight:
         room = capacity(config, assembly.mapper)
         missing = -(-config.prior.num_images * n // everyone)
-        yield sampler(
-            "class images",
-            inputs.class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing),
-            0,
-        )
+        pictures = inputs.class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=sampler)
+        yield draw("class images", pictures, sampler(pictures), 0)
     encoded = inputs.encoded_at_once(target)
     whole = nbytes(pipe.params) - nbytes(pipe.params["vae"])
-    yield draw(
-        "latents",
-        encoded // n,
-        "encoder",
-        lambda: pipe.lower_encode_images(encoded, height=size, width=size),
-        whole,
-    )
+    lower = partial(pipe.lower_encode_images, encoded, height=size, width=size)
+    yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
     if config.samples.every:
         state = bytes_per_device(assembly.mapper.shapes(assembly.state))
         # where the state is whole on each device, pictures are drawn with its own weights; otherwise with a whole copy
         shared = nbytes(assembly.trainable) if everyone == 1 or isinstance(assembly.mapper, Replicated) else 0
-        yield sampler("sample grids", -(-config.samples.num_images // n), state - shared)
+        pictures = -(-config.samples.num_images // n)
+        yield draw("sample grids", pictures, sampler(pictures), state - shared)

@@ -17,7 +17,7 @@ from dreambooth_jax.config import DataConfig, ModelConfig, PriorConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.memory import usage_of
+from dreambooth_jax.memory import Usage, usage_of
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.agreement import wait_until
 from dreambooth_jax.prepare.cache import Moments, Views, latent_moments
@@ -150,7 +150,15 @@ def class_photos(
     return read_photos(str(folder), prompt=prior.class_prompt, data=data)
 
 
-def class_batch(pipe: Pipeline, *, prior: PriorConfig, size: int, room: int | None, missing: int) -> int:
+def class_batch(
+    pipe: Pipeline,
+    *,
+    prior: PriorConfig,
+    size: int,
+    room: int | None,
+    missing: int,
+    usage_at: Callable[[int], Usage] | None = None,
+) -> int:
     """Class images to make at once on each device.
 
     Args:
@@ -159,30 +167,34 @@ def class_batch(pipe: Pipeline, *, prior: PriorConfig, size: int, room: int | No
         size: pixels of a side.
         room: bytes of each device for the model and the work.
         missing: pictures to make, over all devices of this process.
+        usage_at: the sampler's memory at so many pictures on each device; by default it is compiled.
     """
     if prior.batch_size is not None:
         return prior.batch_size
     if room is None or pipe.target.arch.platform == "cpu":
         return CPU_BATCH  # its cores are busy with one already
-    return largest_batch(pipe, size=size, room=room, most=min(LARGEST_BATCH * len(pipe.target.local), missing))
+    n = len(pipe.target.local)
+
+    def compiled(batch: int) -> Usage:
+        return usage_of(pipe.lower(batch * n, height=size, width=size))
+
+    return largest_batch(usage_at or compiled, room=room, most=-(-min(LARGEST_BATCH * n, missing) // n))
 
 
-def largest_batch(pipe: Pipeline, *, size: int, room: int, most: int) -> int:
+def largest_batch(usage_at: Callable[[int], Usage], *, room: int, most: int) -> int:
     """The largest power of two of pictures whose sampler fits, at least 1.
 
     It starts at the largest, so that where this fits nothing is compiled that is not used. Where it does not, memory
     of one picture, which is overestimated by a share of what all have in common, says where to look next.
 
     Args:
-        pipe: the frozen model.
-        size: pixels of a side.
+        usage_at: the sampler's memory at so many pictures.
         room: bytes of each device for the model and the work.
-        most: do not make more pictures at once than it takes to have so many over all devices.
+        most: the result is the first power of two that is no less, or a smaller one.
     """
-    n = len(pipe.target.local)
-    batch = 1 << max(-(-most // n) - 1, 0).bit_length()
+    batch = 1 << max(most - 1, 0).bit_length()
     while batch > 1:
-        usage = usage_of(pipe.lower(batch * n, height=size, width=size))
+        usage = usage_at(batch)
         if usage.peak <= ROOM_TO_USE * room:
             break
         each = (usage.temporaries + usage.results) / batch
