@@ -2,8 +2,10 @@
 # Copyright The dreambooth_jax authors
 """A run that cannot fit is refused: before it reads weights, and before its first step.
 
-state    = parameters + moments + moving average + gradients + networks at rest      exact, from shapes alone
-training = networks at rest + peak of the compiled step
+    state    = parameters + moments + moving average + gradients + networks at rest      exact, from shapes alone
+    training = networks at rest + peak of the compiled step
+
+Both are compared with what the target has, or ``train.device_memory`` says.
 """
 
 import jax

@@ -2,8 +2,10 @@
 # Copyright The dreambooth_jax authors
 """Compile all that a run compiles, without weights or photos, and add up what it needs.
 
-training = networks at rest + peak of the compiled step
-drawing  = state at rest + peak of the compiled sampler
+    training = networks at rest + peak of the compiled step
+    drawing  = state at rest + peak of the compiled sampler
+
+Nothing is allocated, and the devices need not be there.
 """
 
 from collections.abc import Iterator
