@@ -24,6 +24,8 @@ from dreambooth_jax.planning.elsewhere import PACKAGE, config_of, keep, plans_fo
 from dreambooth_jax.planning.measure import Measured, compile_and_read
 from dreambooth_jax.target import Target
 
+READERS = ("described", "hlo", "loops", "accesses", "exchanges", "programs")
+
 
 @dataclass(frozen=True)
 class Remembering:
@@ -52,8 +54,8 @@ class Remembering:
         return measured
 
     def _digest(self, lowered: jax.stages.Lowered) -> str:
-        # how programs are read is code, too
-        readers = [file.read_text() for file in sorted((PACKAGE / "hardware").glob("*.py"))]
+        # how programs are read, and what their compilers are told, is code, too
+        readers = [(PACKAGE / "hardware" / f"{name}.py").read_text() for name in READERS]
         parts = [lowered.as_text(), self.target, os.environ.get("XLA_FLAGS", ""), *readers]
         return hashlib.sha256("\n".join([*parts, *versions().values()]).encode()).hexdigest()[:32]
 

@@ -27,13 +27,15 @@ def hopper(compiled):
             "step pmap both odd": [STEP["pmap"], BOTH, ODD],
             "sampler odd": [ODD],
             "encoder odd": [ODD],
+            "sampler 768x512": [],
         },
     )
 
 
 @pytest.fixture(scope="module")
 def alone(compiled):
-    return compiled("h100", {f"step {batch}": [f"train.batch_size={batch}"] for batch in (2, 4)})
+    jobs = {f"step {batch}": [f"train.batch_size={batch}"] for batch in (2, 4)}
+    return compiled("h100", jobs | {"step 768x512": []})
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +92,16 @@ def test_each_example_takes_what_the_backward_pass_keeps(alone):
     assert more / 4 == pytest.approx(2 * kept_by_the_backward_pass(64), rel=0.1)
 
 
+def test_pictures_need_not_be_square(alone):
+    step = alone["step 768x512"]
+    assert step["kernels"]["__cudnn$fmhaSoftmaxBackward"] == 12
+    for array in step["largest"]:
+        assert array["shape"].count(96 * 64) < 2, array
+
+
 def test_pictures_are_drawn_and_encoded_at_odd_sizes(hopper):
-    assert hopper["sampler odd"]["kernels"]["__cudnn$fmhaSoftmax"] >= 2 * 5
+    for job in ("sampler odd", "sampler 768x512"):
+        assert hopper[job]["kernels"]["__cudnn$fmhaSoftmax"] >= 2 * 5
     assert hopper["encoder odd"]["usage"]["temporaries"] < 2**30
 
 

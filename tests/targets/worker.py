@@ -9,12 +9,13 @@ is numbers; its text stays here.
 """
 
 import json
+import re
 import sys
 from dataclasses import asdict
 
 import jax
 
-from dreambooth_jax.assembly import assemble, mapper_of
+from dreambooth_jax.assembly import Assembly, assemble, mapper_of
 from dreambooth_jax.config import load_config
 from dreambooth_jax.hardware import describe, programs
 from dreambooth_jax.memory import bytes_per_device, usage_of
@@ -39,6 +40,22 @@ def facts(lowered: jax.stages.Lowered, platform: str) -> dict:
     }
 
 
+def sides(job: str) -> tuple[int, ...] | None:
+    """Height and width of a job such as ``step 768x512``."""
+    match = re.search(r"(\d+)x(\d+)", job)
+    return match and tuple(map(int, match.groups()))
+
+
+def lower(assembly: Assembly, active: tuple[str, ...], height: int, width: int) -> jax.stages.Lowered:
+    """A step on pictures of any shape; those of runs are square."""
+    state, frozen, batch, key = assembly.step_shapes(active)
+    factor, mapper = assembly.pipe.vae.config.downscale, assembly.mapper
+    for name in ("mean", "logvar"):
+        rows, _, _, channels = batch[name].shape
+        batch[name] = jax.ShapeDtypeStruct((rows, height // factor, width // factor, channels), batch[name].dtype)
+    return assembly.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
+
+
 def main(name: str, model: str, jobs: list) -> dict:
     """Facts of each job's program."""
     chip, devices = describe(name)
@@ -47,16 +64,16 @@ def main(name: str, model: str, jobs: list) -> dict:
         target = Target.of(devices, memory=chip.memory, described=True)
         config = load_config(None, [f"model.path={model}", "data.class_noun=dog", *overrides])
         pipe = inputs.describe_pretrained(config.model, target=target, dtype=config.train.dtype)
-        size = config.data.resolution
+        height, width = sides(job) or (config.data.resolution,) * 2
         if job.startswith("step"):
             assembly = assemble(config, pipe, mapper_of(config, target))
             (active,) = assembly.steps
-            found[job] = facts(assembly.lower(active), chip.platform)
+            found[job] = facts(lower(assembly, active, height, width), chip.platform)
             found[job]["state"] = bytes_per_device(assembly.mapper.shapes(assembly.state))
         elif job.startswith("sampler"):
-            found[job] = facts(pipe.lower(len(devices), height=size, width=size), chip.platform)
+            found[job] = facts(pipe.lower(len(devices), height=height, width=width), chip.platform)
         else:
-            found[job] = facts(pipe.lower_encode_images(len(devices), height=size, width=size), chip.platform)
+            found[job] = facts(pipe.lower_encode_images(len(devices), height=height, width=width), chip.platform)
     return found
 
 
