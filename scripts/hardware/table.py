@@ -186,7 +186,7 @@ def _missing(rows: list[Row]) -> Iterator[str]:
             count[job.target] = count.get(job.target, 0) + 1
         left = ", ".join(f"{n} for {target}" for target, n in count.items())
         yield f"\n## Not compiled yet\n\n{len(jobs)} steps: {left}."
-        yield "The command above goes on with them. L4 and RTX 4090, and both A100s, are of one compute capability each."
+        yield "The command above goes on with them. L4 and RTX 4090 are of one compute capability, and both A100s."
 
 
 def _versions(rows: list[Row]) -> Iterator[str]:
