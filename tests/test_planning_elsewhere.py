@@ -91,6 +91,16 @@ def test_other_versions_ask_again(asked, monkeypatch):
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize("variable", ["XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_ENABLE_X64", "LIBTPU_INIT_ARGS"])
+def test_other_settings_of_jax_ask_again(asked, monkeypatch, variable):
+    """They change programs, or what a device lets them have, which a kept plan has in it."""
+    config = load_config(None, SETTINGS)
+    elsewhere.plan_elsewhere(config, "h100")
+    monkeypatch.setenv(variable, "0.5")
+    elsewhere.plan_elsewhere(config, "h100")
+    assert len(asked) == 2
+
+
 def test_what_was_kept_and_is_torn_is_asked_again(asked, tmp_path):
     config = load_config(None, SETTINGS)
     elsewhere.plan_elsewhere(config, "h100")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,7 @@ _VERSIONS = (
     *("jax", "jaxlib", "flax", "optax", "libtpu"),
     *("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
 )
+_SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_")
 _ELSEWHERE = ("data.instance_images", "run_dir", "model.path")  # what no program depends on
 
 
@@ -88,6 +89,12 @@ def versions() -> dict[str, str]:
     return {package: installed(package) for package in _VERSIONS}
 
 
+def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
+    """Variables that change programs, or the memory that they may have."""
+    everything = {**os.environ, **surroundings}
+    return {variable: value for variable, value in everything.items() if variable.startswith(_SETTINGS)}
+
+
 def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
     from dreambooth_jax.prepare.inputs import model_path
     from dreambooth_jax.weights.folders import locate_configs
@@ -100,7 +107,7 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
         else:
             settings.pop(group)
     folder = locate_configs(str(model_path(config.model)), revision=config.model.revision)
-    parts: list[Any] = [settings, name, surroundings, versions(), sys.version_info[:2]]
+    parts: list[Any] = [settings, name, compiler_settings(surroundings), versions(), sys.version_info[:2]]
     parts.append({file.parent.name: file.read_text() for file in sorted(folder.glob("*/*config.json"))})
     parts.append({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -56,7 +56,8 @@ class Remembering:
     def _digest(self, lowered: jax.stages.Lowered) -> str:
         # how programs are read, and what their compilers are told, is code, too
         readers = [(PACKAGE / "hardware" / f"{name}.py").read_text() for name in READERS]
-        parts = [lowered.as_text(), self.target, os.environ.get("XLA_FLAGS", ""), *readers]
+        flags = [os.environ.get(variable, "") for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+        parts = [lowered.as_text(), self.target, *flags, *readers]
         return hashlib.sha256("\n".join([*parts, *versions().values()]).encode()).hexdigest()[:32]
 
 
