@@ -152,7 +152,8 @@ def _scaling(rows: list[Row]) -> Iterator[str]:
     (row,) = base
     work, chip = row["plan"]["work"], chip_of("v5e")
     within = sum(programs.moved(one["kind"], one["bytes"], one["group"]) for one in work["collectives"])
-    gradients = 859.52e6 * 4 / 4
+    summed = [one["bytes"] for one in work["collectives"] if one["kind"] in ("reduce-scatter", "all-reduce")]
+    gradients = sum(summed) / 4  # a chip's part
     yield "\n## More of them, by arithmetic\n"
     yield SCALING
     yield "| chips | sent by each chip, GB | links, ms | arithmetic, ms | memory, ms | if nothing overlaps, ms |"
