@@ -54,9 +54,9 @@ def train(config: Config) -> None:
 
 def prior(config: Config) -> None:
     """Make the class images of a run."""
-    from dreambooth_jax import preparation
+    from dreambooth_jax.prepare.class_photos import make_class_images
 
-    tell(preparation.make_class_images(config))
+    tell(make_class_images(config))
 
 
 def tell(folder: Path) -> None:
@@ -222,7 +222,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         InputError: for wrong input.
     """
-    from dreambooth_jax.compiled import keep_compiled
+    from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.deterministic import make_deterministic
 
     verb = next((word for word in arguments if word in USAGE), "train")

@@ -2,8 +2,8 @@
 # Copyright The dreambooth_jax authors
 """Every setting of a run, with its default. YAML files hold only what differs.
 
-The string after a field is its help text on the command line. Only ``cli.py``, ``trainer.py``, ``preparation.py``,
-``planning.py`` and ``assembly.py`` read these classes as a whole; everything below takes explicit arguments.
+The string after a field is its help text on the command line. Only ``cli.py``, ``trainer.py``, ``prepare/``,
+``planning.py`` and ``train_setup.py`` read these classes as a whole; everything below takes explicit arguments.
 """
 
 import dataclasses

@@ -16,11 +16,9 @@ import numpy as np
 
 from dreambooth_jax import distributed, rng
 from dreambooth_jax.adapters import Adapter, full
-from dreambooth_jax.config import Config, ModelConfig, TextEncoderConfig, load_config
+from dreambooth_jax.config import Config, TextEncoderConfig, load_config
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.pipeline import Pipeline
-from dreambooth_jax.prepare.inputs import open_pretrained
-from dreambooth_jax.target import Target
+from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.training.checkpoint import complete_steps, read_meta, read_weights
 from dreambooth_jax.trees import Tree
 
@@ -108,11 +106,12 @@ def open_model(source: str, *, step: int | None = None, ema: bool | None = None,
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
-        pipe = open_pretrained(ModelConfig(path=source), target=Target.here(), dtype=dtype)
+        pipe = load_pretrained(source, dtype=dtype)
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
     config = load_config(folder.config)
     step = pick_step(folder, step)
-    pipe = open_pretrained(config.model, target=Target.here(), dtype=dtype)
+    model = config.model
+    pipe = load_pretrained(model.path, revision=model.revision, variant=model.variant, dtype=dtype)
     if ema is None:
         ema = config.train.ema_decay > 0
     adapter = adapter_of(config.text_encoder)

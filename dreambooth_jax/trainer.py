@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from dreambooth_jax import distributed, rng
-from dreambooth_jax.assembly import assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
@@ -23,17 +22,18 @@ from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.export import save_pretrained
 from dreambooth_jax.planning.admit import check_state, check_steps
-from dreambooth_jax.preparation import Prepared, prepare
-from dreambooth_jax.prepare import inputs
-from dreambooth_jax.prepare.cache import text_table
+from dreambooth_jax.prepare.cache import Examples, text_table
+from dreambooth_jax.prepare.photos import subject_of
+from dreambooth_jax.prepare.prepared import Prepared, prepare
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import build_train_setup, mapper_of
 from dreambooth_jax.training.checkpoint import Checkpoints
-from dreambooth_jax.training.everywhere import everywhere
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
-from dreambooth_jax.training.loop import Equipment, Hook, Phase, run_phases
+from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import MetricsFiles, NonFinite, Recorder
 from dreambooth_jax.training.parallel import Mapper
+from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree, count, nbytes, shapes
 
@@ -74,33 +74,33 @@ class Training:
 
     def __init__(self, config: Config, folder: RunFolder, prepared: Prepared, mapper: Mapper):
         self.config, self.folder, self.mapper = config, folder, mapper
-        assembly = assemble(config, prepared.pipe, mapper)
-        self.adapter, self.phases = assembly.adapter, assembly.phases
+        setup = build_train_setup(config, prepared.pipe, mapper)
+        self.adapter, self.phases = setup.adapter, setup.phases
         self.frozen, trainable = self.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
         # What is trained belongs to the state, which donates it: the pipeline keeps only its shapes.
         params = self.adapter.compose(self.frozen, shapes(trainable))
         self.pipe = dataclasses.replace(prepared.pipe, params=params)
         self.prepared = dataclasses.replace(prepared, pipe=self.pipe)
-        self.assembly = dataclasses.replace(assembly, pipe=self.pipe)
+        self.setup = dataclasses.replace(setup, pipe=self.pipe)
         self.checkpoints = Checkpoints(
             folder.checkpoints, keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
         )
         self.state = self._first_state(trainable)
 
     def _first_state(self, trainable: Tree) -> TrainState:
-        expected = self.assembly.state
+        expected = self.setup.state
         size = nbytes(expected) / 1e9
         log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", size, self.config.checkpoint.keep_last)
         step = self.prepared.first_step
         if not step:
-            return self.mapper.place(self.assembly.fresh_state(trainable))
+            return self.mapper.place(self.setup.fresh_state(trainable))
         return self.mapper.place(self.checkpoints.restore(self.mapper.restore_target(expected), step=step))
 
     def run(self, interrupt: Interrupt) -> None:
         """Train, and export at the end; after a signal, only save."""
         config, first_step = self.config, self.prepared.first_step
         self.report()
-        check_steps(self.assembly, first_step=first_step)
+        check_steps(self.setup, first_step=first_step)
         stop_sign = StopSign(interrupt.requested)
         files = MetricsFiles(self.folder.path, first_step=first_step) if distributed.is_main() else None
         recorder = Recorder(
@@ -117,7 +117,7 @@ class Training:
                 self.state,
                 first_step=first_step,
                 phases=self.phases,
-                equip=self.equip,
+                inputs_for=self.inputs_for,
                 mapper=self.mapper,
                 root_key=rng.root_key(config.train.seed),
                 recorder=recorder,
@@ -169,23 +169,23 @@ class Training:
             config.train.steps * config.train.batch_size / n_instance,
         )
 
-    def equip(self, phase: Phase, state: TrainState) -> Equipment:
+    def inputs_for(self, phase: Phase, state: TrainState) -> PhaseInputs:
         """The step of a phase, with the texts and frozen parameters that it needs."""
         config = self.config
-        resting = "text_encoder" not in phase.active
-        params = self.whole_params(state.trainable, "text_encoder") if resting else {}
+        frozen = "text_encoder" not in phase.active
+        params = self.whole_params(state.trainable, "text_encoder") if frozen else {}
 
-        def table(examples: inputs.Examples) -> ExampleTable:
+        def table(examples: Examples) -> ExampleTable:
             texts, index = text_table(
-                self.pipe, [photo.prompt for photo in examples.photos], params=params, encode=resting
+                self.pipe, [photo.prompt for photo in examples.photos], params=params, encode=frozen
             )
             mean, logvar = examples.moments
             return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
 
-        rates = self.assembly.rates
-        return Equipment(
-            step=self.assembly.steps[phase.active],
-            frozen=self.mapper.place(self.assembly.needed(phase.active, self.frozen)),
+        rates = self.setup.learning_rates
+        return PhaseInputs(
+            step=self.setup.steps[phase.active],
+            frozen=self.mapper.place(self.setup.frozen_in_step(phase.active, self.frozen)),
             data=DreamBoothData(
                 instance=table(self.prepared.instance),
                 prior=table(self.prepared.prior) if self.prepared.prior else None,
@@ -193,7 +193,7 @@ class Training:
                 prior_weight=config.prior.weight,
                 seed=config.train.seed,
             ),
-            rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in phase.active},
+            learning_rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in phase.active},
         )
 
     def whole_params(self, trainable: Tree, *networks: str) -> Tree:
@@ -203,7 +203,7 @@ class Training:
             return {name: tree[name] for name in networks or tree if name in tree}
 
         params = self.adapter.compose(part(self.frozen), self.mapper.logical(part(trainable)))
-        return everywhere(params, self.mapper.target.mesh)
+        return replicate(params, self.mapper.target.mesh)
 
     def best_params(self, state: TrainState) -> Tree:
         """The whole model with the moving average, where one is kept: what is sampled and exported."""
@@ -231,7 +231,7 @@ class Training:
         params = self.best_params(state)
         if not distributed.is_main():
             return
-        samples, subject = self.config.samples, inputs.subject_of(self.config.data)
+        samples, subject = self.config.samples, subject_of(self.config.data)
         settings = SampleSettings(
             prompts=[subject.fill(prompt) for prompt in (*samples.prompts, *samples.class_prompts)],
             num_images=samples.num_images,

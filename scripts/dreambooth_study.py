@@ -28,7 +28,7 @@ from study.conditions import EXPERIMENTS
 from study.runs import Study, plan, run
 from tqdm import tqdm
 
-from dreambooth_jax.compiled import keep_compiled
+from dreambooth_jax.compilation_cache import keep_compiled
 
 DOCS = Path(__file__).parents[1] / "docs"
 

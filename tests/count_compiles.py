@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 import dreambooth_jax as dbx
-from dreambooth_jax.compiled import keep_compiled
+from dreambooth_jax.compilation_cache import keep_compiled
 from tests.runs import tiny_config
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@
 import numpy as np
 import pytest
 
-from dreambooth_jax.config import DataConfig, ModelConfig, load_config
-from dreambooth_jax.prepare.inputs import EMBEDDED, open_pretrained, read_photos
-from dreambooth_jax.target import Target
+from dreambooth_jax.config import DataConfig, load_config
+from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.pipeline.load import EMBEDDED
+from dreambooth_jax.prepare.photos import read_photos
 from dreambooth_jax.trees import count
 
 
@@ -20,7 +21,7 @@ def test_it_is_small_and_its_licences_travel_with_it():
 
 
 def test_it_opens_and_draws():
-    pipe = open_pretrained(ModelConfig(path="embedded"), target=Target.here())
+    pipe = load_pretrained("embedded")
     assert pipe.native_size == 64
     assert count(pipe.params) < 15e6
     (picture,) = pipe(["a red car on a blue background"], steps=2)
@@ -34,7 +35,7 @@ def test_diffusers_opens_it_and_draws_the_same():
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(EMBEDDED).to(torch.float32)
     theirs.set_progress_bar_config(disable=True)
     prompts = ["a cat on a red background", "a sks alien on the left on a blue background"]
-    pipe, run = open_pretrained(ModelConfig(path="embedded"), target=Target.here()), {"guidance_scale": 4.0}
+    pipe, run = load_pretrained("embedded"), {"guidance_scale": 4.0}
     latents = np.random.default_rng(0).normal(size=(2, 16, 16, 4)).astype(np.float32)
     found = pipe(prompts, latents=latents, steps=10, output="float32", **run)
     drawn = torch.from_numpy(latents.transpose(0, 3, 1, 2))
@@ -43,7 +44,7 @@ def test_diffusers_opens_it_and_draws_the_same():
 
 
 def test_the_rare_words_fall_into_pieces_that_it_knows():
-    pipe = open_pretrained(ModelConfig(path="embedded"), target=Target.here())
+    pipe = load_pretrained("embedded")
     for word in ("sks", "zwx", "olis"):
         assert 1 <= len(pipe.tokenizer.pieces(word)) <= 4
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreambooth_jax import pipeline, spread
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.pipeline.generate import draw_latents
 from dreambooth_jax.target import Target
+from dreambooth_jax.training.parallel import sharding
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PROMPTS = ["a photo of sks dog", "a dog", "a photo of a backpack"]
@@ -64,10 +65,10 @@ def test_the_number_of_devices_does_not_matter(pipe):
 
 def test_one_program_for_one_shape(pipe):
     pipe(PROMPTS, **QUICK)
-    before = spread._compiled._cache_size()
+    before = sharding._mapped._cache_size()
     pipe(PROMPTS[:2], steps=7, guidance_scale=1, eta=1, seed=8, negative_prompt="blurry")
     replace(pipe, params=jax.tree.map(np.asarray, pipe.params))(PROMPTS, steps=1, output="latents")
-    assert spread._compiled._cache_size() == before
+    assert sharding._mapped._cache_size() == before
 
 
 def test_what_a_picture_depends_on(pipe):
@@ -85,7 +86,7 @@ def test_no_guidance_is_the_prompt_alone(pipe):
 
 
 def test_seeds_stand_for_latents_and_noise(pipe):
-    _, latents = pipeline._draw(np.asarray([3, 4], np.uint32), shape=(2, 8, 8, 4))
+    _, latents = draw_latents(np.asarray([3, 4], np.uint32), shape=(2, 8, 8, 4))
     np.testing.assert_array_equal(
         pipe(PROMPTS[:2], seed=3, latents=latents, **QUICK), pipe(PROMPTS[:2], seed=3, **QUICK)
     )

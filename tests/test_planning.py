@@ -12,16 +12,17 @@ import jax
 import pytest
 
 import dreambooth_jax as dbx
-from dreambooth_jax import assembly
+from dreambooth_jax import train_setup
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.models import UNet2DConditionModel, UNetConfig
+from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning import admit
 from dreambooth_jax.planning.advice import advice
-from dreambooth_jax.preparation import prepare
-from dreambooth_jax.prepare import inputs
+from dreambooth_jax.prepare import prepared
+from dreambooth_jax.prepare.prepared import prepare
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer import Training
@@ -38,11 +39,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 @functools.cache
 def described():
-    return inputs.describe_pretrained(load_config(None, [f"model.path={MODEL}"]).model, target=Target.here())
+    return describe_pretrained(MODEL, target=Target.here())
 
 
 def assembled(config):
-    return assembly.assemble(config, described(), assembly.mapper_of(config, Target.here()))
+    return train_setup.build_train_setup(config, described(), train_setup.mapper_of(config, Target.here()))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_plan_counts_what_the_run_holds(found):
     held = sum(found.state[name] for name in ("parameters", "moments (adamw)", "batch"))
     assert step.usage.arguments == pytest.approx(held, rel=1e-3)
     assert step.usage.temporaries > trained
-    assert step.peak == step.resting + step.usage.peak
+    assert step.peak == step.idle + step.usage.peak
     assert step.flops > 6 * 8 * trained // 4, "each weight works at least once, forward and twice backward, per example"
 
 
@@ -81,10 +82,10 @@ def test_a_moving_average_is_one_more_copy(tmp_path, skeleton):
 
 def test_the_plan_counts_pictures_beside_the_state(found):
     images, latents, grids = found.draws
-    assert (images.pictures, images.resting, latents.pictures, grids.pictures) == (1, 0, 1, 1)
+    assert (images.pictures, images.idle, latents.pictures, grids.pictures) == (1, 0, 1, 1)
     params = dbx.load_pretrained(MODEL).params
-    assert latents.resting == nbytes(params["unet"]) + nbytes(params["text_encoder"])
-    assert grids.resting == pytest.approx(found.state["moments (adamw)"], abs=4), "and the number of the step"
+    assert latents.idle == nbytes(params["unet"]) + nbytes(params["text_encoder"])
+    assert grids.idle == pytest.approx(found.state["moments (adamw)"], abs=4), "and the number of the step"
     assert found.peak == max(step.peak for step in (*found.steps, *found.draws))
 
 
@@ -133,7 +134,7 @@ def test_fsdp_on_eight_devices_keeps_a_sixth_at_most(kind):
     trainable = {"unet": unflatten(parameter_shapes(unet))}
     name, _, moments = kind.partition(" ")
     overrides = [f"optimizer.kind={name}", *([f"optimizer.moments={moments}"] if moments else [])]
-    optimizers = {"unet": assembly.optimizer_of(load_config(None, overrides).optimizer, lambda _: 1e-6, "unet")}
+    optimizers = {"unet": train_setup.optimizer_of(load_config(None, overrides).optimizer, lambda _: 1e-6, "unet")}
     state = jax.eval_shape(lambda tree: init_state(tree, optimizers, with_ema=False), trainable)
     assert nbytes(state.trainable) > 3.4e9
     assert bytes_per_device(make_mapper("fsdp", Target.of(jax.devices())).shapes(state)) < nbytes(state) / 6
@@ -152,7 +153,7 @@ class TestRefusing:
     """Of a run that cannot fit nothing is begun that could have been spared."""
 
     def test_before_weights_are_read(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(inputs, "open_pretrained", lambda *_, **__: pytest.fail("read the weights"))
+        monkeypatch.setattr(prepared, "load_pretrained", lambda *_, **__: pytest.fail("read the weights"))
         config = tiny_config(tmp_path, "train.device_memory=0.0001")
         with pytest.raises(InputError, match=r"does not fit: .*parameters .* \+ moments .*optimizer.moments=bfloat16"):
             dbx.train(config)
@@ -162,16 +163,16 @@ class TestRefusing:
         """Memory for the state, but not for the activations."""
         held = sum(admit.state_bytes(assembled(tiny_config(tmp_path))).values())
         config = tiny_config(tmp_path, f"train.device_memory={1.05 * held / 1e9}")
-        admit.check_state(config, assembly.mapper_of(config, Target.here()))
+        admit.check_state(config, train_setup.mapper_of(config, Target.here()))
         with pytest.raises(InputError, match=r"does not fit: .*of it for activations.*Try train.remat=blocks"):
             admit.check_steps(assembled(config), first_step=0)
         admit.check_steps(assembled(config), first_step=config.train.steps)  # none is left to be taken
 
     def test_not_where_the_device_says_nothing(self, tmp_path):
         config = tiny_config(tmp_path)
-        admit.check_state(config, assembly.mapper_of(config, Target.of(jax.devices())))
+        admit.check_state(config, train_setup.mapper_of(config, Target.of(jax.devices())))
         with pytest.raises(InputError, match="does not fit"):
-            admit.check_state(config, assembly.mapper_of(config, Target.of(jax.devices(), memory=1000)))
+            admit.check_state(config, train_setup.mapper_of(config, Target.of(jax.devices(), memory=1000)))
 
 
 @pytest.mark.parametrize(("parallel", "stop"), [("pmap", 0), ("fsdp", 0), ("fsdp", -1)])
@@ -180,22 +181,22 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
     config = tiny_config(
         tmp_path, f"train.parallel={parallel}", f"text_encoder.stop={stop}", "prior.weight=0", "train.batch_size=8"
     )
-    mapper = assembly.mapper_of(config, Target.here())
+    mapper = train_setup.mapper_of(config, Target.here())
     prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt(), mapper)
     training = Training(config, RunFolder(tmp_path / "run"), prepared, mapper)
     (phase,) = training.phases
-    equipment = training.equip(phase, training.state)
-    real = training.state, equipment.frozen, mapper.place_batch(equipment.data.batch_at(0))
-    state, frozen, batch, _ = training.assembly.step_shapes(phase.active)
+    phase_inputs = training.inputs_for(phase, training.state)
+    real = training.state, phase_inputs.frozen, mapper.place_batch(phase_inputs.data.batch_at(0))
+    state, frozen, batch, _ = training.setup.step_shapes(phase.active)
     assumed = mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch)
     assert jax.tree.structure(real) == jax.tree.structure(assumed)
     for array, shape in zip(jax.tree.leaves(real), jax.tree.leaves(assumed), strict=True):
         assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
         assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
-    assert equipment.step is training.assembly.steps[phase.active]
+    assert phase_inputs.step is training.setup.steps[phase.active]
 
     def refuse(asked, *, first_step):
-        assert asked is training.assembly
+        assert asked is training.setup
         raise InputError("does not fit")
 
     monkeypatch.setattr("dreambooth_jax.trainer.check_steps", refuse)

@@ -36,8 +36,8 @@ PLAN = Plan(
     model="training a UNet",
     machine="compiled for 8 x H100",
     state={"parameters": 10**9},
-    steps=[StepPlan(usage=USAGE, resting=10**8, flops=10**12, work=WORK, active=("unet",), phases=[(0, 9)])],
-    draws=[DrawPlan(usage=USAGE, resting=0, flops=0, purpose="latents", pictures=4)],
+    steps=[StepPlan(usage=USAGE, idle=10**8, flops=10**12, work=WORK, active=("unet",), phases=[(0, 9)])],
+    draws=[DrawPlan(usage=USAGE, idle=0, flops=0, purpose="latents", pictures=4)],
     capacity=10**10,
     advice=["train.remat=blocks: less"],
 )

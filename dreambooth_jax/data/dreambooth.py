@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from dreambooth_jax.data import order
+from dreambooth_jax.data import host_rng
 from dreambooth_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -55,9 +55,9 @@ def visit_order(
     epoch, place = counter // n, counter % n
     example = np.empty_like(counter)
     for e in np.unique(epoch).tolist():
-        example[epoch == e] = order.permutation(n, seed, stream, "examples", e)[place[epoch == e]]
+        example[epoch == e] = host_rng.permutation(n, seed, stream, "examples", e)[place[epoch == e]]
     visits = zip(example.tolist(), epoch.tolist())
-    view = [order.permutation(v, seed, stream, "views", i, e // v)[e % v] for i, e in visits]
+    view = [host_rng.permutation(v, seed, stream, "views", i, e // v)[e % v] for i, e in visits]
     return example, np.array(view, counter.dtype)
 
 
@@ -90,7 +90,7 @@ class DreamBoothData:
         return self.prior if self.prior_weight else None
 
     def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of a step, or some rows of it, in ascending order.
+        """The batch of a step, or some rows of it, in ascending host_rng.
 
         Returns:
             mean, logvar [b, h, w, c]; the texts; weight float32 [b] (1 or λ); is_prior bool [b]; index int32 [b], the

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
-from dreambooth_jax.data import order
+from dreambooth_jax.data import host_rng
 from dreambooth_jax.errors import InputError
 
 # What people keep photos in. Pillow opens more, some by starting other programs (EPS), some by trial (TGA).
@@ -63,7 +63,7 @@ def views(crop: Literal["center", "random"], *, flip: bool, digest: str, seed: i
     """
     squares = [CENTER]
     if crop == "random":
-        shares = order.uniform(3 * RANDOM_VIEWS, seed, "views", digest).reshape(RANDOM_VIEWS, 3).tolist()
+        shares = host_rng.uniform(3 * RANDOM_VIEWS, seed, "views", digest).reshape(RANDOM_VIEWS, 3).tolist()
         squares = [View(side=MIN_SIDE + (1 - MIN_SIDE) * s, x=x, y=y) for s, x, y in shares]
     mirrored = [replace(view, flip=True) for view in squares] if flip else []
     return (*squares, *mirrored)

@@ -19,7 +19,7 @@ from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Remat
 from dreambooth_jax.models.resnet import ResnetBlock
 from dreambooth_jax.target import CPU, Arch
 
-Picture = Float[Array, "b h w c"]
+Features = Float[Array, "b h w c"]
 Text = Float[Array, "b s e"]
 Time = Float[Array, "b t"]
 
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     arch: Arch = CPU
 
     @nn.compact
-    def __call__(self, x: Picture, text: Text) -> Picture:
+    def __call__(self, x: Features, text: Text) -> Features:
         channels = x.shape[-1]
 
         def project(name: str, h: Array) -> Array:  # the same map in both cases; only the kernel's shape differs
@@ -180,7 +180,7 @@ class DownBlock(_Block):
         is_last = self.level == len(config.block_out_channels) - 1
         self.downsamplers = [] if is_last else [Downsample(self.features, dtype=self.dtype)]
 
-    def __call__(self, x: Picture, time: Time, text: Text) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Features, time: Time, text: Text) -> tuple[Array, list[Array]]:
         """The block's result and its skip connections."""
         skips = []
         for i, resnet in enumerate(self.resnets):
@@ -201,7 +201,7 @@ class MidBlock(_Block):
         self.resnets = [self._resnet() for _ in range(2)]
         self.attentions = [self._transformer(only_cross_attention=False)]
 
-    def __call__(self, x: Picture, time: Time, text: Text) -> Picture:
+    def __call__(self, x: Features, time: Time, text: Text) -> Features:
         x = self.resnets[0](x, time)
         x = self.attentions[0](x, text)
         return self.resnets[1](x, time)
@@ -217,7 +217,7 @@ class UpBlock(_Block):
         self.upsamplers = [] if self.level == 0 else [Upsample(self.features, dtype=self.dtype)]
 
     def __call__(
-        self, x: Picture, skips: Sequence[Array], time: Time, text: Text, size: tuple[int, int]
+        self, x: Features, skips: Sequence[Array], time: Time, text: Text, size: tuple[int, int]
     ) -> Float[Array, "b H W features"]:
         """``skips``: one for each layer, the first is used last. ``size``: height and width of the next block."""
         for i, (resnet, skip) in enumerate(zip(self.resnets, reversed(skips), strict=True)):

@@ -19,7 +19,7 @@ from dreambooth_jax.models.resnet import ResnetBlock
 from dreambooth_jax.target import CPU, Arch
 
 _EPSILON = 1e-6
-Picture = Float[Array, "b h w c"]
+Features = Float[Array, "b h w c"]
 
 
 class VAEAttention(nn.Module):
@@ -34,7 +34,7 @@ class VAEAttention(nn.Module):
         self.attention = Attention(heads=1, bias=True, dtype=self.dtype, arch=self.arch)
         nn.share_scope(self, self.attention)  # to_q and its siblings lie beside group_norm
 
-    def __call__(self, x: Picture) -> Picture:
+    def __call__(self, x: Features) -> Features:
         tokens = self.group_norm(x).reshape(x.shape[0], -1, x.shape[-1])
         return x + self.attention(tokens).reshape(x.shape)
 
@@ -61,7 +61,7 @@ class DownBlock(_Block):
         down = Downsample(self.features, lopsided=True, dtype=self.dtype)
         self.downsamplers = [] if self.is_last else [down]
 
-    def __call__(self, x: Picture) -> Float[Array, "b H W features"]:
+    def __call__(self, x: Features) -> Float[Array, "b H W features"]:
         for layer in [*self.resnets, *self.downsamplers]:
             x = layer(x)
         return x
@@ -76,7 +76,7 @@ class MidBlock(_Block):
         self.resnets = self._resnets(2)
         self.attentions = [VAEAttention(self.config.norm_num_groups, dtype=self.dtype, arch=self.arch)]
 
-    def __call__(self, x: Picture) -> Picture:
+    def __call__(self, x: Features) -> Features:
         for layer in (self.resnets[0], self.attentions[0], self.resnets[1]):
             x = layer(x)
         return x
@@ -91,7 +91,7 @@ class UpBlock(_Block):
         self.resnets = self._resnets(self.config.layers_per_block + 1)
         self.upsamplers = [] if self.is_last else [Upsample(self.features, dtype=self.dtype)]
 
-    def __call__(self, x: Picture) -> Float[Array, "b H W features"]:
+    def __call__(self, x: Features) -> Float[Array, "b H W features"]:
         for layer in [*self.resnets, *self.upsamplers]:
             x = layer(x)
         return x
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, _EPSILON, dtype=dtype)
         self.conv_out = conv(2 * config.latent_channels, dtype=dtype)
 
-    def __call__(self, x: Picture) -> Float[Array, "b H W moments"]:
+    def __call__(self, x: Features) -> Float[Array, "b H W moments"]:
         x = self.conv_in(x)
         for block in [*self.down_blocks, self.mid_block]:
             x = block(x)
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, _EPSILON, dtype=dtype)
         self.conv_out = conv(config.out_channels, dtype=dtype)
 
-    def __call__(self, z: Picture) -> Float[Array, "b H W out"]:
+    def __call__(self, z: Features) -> Float[Array, "b H W out"]:
         x = self.conv_in(z)
         for block in [self.mid_block, *self.up_blocks]:
             x = block(x)

@@ -6,30 +6,30 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dreambooth_jax.assembly import Assembly
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.planning.result import gb
+from dreambooth_jax.train_setup import TrainSetup
 from dreambooth_jax.training.parallel import Sharded
 
 
-def advice(assembly: Assembly, *, activations: int) -> Iterator[str]:
+def advice(setup: TrainSetup, *, activations: int) -> Iterator[str]:
     """``KEY=VALUE`` and what it does, in the order in which they cost least.
 
     Args:
-        assembly: of the run as it is.
+        setup: of the run as it is.
         activations: bytes that a step needs besides what it is given; 0 if these are not the problem.
     """
-    config, mapper, n = assembly.config, assembly.mapper, len(assembly.mapper.devices)
-    trained = bytes_per_device(mapper.shapes(assembly.trainable))
-    share = assembly.rows // config.train.accumulation // n
-    if activations and assembly.pipe.unet.dtype == np.float32 and mapper.devices[0].platform != "cpu":
+    config, mapper, n = setup.config, setup.mapper, len(setup.mapper.devices)
+    trained = bytes_per_device(mapper.shapes(setup.trainable))
+    share = setup.rows // config.train.accumulation // n
+    if activations and setup.pipe.unet.dtype == np.float32 and mapper.devices[0].platform != "cpu":
         yield f"train.dtype=bfloat16: half of the {gb(activations)} GB of activations"
     if activations and config.train.remat != "blocks":
         yield "train.remat=blocks: most of the activations are computed again, for a third more time"
     if config.optimizer.kind != "adafactor":
         if config.optimizer.moments == "float32":
             yield f"optimizer.moments=bfloat16: {gb(trained / 2)} GB less"
-        moments = bytes_per_device(mapper.shapes(assembly.state.opt_state))
+        moments = bytes_per_device(mapper.shapes(setup.state.opt_state))
         yield f"optimizer.kind=adafactor (with moments, beta1, beta2 and eps left out): about {gb(moments)} GB less"
     if activations and share > 1:
         yield f"train.accumulation={config.train.accumulation * share}: activations of one example at a time"
@@ -37,7 +37,7 @@ def advice(assembly: Assembly, *, activations: int) -> Iterator[str]:
         yield f"train.parallel=fsdp: parameters, moments and gradients split over {n} devices"
     if config.train.ema_decay:
         yield f"train.ema_decay=0: {gb(trained)} GB less"
-    if "text_encoder" in assembly.trainable:
+    if "text_encoder" in setup.trainable:
         yield "text_encoder.stop=0: the text encoder rests"
-    if activations and config.train.batch_size > 1 and assembly.rows // 2 % (n * config.train.accumulation) == 0:
+    if activations and config.train.batch_size > 1 and setup.rows // 2 % (n * config.train.accumulation) == 0:
         yield f"train.batch_size={config.train.batch_size // 2}: half of the activations"

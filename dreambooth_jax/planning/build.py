@@ -13,18 +13,20 @@ from functools import partial
 
 import numpy as np
 
-from dreambooth_jax.assembly import Assembly, Groups, assemble, mapper_of
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
 from dreambooth_jax.memory import Usage, bytes_per_device
-from dreambooth_jax.planning.admit import capacity, resting, state_bytes
+from dreambooth_jax.pipeline import describe_pretrained
+from dreambooth_jax.planning.admit import capacity, idle_bytes, state_bytes
 from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.planning.measure import Compiler, work_of
 from dreambooth_jax.planning.result import DrawPlan, Plan, StepPlan
-from dreambooth_jax.prepare import inputs
+from dreambooth_jax.prepare.batch_size import class_batch, encoded_at_once
+from dreambooth_jax.prepare.photos import check_fit
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
 from dreambooth_jax.trees import count, nbytes
 
@@ -43,22 +45,24 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
     """
     check_config(config)
     mapper = mapper_of(config, target)
-    pipe = inputs.describe_pretrained(config.model, target=target, dtype=config.train.dtype)
-    inputs.check_fit(pipe, config.data)
-    assembly = assemble(config, pipe, mapper)
-    steps = [step_plan(assembly, active, compiler=compiler, chip=chip) for active in assembly.steps]
+    pipe = describe_pretrained(
+        config.model.path, revision=config.model.revision, target=target, dtype=config.train.dtype
+    )
+    check_fit(pipe, config.data)
+    setup = build_train_setup(config, pipe, mapper)
+    steps = [step_plan(setup, active, compiler=compiler, chip=chip) for active in setup.steps]
     groups = {name: f"{count(tree) / 1e6:.1f}M {name}" for name, tree in pipe.params.items()}
-    trained = " and ".join(groups[name] for name in assembly.trainable)
-    at_rest = " and ".join(groups[name] for name in assembly.frozen)
-    batch = max(bytes_per_device(mapper.batch_shapes(assembly.batch(active))) for active in assembly.steps)
+    trained = " and ".join(groups[name] for name in setup.trainable)
+    at_rest = " and ".join(groups[name] for name in setup.frozen)
+    batch = max(bytes_per_device(mapper.batch_shapes(setup.batch(active))) for active in setup.steps)
     return Plan(
-        model=f"training {trained}; {at_rest} rest; {assembly.rows} examples a step",
+        model=f"training {trained}; {at_rest} rest; {setup.rows} examples a step",
         machine=_machine(mapper, np.dtype(pipe.unet.dtype).name),
-        state=state_bytes(assembly) | {"batch": batch},
+        state=state_bytes(setup) | {"batch": batch},
         steps=steps,
-        draws=list(draw_plans(assembly, compiler=compiler)),
+        draws=list(draw_plans(setup, compiler=compiler)),
         capacity=capacity(config, mapper),
-        advice=list(advice(assembly, activations=max(step.usage.temporaries for step in steps))),
+        advice=list(advice(setup, activations=max(step.usage.temporaries for step in steps))),
     )
 
 
@@ -72,27 +76,27 @@ def _machine(mapper: Mapper, dtype: str) -> str:
     return f"{line}: activations are a CPU's; --target names a GPU or TPU to compile for instead"
 
 
-def step_plan(assembly: Assembly, active: Groups, *, compiler: Compiler, chip: Chip | None = None) -> StepPlan:
+def step_plan(setup: TrainSetup, active: Groups, *, compiler: Compiler, chip: Chip | None = None) -> StepPlan:
     """Compile a step and ask what it needs."""
-    state, frozen, batch, key = assembly.step_shapes(active)
-    phases = [(phase.start, phase.stop) for phase in assembly.phases if phase.active == active]
+    state, frozen, batch, key = setup.step_shapes(active)
+    phases = [(phase.start, phase.stop) for phase in setup.phases if phase.active == active]
     stretches = ", ".join(f"{start} to {stop}" for start, stop in phases)
-    measured = compiler(f"steps {stretches}", lambda: assembly.lower(active))
-    operations = flops(assembly.pure_steps[active], state, frozen, batch, key)
-    dtype = np.dtype(assembly.pipe.unet.dtype).name
+    measured = compiler(f"steps {stretches}", lambda: setup.lower(active))
+    operations = flops(setup.pure_steps[active], state, frozen, batch, key)
+    dtype = np.dtype(setup.pipe.unet.dtype).name
     return StepPlan(
         active=active,
         phases=phases,
         usage=measured.usage,
-        resting=resting(assembly, frozen),
+        idle=idle_bytes(setup, frozen),
         flops=operations,
-        work=work_of(measured, chip, target=assembly.mapper.target, flops=operations, dtype=dtype),
+        work=work_of(measured, chip, target=setup.mapper.target, flops=operations, dtype=dtype),
     )
 
 
-def draw_plans(assembly: Assembly, *, compiler: Compiler) -> Iterator[DrawPlan]:
+def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, sample grids between steps."""
-    config, pipe, target = assembly.config, assembly.pipe, assembly.mapper.target
+    config, pipe, target = setup.config, setup.pipe, setup.mapper.target
     size, n, everyone = config.data.resolution, len(target.local), len(target.devices)
     done: dict[int, Usage] = {}
 
@@ -103,20 +107,20 @@ def draw_plans(assembly: Assembly, *, compiler: Compiler) -> Iterator[DrawPlan]:
         return done[pictures]
 
     def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
-        return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, resting=at_rest, flops=0)
+        return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, idle=at_rest, flops=0)
 
     if config.prior.weight:
-        room = capacity(config, assembly.mapper)
+        room = capacity(config, setup.mapper)
         missing = -(-config.prior.num_images * n // everyone)
-        pictures = inputs.class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=sampler)
+        pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=sampler)
         yield draw("class images", pictures, sampler(pictures), 0)
-    encoded = inputs.encoded_at_once(target)
+    encoded = encoded_at_once(target)
     whole = nbytes(pipe.params) - nbytes(pipe.params["vae"])
     lower = partial(pipe.lower_encode_images, encoded, height=size, width=size)
     yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
     if config.samples.every:
-        state = bytes_per_device(assembly.mapper.shapes(assembly.state))
+        state = bytes_per_device(setup.mapper.shapes(setup.state))
         # where the state is whole on each device, pictures are drawn with its own weights; otherwise with a whole copy
-        shared = nbytes(assembly.trainable) if everyone == 1 or isinstance(assembly.mapper, Replicated) else 0
+        shared = nbytes(setup.trainable) if everyone == 1 or isinstance(setup.mapper, Replicated) else 0
         pictures = -(-config.samples.num_images // n)
         yield draw("sample grids", pictures, sampler(pictures), state - shared)

@@ -61,7 +61,7 @@ def plan_elsewhere(config: Config, name: str) -> Plan:
 
 def plans_folder() -> Path:
     """Where plans are kept."""
-    from dreambooth_jax.compiled import user_cache
+    from dreambooth_jax.compilation_cache import user_cache
 
     return user_cache() / "dreambooth_jax" / "plans"
 
@@ -96,7 +96,7 @@ def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
-    from dreambooth_jax.prepare.inputs import model_path
+    from dreambooth_jax.pipeline.load import source_of
     from dreambooth_jax.weights.folders import locate_configs
 
     settings = to_dict(config)
@@ -106,7 +106,7 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
             settings[group].pop(entry)
         else:
             settings.pop(group)
-    folder = locate_configs(str(model_path(config.model)), revision=config.model.revision)
+    folder = locate_configs(str(source_of(config.model.path)), revision=config.model.revision)
     parts: list[Any] = [settings, name, compiler_settings(surroundings), versions(), sys.version_info[:2]]
     parts.append({file.parent.name: file.read_text() for file in sorted(folder.glob("*/*config.json"))})
     parts.append({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})

@@ -37,20 +37,20 @@ class Program:
 
     Attributes:
         usage: of memory, on each device.
-        resting: bytes that lie on each device meanwhile and that the program does not take.
+        idle: bytes on each device, while the program runs, of networks that it does not use.
         flops: operations of products and convolutions, on all devices together; what a sampler repeats counts once.
         work: None where it was compiled for the CPU.
     """
 
     usage: Usage
-    resting: int
+    idle: int
     flops: int
     work: Work | None = None
 
     @property
     def peak(self) -> int:
         """Bytes on each device."""
-        return self.resting + self.usage.peak
+        return self.idle + self.usage.peak
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,14 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from dreambooth_jax import distributed
+from dreambooth_jax.config import DataConfig
 from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prepare.batch_size import encoded_at_once
 from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,31 @@ def _write(path: Path, mean: np.ndarray, logvar: np.ndarray) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Photos of one kind and the moments of their latents."""
+
+    photos: Sequence[Photo]
+    moments: Moments
+
+
+def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
+    """Photos with the moments of their latents."""
+    model = fingerprint(pipe.components.folder)
+    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=encoded_at_once(pipe.target))
+    return Examples(photos=photos, moments=moments)
+
+
+def instance_views(data: DataConfig, *, seed: int) -> Views:
+    """How the subject's photos are seen."""
+    return Views(resolution=data.resolution, crop=data.crop, flip=data.flip, seed=seed)
+
+
+def class_views(data: DataConfig) -> Views:
+    """Class images are seen as they were made: cutting or mirroring them adds nothing that the model doesn't know."""
+    return Views(resolution=data.resolution)
 
 
 def text_table(

@@ -18,7 +18,13 @@ from tqdm import tqdm
 from dreambooth_jax import distributed
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline
-from dreambooth_jax.prepare.shelf import Recipe, Shelf, check_recipe, read_manifest, usable_pictures
+from dreambooth_jax.prepare.class_image_store import (
+    ClassImageStore,
+    Recipe,
+    check_recipe,
+    read_manifest,
+    usable_pictures,
+)
 
 
 def ensure_class_images(
@@ -56,8 +62,8 @@ def ensure_class_images(
     count, number = _of_main(len(present), 1 + max((line["seed"] - seed for line in lines), default=-1))
     if count >= num_images:
         return count
-    shelf = Shelf(folder, recipe, seed=seed, patience=max(16, num_images))
-    shelf.open(present)
+    store = ClassImageStore(folder, recipe, seed=seed, patience=max(16, num_images))
+    store.open(present)
     hidden = not distributed.is_main()
     with tqdm(
         total=num_images, initial=count, desc="class images", unit="image", dynamic_ncols=True, disable=hidden
@@ -65,16 +71,16 @@ def ensure_class_images(
         while count < num_images and not should_stop():
             n_makers = min(jax.process_count(), -(-(num_images - count) // batch_size))
             numbers = range(number, number + n_makers * batch_size)
-            for picture_number, picture in made_by_all(pipe, shelf, numbers, batch_size):
-                bar.update(shelf.offer(picture_number, picture))
-                if len(shelf.seen) == num_images or shelf.gives_up:
+            for picture_number, picture in made_by_all(pipe, store, numbers, batch_size):
+                bar.update(store.add(picture_number, picture))
+                if len(store.seen) == num_images or store.exhausted:
                     break
-            shelf.clear()
+            store.clear()
             number = numbers.stop
-            count, gives_up = _of_main(len(shelf.seen), shelf.gives_up)
-            if gives_up:
+            count, exhausted = _of_main(len(store.seen), store.exhausted)
+            if exhausted:
                 raise InputError(
-                    f"the last {shelf.patience} pictures of {recipe.prompt!r} were all black or duplicates: the model "
+                    f"the last {store.patience} pictures of {recipe.prompt!r} were all black or duplicates: the model "
                     "or the prompt is broken (float16 weights that overflow?); make one with dreambooth-jax sample and "
                     "look"
                 )
@@ -87,19 +93,19 @@ def _of_main(*numbers: int) -> tuple[int, ...]:
 
 
 def made_by_all(
-    pipe: Pipeline, shelf: Shelf, numbers: range, batch_size: int
+    pipe: Pipeline, store: ClassImageStore, numbers: range, batch_size: int
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
     """Make pictures of these numbers, each process a batch of them; process 0 gets all, in order, the others none."""
     first = numbers.start + jax.process_index() * batch_size
     own = range(first, first + batch_size)
-    pictures = list(make(pipe, shelf.recipe, [shelf.seed + n for n in own])) if first in numbers else []
+    pictures = list(make(pipe, store.recipe, [store.seed + n for n in own])) if first in numbers else []
     if not distributed.is_main():
         for number, picture in zip(own, pictures):
-            shelf.lay_by(number, picture)
+            store.stage(number, picture)
     distributed.barrier("class images made")
     if distributed.is_main():
         yield from zip(own, pictures)
-        yield from ((number, shelf.fetch(number)) for number in numbers[batch_size:])
+        yield from ((number, store.collect(number)) for number in numbers[batch_size:])
 
 
 def make(pipe: Pipeline, recipe: Recipe, seeds: list[int]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:

@@ -33,20 +33,20 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equipment:
+class PhaseInputs:
     """What a phase runs with; made when it begins.
 
     Attributes:
         step: mapped over the devices.
         frozen: placed parameters that the step needs besides the trained ones.
         data: batches as a function of the step.
-        rates: per-step numbers for the log, such as learning rates.
+        learning_rates: of each trained group at a step, for the log.
     """
 
     step: MappedStep
     frozen: Any
     data: DreamBoothData
-    rates: Callable[[int], dict[str, float]]
+    learning_rates: Callable[[int], dict[str, float]]
 
     def batch_at(self, step: int, mapper: Mapper) -> dict[str, jax.Array]:
         """This process's rows of a step's batch, on their way to its devices."""
@@ -77,7 +77,7 @@ def run_phases(
     *,
     first_step: int,
     phases: Sequence[Phase],
-    equip: Callable[[Phase, TrainState], Equipment],
+    inputs_for: Callable[[Phase, TrainState], PhaseInputs],
     mapper: Mapper,
     root_key: Key[Array, ""],
     recorder: Recorder,
@@ -90,7 +90,7 @@ def run_phases(
         state: placed by the mapper; it is donated.
         first_step: steps taken before.
         phases: in order.
-        equip: makes what a phase needs, from the state at its beginning.
+        inputs_for: makes what a phase needs, from the state at its beginning.
         mapper: places batches.
         root_key: everything random descends from it.
         recorder: takes the metrics.
@@ -103,14 +103,14 @@ def run_phases(
     for phase in phases:
         if phase.stop <= first_step:
             continue
-        equipment = equip(phase, state)
+        phase_inputs = inputs_for(phase, state)
         start = max(phase.start, first_step)
-        batch = equipment.batch_at(start, mapper)
+        batch = phase_inputs.batch_at(start, mapper)
         for step in range(start, phase.stop):
-            state, metrics = equipment.step(state, equipment.frozen, batch, root_key)
+            state, metrics = phase_inputs.step(state, phase_inputs.frozen, batch, root_key)
             if step + 1 < phase.stop:
-                batch = equipment.batch_at(step + 1, mapper)
-            recorder.push(step + 1, metrics, equipment.rates(step))
+                batch = phase_inputs.batch_at(step + 1, mapper)
+            recorder.push(step + 1, metrics, phase_inputs.learning_rates(step))
             for hook in hooks:
                 hook(step + 1, state)
             if should_stop(step + 1):

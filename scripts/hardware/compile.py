@@ -10,14 +10,14 @@ from pathlib import Path
 
 from real_size.model import write_skeleton
 
-from dreambooth_jax.assembly import assemble, mapper_of
 from dreambooth_jax.config import load_config
 from dreambooth_jax.hardware import Chip, describe
+from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning.build import step_plan
 from dreambooth_jax.planning.elsewhere import versions
 from dreambooth_jax.planning.worker import Remembering
-from dreambooth_jax.prepare import inputs
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import build_train_setup, mapper_of
 from hardware.jobs import Job, missing
 
 
@@ -25,12 +25,12 @@ def compile_one(job: Job, model: Path, chip: Chip, devices: list) -> dict:
     """The row of a job."""
     config = load_config(None, [f"model.path={model}", *job.settings])
     target = Target.of(devices, memory=chip.memory, described=True)
-    pipe = inputs.describe_pretrained(config.model, target=target)
-    assembly = assemble(config, pipe, mapper_of(config, target))
-    (active,) = assembly.steps
+    pipe = describe_pretrained(config.model.path, revision=config.model.revision, target=target)
+    setup = build_train_setup(config, pipe, mapper_of(config, target))
+    (active,) = setup.steps
     start = time.monotonic()
     compiler = Remembering(job.target, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
-    plan = step_plan(assembly, active, compiler=compiler, chip=chip)
+    plan = step_plan(setup, active, compiler=compiler, chip=chip)
     seconds = time.monotonic() - start
     found = {name: version for name, version in versions().items() if version}
     return {"job": asdict(job), "plan": asdict(plan), "seconds": round(seconds, 1), "versions": found}

@@ -67,7 +67,7 @@ def _numbers(row: Row) -> list[str]:
     peak = usage["arguments"] + usage["results"] + usage["temporaries"]
     room = chip.memory * (0.9 if chip.platform == "gpu" else 1)
     sizes = [usage["arguments"], usage["temporaries"]]
-    shown = f"**{peak / 1e9:.1f}**" if peak + plan["resting"] > room else f"{peak / 1e9:.1f}"
+    shown = f"**{peak / 1e9:.1f}**" if peak + plan["idle"] > room else f"{peak / 1e9:.1f}"
     traffic = "" if plan["work"] is None else f"{plan['work']['traffic'] / 1e9:.0f}"
     return [
         *(f"{size / 1e9:.2f}" for size in sizes),

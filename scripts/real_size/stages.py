@@ -157,8 +157,9 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
 
     What ``dreambooth_jax.train`` does, but for writing checkpoints and the result.
     """
-    from dreambooth_jax import config, rng
     from dreambooth_jax.preparation import prepare
+
+    from dreambooth_jax import config, rng
     from dreambooth_jax.runs import RunFolder
     from dreambooth_jax.target import Target
     from dreambooth_jax.trainer import Training
@@ -185,12 +186,12 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
         training = Training(settings, run, prepared, mapper)
         del prepared  # the last one to hold the weights that the state owns now
         state = training.state
-        equipment = training.equip(training.phases[0], state)
+        phase_inputs = training.inputs_for(training.phases[0], state)
         mark("state, encode prompts")
         losses = []
         for step in range(TRAINING_STEPS):
-            batch = training.mapper.place_batch(equipment.data.batch_at(step))
-            state, metrics = equipment.step(state, equipment.frozen, batch, rng.root_key(settings.train.seed))
+            batch = training.mapper.place_batch(phase_inputs.data.batch_at(step))
+            state, metrics = phase_inputs.step(state, phase_inputs.frozen, batch, rng.root_key(settings.train.seed))
             losses.append(float(metrics["loss"]))
             mark("step" if step else "compile and step")
     assert all(map(math.isfinite, losses)), f"losses {losses}"

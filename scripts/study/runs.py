@@ -23,10 +23,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dreambooth_jax import load_config, train
-from dreambooth_jax.config import Config, ModelConfig
+from dreambooth_jax.config import Config
 from dreambooth_jax.pipeline import Pipeline
-from dreambooth_jax.prepare.inputs import open_pretrained
-from dreambooth_jax.target import Target
 
 from .conditions import EXPERIMENTS, Sampling, Training
 from .figures import save_strip
@@ -113,8 +111,7 @@ def run(study: Study, job: Job) -> None:
         folder = train(config)
         if not (folder / "model").exists():
             raise SystemExit("stopped by a signal; the same command goes on from there")
-    model = ModelConfig(path=str(Path(config.run_dir) / "model") if training.trained else study.model)
-    pipe = open_pretrained(model, target=Target.here())
+    pipe = load_pretrained(Path(config.run_dir) / "model" if training.trained else study.model)
     asked = prompts(called(training, subject), subject.class_noun)
     for sampling in missing:
         own, of_class, elsewhere = (draw(pipe, texts, sampling) for texts in asked)

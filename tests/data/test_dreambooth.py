@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_jax.data import order
+from dreambooth_jax.data import host_rng
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable, visit_order
 from dreambooth_jax.errors import InputError
 
@@ -158,17 +158,17 @@ def test_wrong_settings_are_named(options, complaint):
 @given(st.integers(1, 300), seeds, st.text(max_size=5))
 @few
 def test_named_numbers(n, seed, name):
-    assert sorted(order.permutation(n, seed, name)) == list(range(n))
-    shares = order.uniform(n, seed, name)
+    assert sorted(host_rng.permutation(n, seed, name)) == list(range(n))
+    shares = host_rng.uniform(n, seed, name)
     assert shares.min() >= 0
     assert shares.max() < 1
     np.testing.assert_array_equal(
-        order.words(n, seed, name)[: n // 2], order.words(max(n // 2, 1), seed, name)[: n // 2]
+        host_rng.words(n, seed, name)[: n // 2], host_rng.words(max(n // 2, 1), seed, name)[: n // 2]
     )
 
 
 def test_permutations_are_uniform():
     """All 6 orders of 3 things, 100 times each in 600 draws, give or take 5 standard deviations."""
-    counts = Counter(tuple(order.permutation(3, 0, "test", draw)) for draw in range(600))
+    counts = Counter(tuple(host_rng.permutation(3, 0, "test", draw)) for draw in range(600))
     assert len(counts) == 6
     assert max(abs(count - 100) for count in counts.values()) < 46

@@ -11,8 +11,8 @@ import pytest
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.prepare.cache import latent_moments
+from dreambooth_jax.prepare.class_image_store import MADE, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images
-from dreambooth_jax.prepare.shelf import MADE, read_manifest, usable_pictures
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.parallel import make_mapper

@@ -16,15 +16,15 @@ from dreambooth_jax import distributed
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare import agreement
+from dreambooth_jax.prepare import multihost
 from dreambooth_jax.prepare.cache import Views, latent_moments
+from dreambooth_jax.prepare.class_image_store import Recipe
 from dreambooth_jax.prepare.class_images import ensure_class_images
-from dreambooth_jax.prepare.shelf import Recipe
 from dreambooth_jax.target import Target
 from dreambooth_jax.training import parallel
 from dreambooth_jax.training.checkpoint import Checkpoints
-from dreambooth_jax.training.everywhere import everywhere
 from dreambooth_jax.training.interrupt import StopSign
+from dreambooth_jax.training.parallel.sharding import replicate
 from tests.prepare.fake import FakePipeline
 from tests.training import toy
 
@@ -46,7 +46,7 @@ def train(folder, name):
     again = checkpoints.restore(mapper.restore_target(jax.eval_shape(lambda: toy.setup()[2])), step=3)
     checkpoints.close()
     state, more = toy.run(mapper, steps=2, first=3, state=again)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(everywhere(state, mapper.target.mesh))]
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(replicate(state, mapper.target.mesh))]
     if distributed.is_main():
         np.savez(folder / f"{name}.npz", *leaves)
     return {"losses": losses + more, "held": held, "rows": [mapper.rows(16).start, mapper.rows(16).stop]}
@@ -98,16 +98,16 @@ def main():
     distributed.start(**options)
     process = jax.process_index()
     parallel.sharded.SHARDING_THRESHOLD = 64  # the toy's leaves are small
-    agreement.VISIBLE_WITHIN = 2
+    multihost.VISIBLE_WITHIN = 2
     report = {
         "devices": [jax.device_count(), jax.local_device_count()],
         "gathered": distributed.gather(np.arange(2) + 10 * process).tolist(),
         **{name: train(folder, name) for name in MAPPERS},
         "stopped": stop(process),
-        "unlike": refusal(agreement.check_same, "settings", f"of process {process}"),
-        "alike": refusal(agreement.check_same, "settings", "of all"),
-        "apart": refusal(agreement.check_shared, folder / f"own{process}"),
-        "shared": refusal(agreement.check_shared, folder / "shared"),
+        "unlike": refusal(multihost.check_same, "settings", f"of process {process}"),
+        "alike": refusal(multihost.check_same, "settings", "of all"),
+        "apart": refusal(multihost.check_shared, folder / f"own{process}"),
+        "shared": refusal(multihost.check_shared, folder / "shared"),
         "prepare": prepare(folder, folder / "photos", process),
     }
     (folder / f"report{process}.json").write_text(json.dumps(report))

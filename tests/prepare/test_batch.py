@@ -11,7 +11,7 @@ import pytest
 from dreambooth_jax.config import PriorConfig
 from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline
-from dreambooth_jax.prepare.inputs import CPU_BATCH, LARGEST_BATCH, ROOM_TO_USE, class_batch, largest_batch
+from dreambooth_jax.prepare.batch_size import CPU_BATCH, LARGEST_BATCH, ROOM_TO_USE, class_batch, largest_batch
 from dreambooth_jax.target import Target
 
 MODEL, COMMON, EACH = 1000, 300, 100

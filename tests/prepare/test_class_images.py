@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare.class_image_store import MANIFEST, Recipe, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images
-from dreambooth_jax.prepare.shelf import MANIFEST, Recipe, read_manifest, usable_pictures
 from tests.prepare.fake import FakePipeline
 
 RECIPE = Recipe(prompt="a photo of a dog", size=16, steps=3, model="abc")

@@ -15,12 +15,12 @@ from dataclasses import asdict
 
 import jax
 
-from dreambooth_jax.assembly import Assembly, assemble, mapper_of
 from dreambooth_jax.config import load_config
 from dreambooth_jax.hardware import describe, programs
 from dreambooth_jax.memory import bytes_per_device, usage_of
-from dreambooth_jax.prepare import inputs
+from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import TrainSetup, build_train_setup, mapper_of
 
 
 def facts(lowered: jax.stages.Lowered, platform: str) -> dict:
@@ -46,14 +46,14 @@ def sides(job: str) -> tuple[int, ...] | None:
     return match and tuple(map(int, match.groups()))
 
 
-def lower(assembly: Assembly, active: tuple[str, ...], height: int, width: int) -> jax.stages.Lowered:
+def lower(setup: TrainSetup, active: tuple[str, ...], height: int, width: int) -> jax.stages.Lowered:
     """A step on pictures of any shape; those of runs are square."""
-    state, frozen, batch, key = assembly.step_shapes(active)
-    factor, mapper = assembly.pipe.vae.config.downscale, assembly.mapper
+    state, frozen, batch, key = setup.step_shapes(active)
+    factor, mapper = setup.pipe.vae.config.downscale, setup.mapper
     for name in ("mean", "logvar"):
         rows, _, _, channels = batch[name].shape
         batch[name] = jax.ShapeDtypeStruct((rows, height // factor, width // factor, channels), batch[name].dtype)
-    return assembly.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
+    return setup.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
 
 
 def main(name: str, model: str, jobs: list) -> dict:
@@ -63,13 +63,15 @@ def main(name: str, model: str, jobs: list) -> dict:
     for job, overrides in jobs:
         target = Target.of(devices, memory=chip.memory, described=True)
         config = load_config(None, [f"model.path={model}", "data.class_noun=dog", *overrides])
-        pipe = inputs.describe_pretrained(config.model, target=target, dtype=config.train.dtype)
+        pipe = describe_pretrained(
+            config.model.path, revision=config.model.revision, target=target, dtype=config.train.dtype
+        )
         height, width = sides(job) or (config.data.resolution,) * 2
         if job.startswith("step"):
-            assembly = assemble(config, pipe, mapper_of(config, target))
-            (active,) = assembly.steps
-            found[job] = facts(lower(assembly, active, height, width), chip.platform)
-            found[job]["state"] = bytes_per_device(assembly.mapper.shapes(assembly.state))
+            setup = build_train_setup(config, pipe, mapper_of(config, target))
+            (active,) = setup.steps
+            found[job] = facts(lower(setup, active, height, width), chip.platform)
+            found[job]["state"] = bytes_per_device(setup.mapper.shapes(setup.state))
         elif job.startswith("sampler"):
             found[job] = facts(pipe.lower(len(devices), height=height, width=width), chip.platform)
         else:

@@ -9,7 +9,7 @@ import pytest
 from dreambooth_jax import rng
 from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
 from dreambooth_jax.target import Target
-from dreambooth_jax.training.loop import Equipment, Phase, run_phases
+from dreambooth_jax.training.loop import Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import LAG, MetricsFiles, Recorder
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import TrainState
@@ -53,7 +53,9 @@ def drive(tmp_path, monkeypatch, *, first_step=0, stop_after=None):
     monkeypatch.setattr(type(mapper), "place_batch", place_batch)
     zeros = np.zeros((1, 1, 2, 2, 4), np.float32)
     table = ExampleTable(mean=zeros, logvar=zeros, text={}, text_index=np.zeros(1, np.int64))
-    equipment = Equipment(step=Step(), frozen={}, data=Data(instance=table, batch_size=8), rates=lambda step: {})
+    phase_inputs = PhaseInputs(
+        step=Step(), frozen={}, data=Data(instance=table, batch_size=8), learning_rates=lambda step: {}
+    )
     files = MetricsFiles(tmp_path, first_step=first_step)
     recorder = Diary(files, first_step=first_step, steps=6, images_per_step=8, log_every=1)
     recorder.events = events
@@ -62,7 +64,7 @@ def drive(tmp_path, monkeypatch, *, first_step=0, stop_after=None):
         TrainState(step=jnp.int32(0), trainable={}, opt_state={}, ema={}),
         first_step=first_step,
         phases=PHASES,
-        equip=lambda phase, state: equipment,
+        inputs_for=lambda phase, state: phase_inputs,
         mapper=mapper,
         root_key=rng.root_key(0),
         recorder=recorder,

@@ -10,12 +10,11 @@ import optax
 import pytest
 
 from dreambooth_jax import trees
-from dreambooth_jax.config import ModelConfig
-from dreambooth_jax.prepare.inputs import open_pretrained
+from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.target import Target
-from dreambooth_jax.training.everywhere import everywhere
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.parallel import make_mapper
+from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.state import init_state
 from tests.runs import MODEL
 
@@ -27,7 +26,7 @@ def mapper():
 
 @pytest.fixture(scope="module")
 def loaded(mapper):
-    return open_pretrained(ModelConfig(path=str(MODEL)), target=mapper.target, place=mapper.load)
+    return load_pretrained(MODEL, target=mapper.target, place=mapper.load)
 
 
 def held(tree):
@@ -59,8 +58,8 @@ def test_placing_what_was_loaded_copies_nothing(mapper, loaded):
 
 
 def test_everywhere_is_what_the_default_loads(loaded):
-    default = open_pretrained(ModelConfig(path=str(MODEL)), target=Target.here()).params
-    whole = everywhere(loaded.params, loaded.target.mesh)
+    default = load_pretrained(MODEL).params
+    whole = replicate(loaded.params, loaded.target.mesh)
     for name, leaf in trees.flatten(whole).items():
         assert len(leaf.addressable_shards) == 8
         assert leaf.is_fully_replicated
@@ -69,6 +68,6 @@ def test_everywhere_is_what_the_default_loads(loaded):
 
 def test_texts_are_encoded_alike_from_parts_and_from_the_whole(loaded):
     prompts = ["a photo of sks dog"]
-    whole = dataclasses.replace(loaded, params=everywhere(loaded.params, loaded.target.mesh))
+    whole = dataclasses.replace(loaded, params=replicate(loaded.params, loaded.target.mesh))
     expected, found = (np.asarray(pipe.encode_prompts(pipe.params, prompts)) for pipe in (whole, loaded))
     np.testing.assert_array_equal(found, expected)

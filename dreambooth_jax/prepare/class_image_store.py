@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dreambooth_jax import distributed
-from dreambooth_jax.data import images, screening
+from dreambooth_jax.data import images
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.data.sources import PICTURE
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare.agreement import wait_until
+from dreambooth_jax.prepare import screening
+from dreambooth_jax.prepare.multihost import wait_until
 
 MANIFEST = "manifest.jsonl"
 MADE = ".made"
@@ -47,12 +48,12 @@ class Recipe:
 
 
 @dataclass
-class Shelf:
+class ClassImageStore:
     """The folder, as process 0 fills it.
 
     Attributes:
-        seen: marks of the pictures that are there.
-        refused: pictures since the last that was kept.
+        seen: signatures of the pictures that are there.
+        refused: pictures refused since the last that was kept.
         patience: how many of them are too many.
     """
 
@@ -60,17 +61,17 @@ class Shelf:
     recipe: Recipe
     seed: int
     patience: int
-    seen: list[screening.Fingerprint] = field(default_factory=list)
+    seen: list[screening.Signature] = field(default_factory=list)
     refused: int = 0
 
     def open(self, present: list[str]) -> None:
         """Look at what is there."""
         self.clear()  # of a run that was killed
         if distributed.is_main():
-            self.seen = [screening.fingerprint(np.asarray(images.decode(self.folder / name))) for name in present]
+            self.seen = [screening.signature(np.asarray(images.decode(self.folder / name))) for name in present]
 
     @property
-    def gives_up(self) -> bool:
+    def exhausted(self) -> bool:
         """Nothing usable came for too long."""
         return self.refused >= self.patience
 
@@ -78,49 +79,49 @@ class Shelf:
         """A line of the manifest."""
         return {"file": f"{number:06d}.png", "status": status, "seed": self.seed + number} | asdict(self.recipe)
 
-    def lay_by(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    def stage(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Put a picture where process 0 finds it."""
         record = self.record(number, "kept")
         save_png(self.folder / MADE / record["file"], picture, record)
 
-    def fetch(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        """What another process laid by.
+    def collect(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """What another process staged.
 
         Raises:
             InputError: if it does not turn up.
         """
         path = self.folder / MADE / f"{number:06d}.png"
         if not wait_until(path.exists):
-            raise InputError(f"{path}, which another host wrote, is not to be seen here")
+            raise InputError(f"{path}, which another host wrote, has not appeared here")
         return np.asarray(images.decode(path))
 
-    def offer(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> int:
+    def add(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> int:
         """Keep or refuse a picture, on disk at once; 1 if it is kept."""
         status = judge(picture, self.seen)
         record = self.record(number, status)
         kept = status == "kept"
         if kept:
-            laid_by = self.folder / MADE / record["file"]
-            if laid_by.exists():
-                os.replace(laid_by, self.folder / record["file"])
+            staged = self.folder / MADE / record["file"]
+            if staged.exists():
+                os.replace(staged, self.folder / record["file"])
             else:
                 save_png(self.folder / record["file"], picture, record)
-            self.seen.append(screening.fingerprint(picture))
+            self.seen.append(screening.signature(picture))
         self.refused = 0 if kept else self.refused + 1
         append_line(self.folder, record)
         return int(kept)
 
     def clear(self) -> None:
-        """Away with what was laid by."""
+        """Remove what was staged."""
         if distributed.is_main():
             shutil.rmtree(self.folder / MADE, ignore_errors=True)
 
 
-def judge(picture: UInt8[np.ndarray, "h w 3"], seen: list[screening.Fingerprint]) -> str:
+def judge(picture: UInt8[np.ndarray, "h w 3"], seen: list[screening.Signature]) -> str:
     """``kept``, or why not."""
     if screening.is_black(picture):
         return "black"
-    mark = screening.fingerprint(picture)
+    mark = screening.signature(picture)
     return "duplicate" if any(screening.is_duplicate(mark, other) for other in seen) else "kept"
 
 

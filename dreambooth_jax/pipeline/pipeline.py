@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Prompts to pictures: text encoder, guided sampler and decoder as one compiled program.
-
-    prompts -> ids -> text states ─┐
-    seeds -> normal latents ───────┴─> sampler(guided(UNet)) -> latents -> decoder -> pictures
+"""Prompts to pictures: a model with what it needs to be asked.
 
 Each local device runs the program on its share of the pictures, with its own copy of the parameters. It is compiled
 once for each number and size of pictures; steps, guidance scale, eta and seeds are its arguments.
@@ -13,31 +10,26 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Integer, Key
+from jaxtyping import Array, Float
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
-from dreambooth_jax.diffusion.guidance import guided
-from dreambooth_jax.diffusion.samplers import SAMPLERS, Sampler
-from dreambooth_jax.diffusion.schedule import NoiseSchedule, PredictionType
+from dreambooth_jax.diffusion.samplers import SAMPLERS
+from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
-from dreambooth_jax.request import check, given_latents, seeds_of, texts_of
-from dreambooth_jax.spread import lower, share, spread
+from dreambooth_jax.pipeline.generate import Rows, apply, draw_latents, generate
+from dreambooth_jax.pipeline.request import check, given_latents, seeds_of, texts_of
 from dreambooth_jax.target import Target
+from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.pretrained import Components, Place, describe_components, load_components
+from dreambooth_jax.weights.pretrained import Components
 
 Number: TypeAlias = float | int
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
@@ -95,19 +87,24 @@ class Pipeline:
     def encode_prompts(self, params: Tree, prompts: str | Sequence[str]) -> Float[Array, "b s d"]:
         """Text states of prompts, in at least float32."""
         ids = self.tokenizer(texts_of("prompts", prompts))
-        return spread(self.target.mesh, _apply, (self.text_encoder, None), params["text_encoder"], ids)
+        return map_rows(self.target.mesh, apply, (self.text_encoder, None), params["text_encoder"], ids)
 
     def encode_images(
         self, params: Tree, images: Float[Array | np.ndarray, "b H W 3"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """Mean and log variance of the raw, unscaled latents of pictures in [-1, 1], in at least float32."""
-        return spread(self.target.mesh, _apply, (self.vae, "encode"), params["vae"], images)
+        return map_rows(self.target.mesh, apply, (self.vae, "encode"), params["vae"], images)
 
     def lower_encode_images(self, count: int, *, height: int, width: int) -> jax.stages.Lowered:
         """The program that :meth:`encode_images` encodes ``count`` pictures of one size with, as :meth:`lower`."""
-        shape = share(self.target.mesh, count) * self.target.mesh.size, height, width, self.vae.config.in_channels
+        shape = (
+            rows_per_device(self.target.mesh, count) * self.target.mesh.size,
+            height,
+            width,
+            self.vae.config.in_channels,
+        )
         images = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return lower(self.target.mesh, _apply, (self.vae, "encode"), self.params["vae"], images)
+        return lower_rows(self.target.mesh, apply, (self.vae, "encode"), self.params["vae"], images)
 
     def __call__(
         self,
@@ -162,7 +159,7 @@ class Pipeline:
         static, *shared = self._program(sampler, steps, guidance_scale, eta)
         rows = self._rows(texts, negative, seeds, sides, latents)
         params = self.params if params is None else params
-        final, images = map(np.asarray, spread(self.target.mesh, _generate, static, params, rows, *shared))
+        final, images = map(np.asarray, map_rows(self.target.mesh, generate, static, params, rows, *shared))
         if output == "uint8":
             return np.rint(255 * images).astype(np.uint8)
         return images if output == "float32" else final
@@ -175,14 +172,14 @@ class Pipeline:
         The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
         """
         static, *shared = self._program(sampler, 1, 1.0, 0.0)
-        count = share(self.target.mesh, count) * self.target.mesh.size
+        count = rows_per_device(self.target.mesh, count) * self.target.mesh.size
         sides = (*self._latent_sides(height, width, None), self.unet.config.in_channels)
 
-        def rows() -> _Rows:
+        def rows() -> Rows:
             ids = jnp.zeros((count, self.tokenizer.max_length), jnp.int32)
-            return _Rows(ids, ids, jnp.zeros((count, *sides)), jnp.stack([rng.root_key(0)] * count))
+            return Rows(ids, ids, jnp.zeros((count, *sides)), jnp.stack([rng.root_key(0)] * count))
 
-        return lower(self.target.mesh, _generate, static, self.params, jax.eval_shape(rows), *shared)
+        return lower_rows(self.target.mesh, generate, static, self.params, jax.eval_shape(rows), *shared)
 
     def _program(self, sampler: str, steps: int, guidance_scale: Number, eta: Number) -> tuple[Any, ...]:
         """What a sampler compiles to, and what is given to it for all pictures."""
@@ -192,10 +189,10 @@ class Pipeline:
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
-    ) -> "_Rows":
+    ) -> "Rows":
         shape = (len(texts), *sides, self.unet.config.in_channels)
-        keys, drawn = _draw(np.asarray(seeds, np.uint32), shape=shape)
-        return _Rows(
+        keys, drawn = draw_latents(np.asarray(seeds, np.uint32), shape=shape)
+        return Rows(
             ids=self.tokenizer(texts),
             negative_ids=self.tokenizer(negative),
             latents=drawn if latents is None else given_latents(latents, shape),
@@ -210,98 +207,3 @@ class Pipeline:
             fine = pixels is None or (pixels > 0 and pixels % factor == 0)
             check(name, pixels, fine, f"must be a multiple of {factor}")
         return tuple(pixels // factor if pixels else side for pixels, side in zip((height, width), default))
-
-
-def load_pretrained(
-    path_or_hub_id: str | Path,
-    revision: str | None = None,
-    dtype: DTypeLike | None = None,
-    variant: str | None = None,
-    place: Place | None = None,
-    target: Target | None = None,
-) -> Pipeline:
-    """Read a model, in float32.
-
-    Args:
-        path_or_hub_id: folder in the diffusers layout, or a hub id.
-        revision: the hub's branch, tag or commit.
-        dtype: what to compute in; by default bfloat16 on TPU and GPU, float32 on CPU.
-        variant: weight files to prefer, such as fp16.
-        place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
-        target: devices to compute on; by default all that are here.
-
-    Raises:
-        InputError: if there is no such model, or it asks for something we don't have.
-    """
-    target = target or Target.here()
-    everywhere = NamedSharding(target.mesh, PartitionSpec())
-    components = load_components(
-        path_or_hub_id,
-        revision=revision,
-        variant=variant,
-        dtype=target.dtype if dtype is None else dtype,
-        arch=target.arch,
-        place=place or (lambda name, array: jax.device_put(array, everywhere)),
-    )
-    return Pipeline.from_components(components, target)
-
-
-def describe_pretrained(
-    path_or_hub_id: str | Path, revision: str | None = None, dtype: DTypeLike | None = None, *, target: Target
-) -> Pipeline:
-    """:func:`load_pretrained` without weights: its parameters are ``jax.ShapeDtypeStruct``, and none are downloaded."""
-    dtype = target.dtype if dtype is None else dtype
-    return Pipeline.from_components(
-        describe_components(path_or_hub_id, revision=revision, dtype=dtype, arch=target.arch), target
-    )
-
-
-class _Rows(NamedTuple):
-    """What each picture has of its own."""
-
-    ids: Int[Array | np.ndarray, "b s"]
-    negative_ids: Int[Array | np.ndarray, "b s"]
-    latents: Float[Array, "b h w c"]
-    keys: Key[Array, "b"]
-
-
-def _generate(
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    sampler: Sampler,
-    prediction_type: PredictionType,
-    params: Tree,
-    rows: _Rows,
-    table: Any,
-    guidance_scale: Float[Array, ""],
-    eta: Float[Array, ""],
-) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
-    """(final latents, pictures in [0, 1])."""
-
-    def network(x: Array, t: Array, text: Array) -> Array:
-        return _apply(unet, None, params["unet"], x, jnp.full(len(x), t), text)
-
-    def decode(latents: Array) -> Array:
-        return _apply(vae, "decode", params["vae"], latents[None] / vae.config.scaling_factor)[0]
-
-    both = jnp.concatenate([rows.ids, rows.negative_ids])
-    text, negative = jnp.split(_apply(text_encoder, None, params["text_encoder"], both), 2)
-    denoise = guided(network, text=text, negative=negative, scale=guidance_scale)
-    final = sampler.run(denoise, rows.latents, table, prediction_type=prediction_type, eta=eta, keys=rows.keys)
-    # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
-    return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
-
-
-def _apply(module: nn.Module, method: str | None, params: Tree, *inputs: Array) -> Any:
-    return module.apply({"params": params}, *inputs, method=method)
-
-
-@partial(jax.jit, static_argnames="shape")
-def _draw(
-    seeds: Integer[Array | np.ndarray, "b"], *, shape: tuple[int, ...]
-) -> tuple[Key[Array, "b"], Float[Array, "b h w c"]]:
-    """(keys, normal latents) of pictures."""
-    keys = jax.vmap(rng.root_key)(seeds)
-    draw = partial(jax.random.normal, shape=shape[1:], dtype=jnp.float32)
-    return keys, jax.vmap(lambda key: draw(rng.stream(key, "latents")))(keys)

@@ -15,7 +15,7 @@ FLAT = 2.0
 SAME = 2.0
 SIDE = 8
 
-Fingerprint = UInt8[np.ndarray, "8 8 3"]
+Signature = UInt8[np.ndarray, "8 8 3"]
 
 
 def is_black(image: UInt8[np.ndarray, "h w 3"]) -> bool:
@@ -23,11 +23,11 @@ def is_black(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     return bool(image.std(axis=(0, 1)).max() < FLAT)
 
 
-def fingerprint(image: UInt8[np.ndarray, "h w 3"]) -> Fingerprint:
+def signature(image: UInt8[np.ndarray, "h w 3"]) -> Signature:
     """The picture at 8 x 8 pixels, each the mean of its tile."""
     return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def is_duplicate(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether two fingerprints are of the same picture: their root mean square difference is at most 2 levels."""
+def is_duplicate(a: Signature, b: Signature) -> bool:
+    """Whether two signatures are of the same picture: their root mean square difference is at most 2 levels."""
     return bool(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)) <= SAME)

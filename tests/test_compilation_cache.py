@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from dreambooth_jax.compiled import keep_compiled
+from dreambooth_jax.compilation_cache import keep_compiled
 
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_enable_compilation_cache")
 

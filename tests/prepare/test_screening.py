@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_jax.data.screening import fingerprint, is_black, is_duplicate
+from dreambooth_jax.prepare.screening import is_black, is_duplicate, signature
 from tests.data.pictures import noise, to_bytes
 
 
@@ -43,17 +43,17 @@ def test_dark_and_plain_pictures_are_pictures():
 @pytest.mark.parametrize("seed", range(4))
 def test_a_picture_is_its_own_duplicate_however_it_was_saved(seed):
     image = noise(seed, 96, 96)
-    original = fingerprint(pixels(image))
-    assert is_duplicate(original, fingerprint(pixels(image)))
-    assert is_duplicate(original, fingerprint(pixels(saved_as_jpeg(image, 80))))
+    original = signature(pixels(image))
+    assert is_duplicate(original, signature(pixels(image)))
+    assert is_duplicate(original, signature(pixels(saved_as_jpeg(image, 80))))
     touched = pixels(image).copy()
     touched[5, 5] = 255
-    assert is_duplicate(original, fingerprint(touched))
+    assert is_duplicate(original, signature(touched))
 
 
 def test_other_pictures_are_not():
-    prints = [fingerprint(pixels(noise(seed))) for seed in range(12)]
-    prints += [fingerprint(pixels(noise(0)).copy()[:, ::-1]), fingerprint(pixels(noise(0))[..., ::-1].copy())]
+    prints = [signature(pixels(noise(seed))) for seed in range(12)]
+    prints += [signature(pixels(noise(0)).copy()[:, ::-1]), signature(pixels(noise(0))[..., ::-1].copy())]
     for i, one in enumerate(prints):
         for other in prints[:i]:
             assert not is_duplicate(one, other)

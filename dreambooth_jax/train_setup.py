@@ -34,7 +34,7 @@ Groups = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Assembly:
+class TrainSetup:
     """A run without its data and weights.
 
     Attributes:
@@ -64,7 +64,7 @@ class Assembly:
     trainable: Tree
 
     @cached_property
-    def rates(self) -> dict[str, np.ndarray]:
+    def learning_rates(self) -> dict[str, np.ndarray]:
         """Learning rate of each group at each step; all at once, so that no step is waited for to log one."""
         return {
             group: np.pad(np.asarray(jax.jit(jax.vmap(schedule))(np.arange(stop - start))), (start, 0))
@@ -80,10 +80,10 @@ class Assembly:
         """Shapes of the logical state."""
         return jax.eval_shape(self.fresh_state, self.trainable)
 
-    def needed(self, active: Groups, frozen: Tree) -> Tree:
+    def frozen_in_step(self, active: Groups, frozen: Tree) -> Tree:
         """Of the frozen networks, those that a step runs. The others rest: their work is in the batch."""
-        resting = ("vae",) if "text_encoder" in active else ("vae", "text_encoder")
-        return {name: tree for name, tree in frozen.items() if name not in resting}
+        frozen_now = ("vae",) if "text_encoder" in active else ("vae", "text_encoder")
+        return {name: tree for name, tree in frozen.items() if name not in frozen_now}
 
     @property
     def rows(self) -> int:
@@ -108,7 +108,7 @@ class Assembly:
     def step_shapes(self, active: Groups) -> tuple[Any, ...]:
         """Logical shapes of all that a step takes: state, frozen networks, batch, root key."""
         key = jax.eval_shape(lambda: rng.root_key(self.config.train.seed))
-        return self.state, self.needed(active, self.frozen), self.batch(active), key
+        return self.state, self.frozen_in_step(active, self.frozen), self.batch(active), key
 
     def lower(self, active: Groups) -> jax.stages.Lowered:
         """A mapped step, ready to be compiled. When the run takes the step, it finds it compiled."""
@@ -138,7 +138,7 @@ def copies(config: Config) -> int:
     return 2 if config.prior.weight else 1
 
 
-def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
+def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSetup:
     """Make all steps of a run; nothing is computed or compiled."""
     adapter = adapter_of(config.text_encoder)
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(config.train.seed), shapes(pipe.params))
@@ -164,7 +164,7 @@ def assemble(config: Config, pipe: Pipeline, mapper: Mapper) -> Assembly:
         )
         for active in dict.fromkeys(phase.active for phase in phases)
     }
-    return Assembly(
+    return TrainSetup(
         config=config,
         pipe=pipe,
         mapper=mapper,

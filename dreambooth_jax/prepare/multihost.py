@@ -6,6 +6,7 @@ Every function here is called by all processes together. With one process they d
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from dreambooth_jax import distributed
+from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.errors import InputError
 
 VISIBLE_WITHIN = 60
@@ -71,6 +73,13 @@ def wait_until(true: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def check_hosts(config: Config, *folders: Path) -> None:
+    """Raise InputError unless all processes were given the same settings and share these folders."""
+    check_same("settings", json.dumps(to_dict(config)))
+    for folder in folders:
+        check_shared(folder)
 
 
 def _processes(numbers: list[int]) -> str:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A model's folder or hub id -> :class:`Pipeline`, with weights or with shapes in their place."""
+
+from pathlib import Path
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from dreambooth_jax.pipeline.pipeline import Pipeline
+from dreambooth_jax.target import Target
+from dreambooth_jax.weights.pretrained import Place, describe_components, load_components
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+"""The tiny model that ships with the package, and in ``subject/`` five pictures to personalise it with."""
+
+
+def load_pretrained(
+    path_or_hub_id: str | Path,
+    revision: str | None = None,
+    dtype: DTypeLike | None = None,
+    variant: str | None = None,
+    place: Place | None = None,
+    target: Target | None = None,
+) -> Pipeline:
+    """Read a model, in float32.
+
+    Args:
+        path_or_hub_id: folder in the diffusers layout, a hub id, or "embedded", the tiny model of the package.
+        revision: the hub's branch, tag or commit.
+        dtype: what to compute in; None and "auto" are bfloat16 on TPU and GPU, float32 on CPU.
+        variant: weight files to prefer, such as fp16.
+        place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
+        target: devices to compute on; by default all that are here.
+
+    Raises:
+        InputError: if there is no such model, or it asks for something we don't have.
+    """
+    target = target or Target.here()
+    whole = NamedSharding(target.mesh, PartitionSpec())
+    components = load_components(
+        source_of(path_or_hub_id),
+        revision=revision,
+        variant=variant,
+        dtype=_compute_dtype(dtype, target),
+        arch=target.arch,
+        place=place or (lambda name, array: jax.device_put(array, whole)),
+    )
+    return Pipeline.from_components(components, target)
+
+
+def describe_pretrained(
+    path_or_hub_id: str | Path, revision: str | None = None, dtype: DTypeLike | None = None, *, target: Target
+) -> Pipeline:
+    """:func:`load_pretrained` without weights: its parameters are ``jax.ShapeDtypeStruct``, and none are downloaded."""
+    dtype = _compute_dtype(dtype, target)
+    components = describe_components(source_of(path_or_hub_id), revision=revision, dtype=dtype, arch=target.arch)
+    return Pipeline.from_components(components, target)
+
+
+def source_of(path_or_hub_id: str | Path) -> str | Path:
+    """A folder or hub id; the name "embedded" is the folder of the model that ships with the package."""
+    return EMBEDDED if path_or_hub_id == "embedded" else path_or_hub_id
+
+
+def _compute_dtype(dtype: DTypeLike | None, target: Target) -> DTypeLike:
+    return target.dtype if dtype is None or (isinstance(dtype, str) and dtype == "auto") else dtype

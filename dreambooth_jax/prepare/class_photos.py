@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The class images of a run, from its settings: ``dreambooth-jax prior``, and a part of ``train``."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dreambooth_jax import distributed, memory
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.config import Config, DataConfig, PriorConfig
+from dreambooth_jax.data.sources import Photo
+from dreambooth_jax.deterministic import make_deterministic
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.prepare.batch_size import class_batch
+from dreambooth_jax.prepare.class_image_store import Recipe, usable_pictures
+from dreambooth_jax.prepare.class_images import ensure_class_images
+from dreambooth_jax.prepare.multihost import check_hosts, check_same, wait_until
+from dreambooth_jax.prepare.photos import check_fit, read_photos, subject_of
+from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.target import Target
+from dreambooth_jax.training.interrupt import Interrupt
+from dreambooth_jax.weights.fingerprint import fingerprint
+
+
+def make_class_images(config: Config) -> Path:
+    """Only the class images of a run, which training finds later. Returns their folder."""
+    check_config(config)
+    if config.train.deterministic:
+        make_deterministic()
+    if not config.prior.weight:
+        raise InputError("prior.weight is 0: this run uses no class images")
+    folder = class_folder(config)
+    check_hosts(config, folder)
+    pipe = load_pretrained(
+        config.model.path,
+        revision=config.model.revision,
+        variant=config.model.variant,
+        dtype=config.train.dtype,
+        target=Target.here(),
+    )
+    check_same("weights of the model", fingerprint(pipe.components.folder))
+    check_fit(pipe, config.data)
+    with Interrupt() as interrupt:
+        stop = interrupt.requested_anywhere
+        class_photos(pipe, prior=config.prior, data=config.data, folder=folder, should_stop=stop)
+    return folder
+
+
+def class_folder(config: Config) -> Path:
+    """Where the class images of a run belong."""
+    own = config.prior.class_images
+    return Path(own).expanduser() if own else RunFolder(Path(config.run_dir)).class_images
+
+
+def class_photos(
+    pipe: Pipeline, *, prior: PriorConfig, data: DataConfig, folder: Path, should_stop: Callable[[], bool]
+) -> tuple[Photo, ...] | None:
+    """The class images, made where they are not there; none where λ is 0; None if ``should_stop`` broke it off.
+
+    Args:
+        pipe: the frozen model.
+        prior: how many, and how made.
+        data: words and resolution.
+        folder: where they belong.
+        should_stop: asked between batches; of several processes all must get the same answer.
+    """
+    if not prior.weight:
+        return ()
+    recipe = Recipe(
+        prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
+        negative_prompt=prior.negative_prompt,
+        steps=prior.steps,
+        guidance_scale=prior.guidance_scale,
+        size=data.resolution,
+        model=fingerprint(pipe.components.folder),
+    )
+    missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())
+    device = pipe.target.local[0]
+    room = pipe.target.memory
+    room = None if room is None else room - memory.used(device) + memory.bytes_per_device(pipe.params)
+    batch_size = class_batch(pipe, prior=prior, size=data.resolution, room=room, missing=missing)
+    batch_size = int(distributed.gather(np.int32(batch_size)).min())  # what fits on every host
+    present = ensure_class_images(
+        pipe,
+        folder,
+        recipe,
+        num_images=prior.num_images,
+        seed=prior.seed,
+        batch_size=batch_size * len(pipe.target.local),
+        should_stop=should_stop,
+    )
+    if present < prior.num_images:
+        return None
+    wait_until(lambda: len(usable_pictures(folder)) >= present)  # process 0 may have written them on another host
+    return read_photos(str(folder), prompt=prior.class_prompt, data=data)
