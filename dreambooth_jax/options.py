@@ -28,10 +28,10 @@ class SampleOptions:
     """1 is no guidance."""
     negative_prompt: str = ""
     """What not to draw."""
-    sampler: Literal["ddim"] = "ddim"
+    sampler: Literal["ddim", "ddpm", "euler"] = "ddim"
     """The sampler."""
     eta: float = 0.0
-    """0 is deterministic DDIM, 1 adds as much noise as ancestral sampling."""
+    """Of ddim: 0 is deterministic, 1 adds as much noise as ancestral sampling."""
     height: int | None = None
     """Pixels, a multiple of 8; by default what the model was made for or the run trained."""
     width: int | None = None

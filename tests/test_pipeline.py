@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dreambooth_jax.diffusion.samplers import SAMPLERS
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.flops import flops
 from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.pipeline.generate import draw_latents
+from dreambooth_jax.pipeline.generate import draw_latents, generate
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import sharding
 
@@ -66,9 +69,29 @@ def test_the_number_of_devices_does_not_matter(pipe):
 def test_one_program_for_one_shape(pipe):
     pipe(PROMPTS, **QUICK)
     before = sharding._mapped._cache_size()
-    pipe(PROMPTS[:2], steps=7, guidance_scale=1, eta=1, seed=8, negative_prompt="blurry")
+    pipe(PROMPTS[:2], steps=7, guidance_scale=3, eta=1, seed=8, negative_prompt="blurry")
+    for sampler in SAMPLERS:
+        pipe(PROMPTS, steps=2, sampler=sampler)
     replace(pipe, params=jax.tree.map(np.asarray, pipe.params))(PROMPTS, steps=1, output="latents")
     assert sharding._mapped._cache_size() == before
+
+
+def test_no_guidance_asks_the_networks_once_instead_of_twice(pipe):
+    rows = pipe._rows(PROMPTS, [""] * 3, [0, 1, 2], (8, 8), None)
+
+    def work(guidance_scale):
+        static, *shared = pipe._program("ddim", 1, guidance_scale, 0.0)
+        return flops(partial(generate, *static), pipe.params, rows, *shared)
+
+    def work_of(name, *inputs):
+        module = getattr(pipe, name)
+        return flops(lambda *inputs: module.apply({"params": pipe.params[name]}, *inputs), *inputs)
+
+    text = pipe.encode_prompts(pipe.params, PROMPTS)
+    once = work_of("unet", rows.latents, jnp.zeros(3), text) + work_of("text_encoder", rows.ids)
+    assert work(7.5) - work(1.0) == once
+    assert work(1.001) == work(7.5)
+    assert work(0.0) == work(1.0)
 
 
 def test_what_a_picture_depends_on(pipe):
@@ -143,7 +166,8 @@ def test_other_parameters_wherever_they_lie(pipe):
         ({"steps": 1001}, "steps"),
         ({"height": 17}, "height"),
         ({"width": -16}, "width"),
-        ({"sampler": "euler"}, "sampler"),
+        ({"sampler": "oiler"}, "sampler = 'oiler': choose one of ddim, ddpm, euler"),
+        ({"sampler": "euler", "eta": 0.5}, "eta = 0.5: the sampler 'euler' has no such setting"),
         ({"eta": 1.5}, "eta"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"latents": np.zeros((2, 8, 8, 4), np.float32)}, "latents"),

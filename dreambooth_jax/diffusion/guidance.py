@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Real
 
 Network: TypeAlias = Callable[
-    [Float[Array, "n h w c"], Int[Array, ""], Float[Array, "n t d"]],
+    [Float[Array, "n h w c"], Real[Array, ""], Float[Array, "n t d"]],
     Float[Array, "n h w c"],
 ]
 
@@ -23,16 +23,22 @@ def guided(
     network: Network,
     *,
     text: Float[Array, "b t d"],
-    negative: Float[Array, "b t d"],
+    negative: Float[Array, "b t d"] | None,
     scale: Float[Array, ""],
-) -> Callable[[Float[Array, "b h w c"], Int[Array, ""]], Float[Array, "b h w c"]]:
+) -> Callable[[Float[Array, "b h w c"], Real[Array, ""]], Float[Array, "b h w c"]]:
     """``denoise(x, t)`` that asks ``network(x, t, text)`` about both prompts in one call of twice the batch.
 
-    A scale of 1 or less means no guidance, as it does in diffusers.
+    Args:
+        network: prediction for noisy examples, a timestep (a real number), and text states.
+        text: of the prompts.
+        negative: of the negative prompts; without them there is no guidance, and half the work.
+        scale: s. 1 or less means no guidance, as it does in diffusers.
     """
+    if negative is None:
+        return lambda x, t: network(x, t, text)
     both = jnp.concatenate([negative, text])
 
-    def denoise(x: Float[Array, "b h w c"], t: Int[Array, ""]) -> Float[Array, "b h w c"]:
+    def denoise(x: Float[Array, "b h w c"], t: Real[Array, ""]) -> Float[Array, "b h w c"]:
         p_negative, p_text = jnp.split(network(jnp.concatenate([x, x]), t, both), 2)
         return p_text + jnp.maximum(scale - 1, 0).astype(x.dtype) * (p_text - p_negative)
 

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """The forward process, and what a network may predict about it.
 
-    x_t = α x_0 + σ ε,    v = α ε − σ x_0,    α = √ᾱ_t,  σ = √(1 − ᾱ_t),  α² + σ² = 1,    SNR = α² / σ²
+    x_t = α x_0 + σ ε,    v = α ε − σ x_0,    α = √ᾱ_t,  σ = √(1 − ᾱ_t),  α² + σ² = 1
 
 (x_t, v) is (x_0, ε) turned by an angle, so v always tells both, while ε says nothing of x_0 where α = 0, and x_0
 nothing of ε where σ = 0. ᾱ is one number for a whole batch, or one for each example.
@@ -19,20 +19,21 @@ from dreambooth_jax.diffusion.schedule import PredictionType
 
 Latents: TypeAlias = Float[Array, "b *shape"]
 AlphaBar: TypeAlias = Float[Array, ""] | Float[Array, "b"]
-Formula: TypeAlias = Callable[[Array, Array, Array, Array], Array]
+Number: TypeAlias = float | Array
+Coefficients: TypeAlias = Callable[[Number, Number], tuple[Number, Number]]
 
-# of the prediction p, the noisy x, α and σ
-_CONVERSIONS: Mapping[tuple[PredictionType, PredictionType], Formula] = {
-    ("epsilon", "sample"): lambda p, x, a, s: (x - s * p) / a,
-    ("epsilon", "v_prediction"): lambda p, x, a, s: (p - s * x) / a,
-    ("sample", "epsilon"): lambda p, x, a, s: (x - a * p) / s,
-    ("sample", "v_prediction"): lambda p, x, a, s: (a * x - p) / s,
-    ("v_prediction", "epsilon"): lambda p, x, a, s: a * p + s * x,
-    ("v_prediction", "sample"): lambda p, x, a, s: a * x - s * p,
+# (of the prediction, of the noisy x), from α and σ
+_READINGS: Mapping[tuple[PredictionType, PredictionType], Coefficients] = {
+    ("epsilon", "sample"): lambda a, s: (-s / a, 1 / a),
+    ("epsilon", "v_prediction"): lambda a, s: (1 / a, -s / a),
+    ("sample", "epsilon"): lambda a, s: (-a / s, 1 / s),
+    ("sample", "v_prediction"): lambda a, s: (-1 / s, a / s),
+    ("v_prediction", "epsilon"): lambda a, s: (a, s),
+    ("v_prediction", "sample"): lambda a, s: (-s, a),
 }
 
 
-def rates(alpha_bar: AlphaBar, like: Latents) -> tuple[Array, Array]:
+def alpha_sigma(alpha_bar: AlphaBar, like: Latents) -> tuple[Array, Array]:
     """(α, σ) in the shape and dtype that multiply ``like``."""
     alpha_bar = alpha_bar.astype(like.dtype)
     if alpha_bar.ndim:
@@ -40,23 +41,14 @@ def rates(alpha_bar: AlphaBar, like: Latents) -> tuple[Array, Array]:
     return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)
 
 
-def convert(
-    prediction: Latents,
-    x: Latents,
-    alpha_bar: AlphaBar,
-    *,
-    source: PredictionType,
-    target: PredictionType,
-) -> Latents:
-    """What a prediction of ``source`` at the noisy ``x`` says about ``target``."""
-    if source == target:
-        return prediction
-    return _CONVERSIONS[source, target](prediction, x, *rates(alpha_bar, x))
+def reading(source: PredictionType, target: PredictionType, alpha: Number, sigma: Number) -> tuple[Number, Number]:
+    """(c, d): what a prediction p of ``source`` at the noisy x says about ``target`` is c p + d x."""
+    return (1.0, 0.0) if source == target else _READINGS[source, target](alpha, sigma)
 
 
 def add_noise(x0: Latents, noise: Latents, alpha_bar: AlphaBar) -> Latents:
     """x_t = α x_0 + σ ε: the only place where noise meets data."""
-    alpha, sigma = rates(alpha_bar, x0)
+    alpha, sigma = alpha_sigma(alpha_bar, x0)
     return alpha * x0 + sigma * noise
 
 
@@ -66,13 +58,8 @@ def training_target(prediction_type: PredictionType, x0: Latents, noise: Latents
         return noise
     if prediction_type == "sample":
         return x0
-    alpha, sigma = rates(alpha_bar, x0)
+    alpha, sigma = alpha_sigma(alpha_bar, x0)
     return alpha * noise - sigma * x0
-
-
-def snr(alpha_bar: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """ᾱ / (1 − ᾱ): 0 where a picture is pure noise."""
-    return alpha_bar / (1 - alpha_bar)
 
 
 def sample_posterior(
@@ -86,7 +73,7 @@ def sample_posterior(
     Args:
         keys: one per example, so that its draw does not depend on the batch around it.
         mean: of the raw, unscaled latents.
-        logvar: likewise.
+        logvar: the logarithm of their variance.
         scaling_factor: of the autoencoder's config.
     """
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)

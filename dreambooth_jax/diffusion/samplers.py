@@ -1,140 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Samplers: from noise to data with ``denoise(x, t)``, whatever stands behind it.
+"""Samplers, as rows that lead from level to level: see :mod:`~dreambooth_jax.diffusion.table` for how to read them.
 
-A sampler is a pair. ``table(schedule, steps)`` works out on the host what each step needs, padded so that every number
-of steps has the same shapes; ``run`` is one loop over it. All numbers in the table are traced, so another choice of
-steps, eta or seed compiles nothing anew.
-
-DDIM (arXiv 2010.02502), with ᾱ = ᾱ_t, ᾱ' = ᾱ of the next timestep visited, and the paper's equations 12 and 16:
-
-    σ  = η √((1 − ᾱ') / (1 − ᾱ)) √(1 − ᾱ / ᾱ')
-    x' = √ᾱ' x̂_0 + √(1 − ᾱ' − σ²) ε̂ + σ z,    z ~ N(0, 1)
+A new one is a generator here and a line in ``SAMPLERS``.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key
-
-from dreambooth_jax import rng
-from dreambooth_jax.diffusion.process import convert
-from dreambooth_jax.diffusion.schedule import NoiseSchedule, PredictionType
+from dreambooth_jax.diffusion.levels import Level, Step, fractional_steps, listed_steps, strided_steps
+from dreambooth_jax.diffusion.schedule import NoiseSchedule
+from dreambooth_jax.diffusion.table import D, E, Line, Row, SamplerTable, X, Z, make_table
 from dreambooth_jax.errors import InputError
 
-Denoise: TypeAlias = Callable[[Float[Array, "b *shape"], Int[Array, ""]], Float[Array, "b *shape"]]
+
+def noise_beside(a: Level) -> Line:
+    """What of x at level a is not D: ε, but that clipping D changes it, while it does not change E."""
+    return (X - a.alpha * D) / a.sigma
 
 
-class DDIMTable(NamedTuple):
-    """One row per step, and padding up to the number of training timesteps."""
+def ddim(steps: Sequence[Step], *, eta: float | int = 0.0) -> Iterator[Row]:
+    """DDIM (arXiv 2010.02502, equations 12 and 16); clipped D leaves ε as it is, as in diffusers.
 
-    steps: Int[np.ndarray | Array, ""]
-    timestep: Int[np.ndarray | Array, "T"]
-    alpha_bar: Float[np.ndarray | Array, "T"]
-    next_alpha_bar: Float[np.ndarray | Array, "T"]
-    clip: Float[np.ndarray | Array, ""]
-    """Largest |x̂_0|; infinite where it is not clipped."""
-
-
-def ddim_table(schedule: NoiseSchedule, steps: int) -> DDIMTable:
-    """The table of a DDIM run.
-
-    As in diffusers, a step from t leads to t − T // steps, also where the next timestep visited is another.
-
-    Raises:
-        InputError: if there are not so many timesteps, or a network that predicts ε had to start from pure noise.
-    """
-    timestep = schedule.timesteps(steps)
-    alpha_bar = schedule.alphas_cumprod.astype(np.float64)
-    if schedule.prediction_type == "epsilon" and alpha_bar[timestep[0]] == 0:
-        raise InputError(
-            f"scheduler_config.json: timestep_spacing = {schedule.timestep_spacing!r} starts at zero SNR, where "
-            "prediction_type = 'epsilon' tells nothing; it needs 'leading', or a model trained for v_prediction"
-        )
-    after = timestep - schedule.num_train_timesteps // steps
-    final = 1.0 if schedule.set_alpha_to_one else alpha_bar[0]
-
-    def padded(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, (0, schedule.num_train_timesteps - steps), mode="edge")
-
-    return DDIMTable(
-        steps=np.asarray(steps, np.int32),
-        timestep=padded(timestep),
-        alpha_bar=padded(alpha_bar[timestep]),
-        next_alpha_bar=padded(np.where(after >= 0, alpha_bar[after], final)),
-        clip=np.asarray(schedule.clip_sample_range if schedule.clip_sample else math.inf),
-    )
-
-
-def ddim_step(
-    x: Float[Array, "b *shape"],
-    prediction: Float[Array, "b *shape"],
-    noise: Float[Array, "b *shape"],
-    *,
-    prediction_type: PredictionType,
-    alpha_bar: Float[Array, ""],
-    next_alpha_bar: Float[Array, ""],
-    clip: Float[Array, ""],
-    eta: Float[Array, ""],
-) -> Float[Array, "b *shape"]:
-    """x_t -> x_t', in the dtype of x. ``noise`` is z. As in diffusers, clipping x̂_0 does not change ε̂."""
-    x0 = convert(prediction, x, alpha_bar, source=prediction_type, target="sample")
-    epsilon = convert(prediction, x, alpha_bar, source=prediction_type, target="epsilon")
-    variance = eta**2 * (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha_bar / next_alpha_bar)
-    # not below zero by rounding, where eta = 1 and alpha_bar = 0 leave nothing
-    rest = jnp.maximum(1 - next_alpha_bar - variance, 0)
-    return jnp.sqrt(next_alpha_bar) * jnp.clip(x0, -clip, clip) + jnp.sqrt(rest) * epsilon + jnp.sqrt(variance) * noise
-
-
-def ddim(
-    denoise: Denoise,
-    x: Float[Array, "b *shape"],
-    table: DDIMTable,
-    *,
-    prediction_type: PredictionType,
-    eta: Float[Array, ""],
-    keys: Key[Array, "b"],
-) -> Float[Array, "b *shape"]:
-    """The whole run, from noise ``x`` to data.
+    s  = η √(σ_b² / σ_a²) √(1 − α_a² / α_b²)
+    x' = α_b D + √(σ_b² − s²) ε + s z
 
     Args:
-        denoise: prediction of ``prediction_type`` for noisy examples at one timestep.
-        x: standard normal.
-        table: of :func:`ddim_table`.
-        prediction_type: what ``denoise`` predicts.
+        steps: pairs of levels.
         eta: 0 is deterministic, 1 adds as much noise as ancestral sampling does.
-        keys: one per example, for the noise of eta > 0: z of step i is normal under stream "ddim", i.
     """
-    timestep = jnp.asarray(table.timestep)
-    alpha_bar, next_alpha_bar, clip, eta = (
-        jnp.asarray(value, x.dtype) for value in (table.alpha_bar, table.next_alpha_bar, table.clip, eta)
-    )
+    for a, b in steps:
+        s = eta * ancestral_noise(a, b)
+        yield Row(a, b.alpha * D + math.sqrt(max(b.sigma**2 - s**2, 0)) * E + s * Z)
 
-    def body(i: Int[Array, ""], x: Float[Array, "b *shape"]) -> Float[Array, "b *shape"]:
-        noise = jax.vmap(lambda key: jax.random.normal(rng.stream(key, "ddim", i), x.shape[1:], x.dtype))(keys)
-        return ddim_step(
-            x,
-            denoise(x, timestep[i]),
-            noise,
-            prediction_type=prediction_type,
-            alpha_bar=alpha_bar[i],
-            next_alpha_bar=next_alpha_bar[i],
-            clip=clip,
-            eta=eta,
-        )
 
-    return jax.lax.fori_loop(0, table.steps, body, x)
+def ddpm(steps: Sequence[Step]) -> Iterator[Row]:
+    """DDPM (arXiv 2006.11239, equations 6 and 7): draws from the posterior of x' given x and x_0 = D."""
+    for a, b in steps:
+        s = ancestral_noise(a, b)
+        yield Row(a, b.alpha * D + math.sqrt(max(b.sigma**2 - s**2, 0)) * noise_beside(a) + s * Z)
+
+
+def euler(steps: Sequence[Step]) -> Iterator[Row]:
+    """Euler's method for the probability flow in k (arXiv 2206.00364, algorithm 1 without its correction)."""
+    for a, b in steps:
+        yield Row(a, b.alpha * D + b.sigma * noise_beside(a))
+
+
+def ancestral_noise(a: Level, b: Level) -> float:
+    """Standard deviation of x at level b, given x at the noisier level a and x_0."""
+    return b.sigma / a.sigma * math.sqrt(max(1 - (a.alpha / b.alpha) ** 2, 0))
 
 
 class Sampler(NamedTuple):
     """What a name on the command line stands for."""
 
-    table: Callable
-    run: Callable
+    rows: Callable[..., Iterator[Row]]
+    """Pairs of levels, and settings as keywords, to rows."""
+    steps: Callable[[NoiseSchedule, int], list[Step]] = listed_steps
+    """Which pairs of levels a number of steps stands for."""
 
 
-SAMPLERS: Mapping[str, Sampler] = {"ddim": Sampler(table=ddim_table, run=ddim)}
+SAMPLERS: Mapping[str, Sampler] = {
+    "ddim": Sampler(ddim, strided_steps),
+    "ddpm": Sampler(ddpm),
+    "euler": Sampler(euler, fractional_steps),
+}
+
+
+def build_table(
+    sampler: str, schedule: NoiseSchedule, steps: int, *, start: int = 0, **settings: float | int
+) -> SamplerTable:
+    """The table of a run.
+
+    Args:
+        sampler: one of ``SAMPLERS``.
+        schedule: of the model.
+        steps: from 1 to the number of timesteps that the model was trained with.
+        start: how many of the steps are left out at the noisy end; x must then be at the level of the first row.
+        settings: of the sampler, such as eta.
+
+    Raises:
+        InputError: if there is no such sampler, setting, step or number of steps, or if a network that predicts ε had
+            to start from pure noise.
+    """
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler = {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    kind = SAMPLERS[sampler]
+    for name, value in settings.items():
+        if name not in signature(kind.rows).parameters:
+            raise InputError(f"{name} = {value!r}: the sampler {sampler!r} has no such setting")
+    chosen = kind.steps(schedule, steps)
+    if not 0 <= start < len(chosen):
+        raise InputError(f"start = {start}: must be from 0 to {len(chosen) - 1}, less than the number of steps")
+    chosen = chosen[start:]
+    if schedule.prediction_type == "epsilon" and chosen[0][0].alpha == 0:
+        raise InputError(
+            f"scheduler_config.json: timestep_spacing = {schedule.timestep_spacing!r} starts at zero SNR, where "
+            "prediction_type = 'epsilon' tells nothing; it needs 'leading', or a model trained for v_prediction"
+        )
+    return make_table(
+        kind.rows(chosen, **settings),
+        final=chosen[-1][1],
+        prediction_type=schedule.prediction_type,
+        clip=schedule.clip_sample_range if schedule.clip_sample else math.inf,
+        size=2 * schedule.num_train_timesteps + 1,  # for two calls of the network in each step
+    )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Real
 
 from dreambooth_jax.models.norms import group_norm, layer_norm
 
@@ -44,12 +44,12 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def timestep_embedding(
-    timesteps: Int[Array, "b"], size: int, *, flip_sin_to_cos: bool, freq_shift: float, dtype: DTypeLike
+    timesteps: Real[Array, "b"], size: int, *, flip_sin_to_cos: bool, freq_shift: float, dtype: DTypeLike
 ) -> Float[Array, "b size"]:
     """Sinusoids of the timestep (Vaswani et al. 2017, § 3.5), with frequencies 10000^(-i / (size/2 - freq_shift)).
 
     Args:
-        timesteps: in [0, T).
+        timesteps: in [0, T − 1]; may be fractional.
         size: number of features, even.
         flip_sin_to_cos: cosines first.
         freq_shift: 0 or 1: where the lowest frequency lies.

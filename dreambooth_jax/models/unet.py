@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Real
 
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.layers import GroupNorm, Remat, conv, timestep_embedding, wide
@@ -56,13 +56,13 @@ class UNet2DConditionModel(nn.Module):
         self.conv_out = conv(config.out_channels, dtype=dtype)
 
     def __call__(
-        self, latents: Float[Array, "b h w c"], timesteps: Int[Array, "b"], text_states: Float[Array, "b s e"]
+        self, latents: Float[Array, "b h w c"], timesteps: Real[Array, "b"], text_states: Float[Array, "b s e"]
     ) -> Float[Array, "b h w out"]:
         """The prediction that the weights were trained for (noise, or velocity), in at least float32.
 
         Args:
             latents: noisy latents, scaled. Any height and width will do.
-            timesteps: of each example, in [0, T).
+            timesteps: of each example, in [0, T − 1]; may be fractional.
             text_states: last hidden state of the text encoder.
         """
         time = jax.nn.silu(self._embed(timesteps))
@@ -81,7 +81,7 @@ class UNet2DConditionModel(nn.Module):
         x = self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
         return x.astype(wide(self.dtype))
 
-    def _embed(self, timesteps: Int[Array, "b"]) -> Float[Array, "b t"]:
+    def _embed(self, timesteps: Real[Array, "b"]) -> Float[Array, "b t"]:
         sinusoids = timestep_embedding(
             timesteps,
             self.config.block_out_channels[0],

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int, Integer, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.diffusion.guidance import guided
-from dreambooth_jax.diffusion.samplers import Sampler
-from dreambooth_jax.diffusion.schedule import PredictionType
+from dreambooth_jax.diffusion.loop import sample
+from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
@@ -38,13 +38,11 @@ def generate(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
-    sampler: Sampler,
-    prediction_type: PredictionType,
+    with_guidance: bool,
     params: Tree,
     rows: Rows,
-    table: Any,
+    table: SamplerTable,
     guidance_scale: Float[Array, ""],
-    eta: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
     """(final latents, pictures in [0, 1])."""
 
@@ -54,10 +52,11 @@ def generate(
     def decode(latents: Array) -> Array:
         return apply(vae, "decode", params["vae"], latents[None] / vae.config.scaling_factor)[0]
 
-    both = jnp.concatenate([rows.ids, rows.negative_ids])
-    text, negative = jnp.split(apply(text_encoder, None, params["text_encoder"], both), 2)
+    ids = jnp.concatenate([rows.ids, rows.negative_ids] if with_guidance else [rows.ids])
+    states = apply(text_encoder, None, params["text_encoder"], ids)
+    text, negative = jnp.split(states, 2) if with_guidance else (states, None)
     denoise = guided(network, text=text, negative=negative, scale=guidance_scale)
-    final = sampler.run(denoise, rows.latents, table, prediction_type=prediction_type, eta=eta, keys=rows.keys)
+    final = sample(denoise, rows.latents, table, keys=rows.keys)
     # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
     return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
 

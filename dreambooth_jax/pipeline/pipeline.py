@@ -3,7 +3,8 @@
 """Prompts to pictures: a model with what it needs to be asked.
 
 Each local device runs the program on its share of the pictures, with its own copy of the parameters. It is compiled
-once for each number and size of pictures; steps, guidance scale, eta and seeds are its arguments.
+once for each number and size of pictures, with guidance and without; the sampler, steps, guidance scale, eta and seeds
+are its arguments.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
-from dreambooth_jax.diffusion.samplers import SAMPLERS
+from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
@@ -132,9 +133,10 @@ class Pipeline:
             negative_prompt: what to lean away from: one for all, or one for each.
             seed: picture i is made with seed + i; or one seed for each. From 0 to 2³² − 1.
             steps: of the sampler, from 1 to the number of timesteps that the model was trained with.
-            guidance_scale: how far to lean. 1 or less is no guidance: the negative prompt does not count.
+            guidance_scale: how far to lean. 1 or less is no guidance: the negative prompt does not count, and the
+                network is asked once instead of twice.
             sampler: one of ``SAMPLERS``.
-            eta: 0 is deterministic, 1 adds the most noise on the way.
+            eta: of DDIM: 0 is deterministic, 1 adds the most noise on the way.
             height: in pixels, a multiple of the autoencoder's factor (8). By default that of ``latents``, or else
                 ``native_size``.
             width: likewise.
@@ -152,7 +154,6 @@ class Pipeline:
         negative = texts_of("negative_prompt", negative_prompt, len(texts))
         seeds = seeds_of(seed, len(texts))
         sides = self._latent_sides(height, width, latents)
-        check("sampler", sampler, sampler in SAMPLERS, f"choose one of {', '.join(SAMPLERS)}")
         check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
         check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
         check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
@@ -165,13 +166,13 @@ class Pipeline:
         return images if output == "float32" else final
 
     def lower(
-        self, count: int, *, sampler: str = "ddim", height: int | None = None, width: int | None = None
+        self, count: int, *, guidance_scale: Number = 7.5, height: int | None = None, width: int | None = None
     ) -> jax.stages.Lowered:
         """The program that a call makes ``count`` pictures of one size with, ready to be compiled; nothing is computed.
 
         The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
         """
-        static, *shared = self._program(sampler, 1, 1.0, 0.0)
+        static, *shared = self._program("ddim", 1, guidance_scale, 0.0)
         count = rows_per_device(self.target.mesh, count) * self.target.mesh.size
         sides = (*self._latent_sides(height, width, None), self.unet.config.in_channels)
 
@@ -182,10 +183,11 @@ class Pipeline:
         return lower_rows(self.target.mesh, generate, static, self.params, jax.eval_shape(rows), *shared)
 
     def _program(self, sampler: str, steps: int, guidance_scale: Number, eta: Number) -> tuple[Any, ...]:
-        """What a sampler compiles to, and what is given to it for all pictures."""
-        kind = SAMPLERS[sampler]
-        static = (self.unet, self.vae, self.text_encoder, kind, self.schedule.prediction_type)
-        return static, kind.table(self.schedule, steps), np.asarray(float(guidance_scale)), np.asarray(float(eta))
+        """What is compiled anew where it differs, and what is given to it for all pictures."""
+        settings: dict[str, Any] = {"eta": eta} if eta else {}  # others than DDIM have none
+        table = build_table(sampler, self.schedule, steps, **settings)
+        static = (self.unet, self.vae, self.text_encoder, bool(guidance_scale > 1))
+        return static, table, np.asarray(float(guidance_scale))
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any

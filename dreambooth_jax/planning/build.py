@@ -98,13 +98,14 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, sample grids between steps."""
     config, pipe, target = setup.config, setup.pipe, setup.mapper.target
     size, n, everyone = config.data.resolution, len(target.local), len(target.devices)
-    done: dict[int, Usage] = {}
+    done: dict[tuple[int, bool], Usage] = {}
 
-    def sampler(pictures: int) -> Usage:
-        if pictures not in done:
-            lower = partial(pipe.lower, pictures * n, height=size, width=size)
-            done[pictures] = compiler(f"sampler, {pictures} pictures at once", lower).usage
-        return done[pictures]
+    def sampler(pictures: int, guidance_scale: float) -> Usage:
+        program = pictures, guidance_scale > 1
+        if program not in done:
+            lower = partial(pipe.lower, pictures * n, guidance_scale=guidance_scale, height=size, width=size)
+            done[program] = compiler(f"sampler, {pictures} pictures at once", lower).usage
+        return done[program]
 
     def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
         return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, idle=at_rest, flops=0)
@@ -112,8 +113,9 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     if config.prior.weight:
         room = capacity(config, setup.mapper)
         missing = -(-config.prior.num_images * n // everyone)
-        pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=sampler)
-        yield draw("class images", pictures, sampler(pictures), 0)
+        usage_at = partial(sampler, guidance_scale=config.prior.guidance_scale)
+        pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=usage_at)
+        yield draw("class images", pictures, usage_at(pictures), 0)
     encoded = encoded_at_once(target)
     whole = nbytes(pipe.params) - nbytes(pipe.params["vae"])
     lower = partial(pipe.lower_encode_images, encoded, height=size, width=size)
@@ -123,4 +125,4 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
         # where the state is whole on each device, pictures are drawn with its own weights; otherwise with a whole copy
         shared = nbytes(setup.trainable) if everyone == 1 or isinstance(setup.mapper, Replicated) else 0
         pictures = -(-config.samples.num_images // n)
-        yield draw("sample grids", pictures, sampler(pictures), state - shared)
+        yield draw("sample grids", pictures, sampler(pictures, config.samples.guidance_scale), state - shared)

@@ -18,7 +18,8 @@ from benchmark.measure import Run
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
 from dreambooth_jax.diffusion.guidance import guided
-from dreambooth_jax.diffusion.samplers import SAMPLERS
+from dreambooth_jax.diffusion.loop import sample
+from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.flops import flops
 from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
@@ -73,21 +74,20 @@ class Ours:
         text, negative = jnp.split(jnp.asarray(drawn.text_states), 2)
         noise = jnp.asarray(drawn.noise[:batch])
         keys = jnp.stack([rng.root_key(i) for i in range(batch)])
-        unet, schedule, ddim = self.pipe.unet, self.pipe.schedule, SAMPLERS["ddim"]
-        table, params = ddim.table(schedule, steps), jax.device_put(self.pipe.params["unet"], jax.local_devices()[0])
+        unet, table = self.pipe.unet, build_table("ddim", self.pipe.schedule, steps)
+        params = jax.device_put(self.pipe.params["unet"], jax.local_devices()[0])
 
         def network(params: Any, x: jax.Array, t: jax.Array, text: jax.Array) -> Any:
             return unet.apply({"params": params}, x, jnp.full(len(x), t), text)
 
         @jax.jit
-        def sample(params: Any, noise: jax.Array) -> jax.Array:
+        def run(params: Any, noise: jax.Array) -> jax.Array:
             denoise = guided(
                 lambda *inputs: network(params, *inputs), text=text, negative=negative, scale=jnp.float32(GUIDANCE)
             )
-            options = {"prediction_type": schedule.prediction_type, "eta": jnp.float32(0), "keys": keys}
-            return ddim.run(denoise, noise, table, **options)
+            return sample(denoise, noise, table, keys=keys)
 
-        compiled, self.compiling[f"ddim {batch}"] = compile_timed(sample, params, noise)
+        compiled, self.compiling[f"ddim {batch}"] = compile_timed(run, params, noise)
         both = jnp.concatenate([noise, noise])
         self.flops[f"ddim {batch}"] = steps * flops(network, params, both, jnp.int32(0), drawn.text_states)
         return lambda: jax.block_until_ready(compiled(params, noise))

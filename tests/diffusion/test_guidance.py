@@ -23,6 +23,13 @@ def denoise(scale: float):
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.0])
 def test_no_guidance_is_the_prompt_alone(scale):
     np.testing.assert_array_equal(denoise(scale), network(X, T, TEXT))
+    alone = guided(network, text=TEXT, negative=None, scale=jnp.float32(scale))
+    np.testing.assert_array_equal(alone(X, T), network(X, T, TEXT))
+
+
+def test_timesteps_may_be_fractional():
+    whole, half = (guided(network, text=TEXT, negative=None, scale=jnp.float32(1))(X, t) for t in (T, T + 0.5))
+    np.testing.assert_allclose(half - whole, X / 2, rtol=1e-6)
 
 
 def test_the_same_prompt_on_both_sides_needs_no_guidance():
@@ -44,4 +51,5 @@ def test_one_call_for_both():
         return network(x, t, text)
 
     guided(counting, text=TEXT, negative=NEGATIVE, scale=jnp.float32(2))(X, T)
-    assert calls == [((4, 2, 2, 1), (4, 1, 1))]
+    guided(counting, text=TEXT, negative=None, scale=jnp.float32(2))(X, T)
+    assert calls == [((4, 2, 2, 1), (4, 1, 1)), ((2, 2, 2, 1), (2, 1, 1))]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng
+from dreambooth_jax.diffusion.loop import advance, begin, sample
 from dreambooth_jax.diffusion.process import add_noise, training_target
-from dreambooth_jax.diffusion.samplers import ddim, ddim_step, ddim_table
+from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 
 torch = pytest.importorskip("torch")
@@ -83,61 +84,107 @@ def test_timesteps(spacing, offset, count):
         np.testing.assert_array_equal(ours.timesteps(steps), expected[:steps])
 
 
+@jax.jit
+def one_row(x, prediction, table, key, i):
+    """(x after row i, the noise that the row was given)."""
+    noise = jax.random.normal(rng.stream(key, "ddim", i), x.shape, x.dtype)
+    end = advance(lambda x, t: prediction[None], begin(x[None]), table, first=i, last=i + 1, keys=key[None])
+    return end.x[0], noise
+
+
 def test_steps():
     """Every option, over the whole length of a run, with predictions that no network would make."""
     with jax.enable_x64(True):
         for number, config in enumerate(OPTIONS):
             ours, theirs = both(**config)
             in_float64(theirs).set_timesteps(9)
-            table = ddim_table(ours, 9)
-            values = np.random.default_rng(number).normal(size=(9, 3, 2, 5))
-            for i, (timestep, (x, prediction, noise)) in enumerate(zip(theirs.timesteps, values)):
-                eta = (0.0, 0.4, 1.0)[i % 3]
+            tables = [build_table("ddim", ours, 9, eta=eta) for eta in (0.0, 0.4, 1.0)]
+            values = np.random.default_rng(number).normal(size=(9, 2, 2, 5))
+            for i, (timestep, (x, prediction)) in enumerate(zip(theirs.timesteps, values)):
+                table, eta = tables[i % 3], (0.0, 0.4, 1.0)[i % 3]
+                stepped, noise = one_row(jnp.asarray(x), jnp.asarray(prediction), table, rng.root_key(number), i)
                 expected = theirs.step(
-                    torch.tensor(prediction), timestep, torch.tensor(x), eta=eta, variance_noise=torch.tensor(noise)
+                    *(torch.tensor(prediction), timestep, torch.tensor(x)),
+                    eta=eta,
+                    variance_noise=torch.tensor(np.asarray(noise)),
                 ).prev_sample
-                stepped = ddim_step(
-                    *(jnp.asarray(value) for value in (x, prediction, noise)),
-                    prediction_type=ours.prediction_type,
-                    alpha_bar=jnp.asarray(table.alpha_bar[i]),
-                    next_alpha_bar=jnp.asarray(table.next_alpha_bar[i]),
-                    clip=jnp.asarray(table.clip),
-                    eta=jnp.asarray(eta),
-                )
-                assert table.timestep[i] == timestep
+                assert table.rows.t[i] == timestep
                 # our tables may differ from theirs in the last bit of a float32
                 np.testing.assert_allclose(stepped, expected.numpy(), rtol=1e-5, atol=1e-6, err_msg=str(config))
+        assert one_row._cache_size() == 1
+
+
+def made_up(x, t):
+    """Predictions of a network that there is on both sides."""
+    return (torch if isinstance(x, torch.Tensor) else jnp).sin(x + t / 300)
+
+
+def our_run(schedule, sampler, steps, dtype, *, start=0, **settings):
+    """(x at first, the result, the noise of each row)."""
+    keys = jax.random.split(rng.root_key(3), 2)
+    x = jax.random.normal(rng.root_key(4), (2, 9), dtype)
+    table = build_table(sampler, schedule, steps, start=start, **settings)
+    result = jax.jit(partial(sample, made_up))(x, table, keys=keys)
+    noises = [[jax.random.normal(rng.stream(key, "ddim", i), (9,), dtype) for key in keys] for i in range(steps)]
+    assert result.dtype == dtype
+    return *(torch.tensor(np.asarray(array)) for array in (x, result)), torch.tensor(np.asarray(noises))
+
+
+RUNS = [
+    {"set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False},
+    {"set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction", "clip_sample": True},
+    {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False},
-        {"set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction", "clip_sample": True},
-        {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
-    ],
-)
-def test_runs(config, dtype, tolerance):
-    """20 steps with a made-up network and the same noise on both sides."""
+@pytest.mark.parametrize("config", RUNS)
+@pytest.mark.parametrize("start", [0, 6])
+def test_runs(config, dtype, tolerance, start):
+    """20 steps, or the last 14 of them, with a made-up network and the same noise on both sides."""
     ours, theirs = both(**config)
     if dtype == "float64":
         in_float64(theirs).alphas_cumprod = torch.tensor(ours.alphas_cumprod).double()
     theirs.set_timesteps(20)
-    with jax.enable_x64(dtype == "float64"):
-        keys = jax.random.split(rng.root_key(3), 2)
-        x = jax.random.normal(rng.root_key(4), (2, 9), dtype)
-        table, network = ddim_table(ours, 20), lambda x, t: jnp.sin(x + t.astype(x.dtype) / 300)
-        sample = jax.jit(partial(ddim, network, prediction_type=ours.prediction_type))
-        results = {eta: sample(x, table, eta=jnp.asarray(eta, dtype), keys=keys) for eta in (0.0, 0.6)}
-        noises = [[jax.random.normal(rng.stream(key, "ddim", i), (9,), dtype) for key in keys] for i in range(20)]
-    for eta, result in results.items():
-        y = torch.tensor(np.asarray(x))
-        for timestep, noise in zip(theirs.timesteps, np.asarray(noises)):
-            prediction = torch.sin(y + timestep.to(y.dtype) / 300)
-            y = theirs.step(prediction, timestep, y, eta=eta, variance_noise=torch.tensor(noise)).prev_sample
-        assert result.dtype == dtype
-        np.testing.assert_allclose(result, y.numpy(), rtol=0, atol=tolerance * float(y.abs().max()))
+    for eta in (0.0, 0.6):
+        with jax.enable_x64(dtype == "float64"):
+            y, result, noises = our_run(ours, "ddim", 20, dtype, start=start, eta=eta)
+        for timestep, noise in zip(theirs.timesteps[start:], noises):
+            prediction = made_up(y, timestep.to(y.dtype))
+            y = theirs.step(prediction, timestep, y, eta=eta, variance_noise=noise).prev_sample
+        np.testing.assert_allclose(result, y, rtol=0, atol=tolerance * float(y.abs().max()))
+
+
+@pytest.mark.parametrize("config", [*RUNS, {"prediction_type": "sample", "timestep_spacing": "linspace"}])
+def test_ddpm(config, monkeypatch):
+    ours = both(**config)[0]
+    theirs = diffusers.DDPMScheduler(**{**SD, **{k: v for k, v in config.items() if k != "set_alpha_to_one"}})
+    theirs.register_to_config(clip_sample=ours.clip_sample)
+    theirs.alphas_cumprod = torch.tensor(ours.alphas_cumprod).double()
+    theirs.one = theirs.one.double()
+    theirs.set_timesteps(20)
+    with jax.enable_x64(True):
+        y, result, noises = our_run(ours, "ddpm", 20, "float64")
+    for timestep, noise in zip(theirs.timesteps, noises):
+        monkeypatch.setattr(diffusers.schedulers.scheduling_ddpm, "randn_tensor", lambda *_, noise=noise, **__: noise)
+        y = theirs.step(made_up(y, timestep.to(y.dtype)), timestep, y).prev_sample
+    np.testing.assert_allclose(result, y, rtol=0, atol=1e-9 * float(y.abs().max()))
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_euler(spacing, kind):
+    """Theirs has x / α, and steps in float32. Timesteps of linspace spacing are fractional."""
+    config = {**SD, "timestep_spacing": spacing, "prediction_type": kind, "steps_offset": 1}
+    theirs = diffusers.EulerDiscreteScheduler(**config)
+    theirs.set_timesteps(20)
+    ours = NoiseSchedule.from_config(json.loads(theirs.to_json_string()))
+    y, result, _ = our_run(ours, "euler", 20, "float32")
+    assert (spacing == "linspace") == bool((theirs.timesteps != theirs.timesteps.round()).any())
+    y = y * (theirs.sigmas[0] ** 2 + 1).sqrt()
+    for timestep in theirs.timesteps:
+        y = theirs.step(made_up(theirs.scale_model_input(y, timestep), timestep), timestep, y).prev_sample
+    np.testing.assert_allclose(result, y, rtol=0, atol=1e-5 * float(y.abs().max()))
 
 
 def test_noise_and_velocity():
