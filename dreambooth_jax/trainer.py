@@ -17,7 +17,8 @@ import numpy as np
 from dreambooth_jax import distributed, rng
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
-from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
+from dreambooth_jax.data.examples import ExampleTable
+from dreambooth_jax.data.mixture import Mixture, Stream
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.export import save_pretrained
@@ -182,17 +183,15 @@ class Training:
             mean, logvar = examples.moments
             return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
 
-        rates = self.setup.learning_rates
+        prepared, rows, rates = self.prepared, config.train.batch_size, self.setup.learning_rates
+        streams = [Stream(name="instance", table=table(prepared.instance), rows=rows)]
+        if prepared.prior:
+            weight = config.prior.weight
+            streams.append(Stream(name="prior", table=table(prepared.prior), rows=rows, weight=weight, is_prior=True))
         return PhaseInputs(
             step=self.setup.steps[phase.active],
             frozen=self.mapper.place(self.setup.frozen_in_step(phase.active, self.frozen)),
-            data=DreamBoothData(
-                instance=table(self.prepared.instance),
-                prior=table(self.prepared.prior) if self.prepared.prior else None,
-                batch_size=config.train.batch_size,
-                prior_weight=config.prior.weight,
-                seed=config.train.seed,
-            ),
+            data=Mixture(streams=streams, seed=config.train.seed),
             learning_rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in phase.active},
         )
 

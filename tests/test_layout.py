@@ -15,7 +15,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lowest floor first. Rooms of one floor may import each other: nothing may import itself by way of others.
 FLOORS: list[set[str]] = [
     {
-        *("errors", "_version", "rng", "trees", "config", "options", "target", "distributed", "memory", "flops"),
+        *(
+            "errors",
+            "_version",
+            "size",
+            "rng",
+            "trees",
+            "config",
+            "options",
+            "target",
+            "distributed",
+            "memory",
+            "flops",
+        ),
         *("compilation_cache", "deterministic", "hardware", "platforms"),
     },
     {"models", "diffusion", "data", "adapters"},

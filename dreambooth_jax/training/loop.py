@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Key
 
-from dreambooth_jax.data.dreambooth import DreamBoothData
+from dreambooth_jax.data.mixture import Mixture
 from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.parallel import MappedStep, Mapper
 from dreambooth_jax.training.state import TrainState
@@ -45,7 +45,7 @@ class PhaseInputs:
 
     step: MappedStep
     frozen: Any
-    data: DreamBoothData
+    data: Mixture
     learning_rates: Callable[[int], dict[str, float]]
 
     def batch_at(self, step: int, mapper: Mapper) -> dict[str, jax.Array]:

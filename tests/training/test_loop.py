@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng
-from dreambooth_jax.data.dreambooth import DreamBoothData, ExampleTable
+from dreambooth_jax.data.examples import ExampleTable
+from dreambooth_jax.data.mixture import Mixture, Stream
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import LAG, MetricsFiles, Recorder
@@ -17,7 +18,7 @@ from dreambooth_jax.training.state import TrainState
 PHASES = [Phase(start=0, stop=4, active=("unet",)), Phase(start=4, stop=6, active=("text_encoder", "unet"))]
 
 
-class Data(DreamBoothData):
+class Data(Mixture):
     """Batches that hold the number of their step."""
 
     def batch_at(self, step, rows=slice(None)):
@@ -53,9 +54,8 @@ def drive(tmp_path, monkeypatch, *, first_step=0, stop_after=None):
     monkeypatch.setattr(type(mapper), "place_batch", place_batch)
     zeros = np.zeros((1, 1, 2, 2, 4), np.float32)
     table = ExampleTable(mean=zeros, logvar=zeros, text={}, text_index=np.zeros(1, np.int64))
-    phase_inputs = PhaseInputs(
-        step=Step(), frozen={}, data=Data(instance=table, batch_size=8), learning_rates=lambda step: {}
-    )
+    data = Data(streams=[Stream(name="instance", table=table, rows=8)])
+    phase_inputs = PhaseInputs(step=Step(), frozen={}, data=data, learning_rates=lambda step: {})
     files = MetricsFiles(tmp_path, first_step=first_step)
     recorder = Diary(files, first_step=first_step, steps=6, images_per_step=8, log_every=1)
     recorder.events = events

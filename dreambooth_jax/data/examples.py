@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What a stream draws its rows from: pictures of one size as moments of their latents, with their texts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from dreambooth_jax.size import Size
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExampleTable:
+    """n pictures, each in v views, as moments of their latents (raw, not scaled); and their u different texts."""
+
+    mean: Float[np.ndarray, "n v h w c"]
+    logvar: Float[np.ndarray, "n v h w c"]
+    text: Mapping[str, Shaped[np.ndarray, "u ..."]]
+    """Different texts, stored once: ``text_states`` [u, 77, d], ``input_ids`` [u, 77], or both."""
+    text_index: Int[np.ndarray, "n"]
+    """Which of the texts an example has."""
+
+    def take(self, example: Int[np.ndarray, "b"], view: Int[np.ndarray, "b"]) -> Batch:
+        """Moments [b, h, w, c] and texts of the given examples, in the given views."""
+        texts = {name: rows[self.text_index[example]] for name, rows in self.text.items()}
+        return {"mean": self.mean[example, view], "logvar": self.logvar[example, view], **texts}
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(n, v): pictures, and views of each."""
+        return self.mean.shape[0], self.mean.shape[1]
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the latents."""
+        return Size(self.mean.shape[2], self.mean.shape[3])
