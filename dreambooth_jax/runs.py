@@ -8,15 +8,16 @@ cache/           latents                      metrics.jsonl  and TensorBoard eve
 model/           the diffusers folder, at the end
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax import distributed, rng
-from dreambooth_jax.adapters import Adapter, full
-from dreambooth_jax.config import Config, TextEncoderConfig, load_config
+from dreambooth_jax.adapters import composed, make_adapter
+from dreambooth_jax.config import Config, load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.training.checkpoint import complete_steps, read_meta, read_weights
@@ -68,11 +69,6 @@ class RunFolder:
         return self.config.exists()
 
 
-def adapter_of(text_encoder: TextEncoderConfig) -> Adapter:
-    """What a run trains: the UNet, and the text encoder if it ever is."""
-    return full("unet/.*", "text_encoder/.*") if text_encoder.stop else full("unet/.*")
-
-
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
     """A pipeline and the parameters to use with it.
@@ -114,9 +110,11 @@ def open_model(source: str, *, step: int | None = None, ema: bool | None = None,
     pipe = load_pretrained(model.path, revision=model.revision, variant=model.variant, dtype=dtype)
     if ema is None:
         ema = config.train.ema_decay > 0
-    adapter = adapter_of(config.text_encoder)
+    adapter = make_adapter(config)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
-    params = adapter.compose(frozen, read_weights(folder.checkpoints, step, ema=ema))
+    whole = NamedSharding(pipe.target.mesh, PartitionSpec())
+    params = composed(adapter, frozen, read_weights(folder.checkpoints, step, ema=ema, sharding=whole))
+    pipe = adapter.extend(replace(pipe, params=params))
     return OpenedModel(pipe=pipe, params=params, name=f"{source} at step {step}", config=config)
 
 

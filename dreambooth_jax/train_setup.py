@@ -8,7 +8,7 @@ Of the model only modules and shapes are used. Phases that train the same groups
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +17,9 @@ import numpy as np
 import optax
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.adapters import Adapter, make_adapter, part_for
 from dreambooth_jax.config import Config, OptimizerConfig
 from dreambooth_jax.pipeline import Pipeline
-from dreambooth_jax.runs import adapter_of
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Phase, split_phases
 from dreambooth_jax.training.objective import DenoisingObjective
@@ -39,7 +38,7 @@ class TrainSetup:
 
     Attributes:
         config: of the run.
-        pipe: the model; its parameters may be shapes.
+        pipe: the model as the adapter extends it; its parameters are the shapes of what the adapter composes.
         mapper: spreads steps over devices.
         adapter: says what is trained.
         phases: of the run.
@@ -80,10 +79,13 @@ class TrainSetup:
         """Shapes of the logical state."""
         return jax.eval_shape(self.fresh_state, self.trainable)
 
+    def trains_text_encoder(self, active: Groups) -> bool:
+        """Does one of these groups change it?"""
+        return "text_encoder" in networks_in_step(self.adapter, active)
+
     def frozen_in_step(self, active: Groups, frozen: Tree) -> Tree:
-        """Of the frozen networks, those that a step runs. The others rest: their work is in the batch."""
-        frozen_now = ("vae",) if "text_encoder" in active else ("vae", "text_encoder")
-        return {name: tree for name, tree in frozen.items() if name not in frozen_now}
+        """Of the frozen parameters, those that a step needs."""
+        return part_for(self.adapter, networks_in_step(self.adapter, active), frozen, {})[0]
 
     @property
     def rows(self) -> int:
@@ -96,7 +98,7 @@ class TrainSetup:
         latents = (side, side, self.pipe.unet.config.in_channels)
         tokens = self.pipe.tokenizer.max_length
         text: dict[str, tuple[tuple[int, ...], Any]] = {"input_ids": ((tokens,), np.int32)}
-        if "text_encoder" not in active:
+        if not self.trains_text_encoder(active):
             text = {"text_states": ((tokens, self.pipe.text_encoder.config.hidden_size), np.float32)}
         entries = {
             **{name: (latents, np.float32) for name in ("mean", "logvar")},
@@ -140,10 +142,14 @@ def copies(config: Config) -> int:
 
 def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSetup:
     """Make all steps of a run; nothing is computed or compiled."""
-    adapter = adapter_of(config.text_encoder)
+    adapter = make_adapter(config)
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(config.train.seed), shapes(pipe.params))
-    phases = split_phases(steps=config.train.steps, start=config.text_encoder.start, stop=config.text_encoder.stop)
-    optimizers, schedules = optimization(config, phases, tuple(trainable))
+    pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
+    phases = split_phases(
+        steps=config.train.steps, stretches={group: stretch_of(group, adapter, config) for group in trainable}
+    )
+    own_rates = {group: own_rate_of(group, adapter, config) for group in trainable}
+    optimizers, schedules = optimization(config.optimizer, phases, own_rates)
     objective = DenoisingObjective(
         unet=pipe.unet.clone(remat=config.train.remat),
         text_encoder=pipe.text_encoder.clone(remat=config.train.remat),
@@ -161,6 +167,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
             clip_norm=config.optimizer.clip_norm,
             ema_decay=config.train.ema_decay,
             dtype=pipe.unet.dtype,
+            networks=networks_in_step(adapter, active),
         )
         for active in dict.fromkeys(phase.active for phase in phases)
     }
@@ -179,26 +186,48 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     )
 
 
+def networks_in_step(adapter: Adapter, active: Groups) -> tuple[str, ...]:
+    """Networks that a step runs which trains some groups. The work of the others is in the batch."""
+    changed = {network for group in active for network in adapter.networks(group)}
+    return ("text_encoder", "unet") if "text_encoder" in changed else ("unet",)
+
+
+def stretch_of(group: str, adapter: Adapter, config: Config) -> tuple[int, int]:
+    """First step that trains a group and first that no longer does. Settings tell of the text encoder's own groups."""
+    if adapter.networks(group) == ("text_encoder",):
+        return config.text_encoder.start, config.text_encoder.stop
+    return 0, -1
+
+
+def own_rate_of(group: str, adapter: Adapter, config: Config) -> float | None:
+    """Learning rate of a group's own; None where it has that of all."""
+    return config.text_encoder.learning_rate if adapter.networks(group) == ("text_encoder",) else None
+
+
 def optimization(
-    config: Config, phases: Sequence[Phase], groups: Sequence[str]
+    settings: OptimizerConfig, phases: Sequence[Phase], own_rates: Mapping[str, float | None]
 ) -> tuple[dict[str, optax.GradientTransformation], dict[str, tuple[Schedule, int, int]]]:
     """Per group: its optimizer, and its schedule with the first step that trains it and the step after the last.
 
     A schedule runs over the stretch in which the group is trained, warm-up included, and counts that group's steps.
+
+    Args:
+        settings: for all groups.
+        phases: of the run.
+        own_rates: of each group, its peak learning rate, or None for that of the settings.
     """
     optimizers, schedules = {}, {}
-    for group in groups:
+    for group, own_rate in own_rates.items():
         active = [phase for phase in phases if group in phase.active]
         start, stop = active[0].start, active[-1].stop
-        own = config.text_encoder.learning_rate if group == "text_encoder" else None
         schedule = learning_rate_schedule(
-            config.optimizer.schedule,
-            peak=config.optimizer.learning_rate if own is None else own,
+            settings.schedule,
+            peak=settings.learning_rate if own_rate is None else own_rate,
             steps=stop - start,
-            warmup_steps=config.optimizer.warmup_steps,
-            power=config.optimizer.power,
+            warmup_steps=settings.warmup_steps,
+            power=settings.power,
         )
-        optimizers[group] = optimizer_of(config.optimizer, schedule, group)
+        optimizers[group] = optimizer_of(settings, schedule, group)
         schedules[group] = (schedule, start, stop)
     return optimizers, schedules
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dreambooth_jax import distributed, rng
+from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.examples import ExampleTable
@@ -36,7 +37,7 @@ from dreambooth_jax.training.metrics import MetricsFiles, NonFinite, Recorder
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.state import TrainState
-from dreambooth_jax.trees import Tree, count, nbytes, shapes
+from dreambooth_jax.trees import Tree, count, nbytes
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,9 @@ class Training:
         setup = build_train_setup(config, prepared.pipe, mapper)
         self.adapter, self.phases = setup.adapter, setup.phases
         self.frozen, trainable = self.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
-        # What is trained belongs to the state, which donates it: the pipeline keeps only its shapes.
-        params = self.adapter.compose(self.frozen, shapes(trainable))
-        self.pipe = dataclasses.replace(prepared.pipe, params=params)
+        # What is trained belongs to the state, which donates it: the pipeline keeps only shapes.
+        self.setup, self.pipe = setup, setup.pipe
         self.prepared = dataclasses.replace(prepared, pipe=self.pipe)
-        self.setup = dataclasses.replace(setup, pipe=self.pipe)
         self.checkpoints = Checkpoints(
             folder.checkpoints, keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
         )
@@ -146,13 +145,12 @@ class Training:
 
     def report(self) -> None:
         """What will happen, before it does."""
-        config, params, devices = self.config, self.pipe.params, self.mapper.devices
+        config, devices = self.config, self.mapper.devices
         n_instance = len(self.prepared.instance.photos)
         n_prior = len(self.prepared.prior.photos) if self.prepared.prior else 0
         log.info(
-            "%.1fM UNet and %.1fM text encoder (%s), computing in %s on %d x %s, %s",
-            count(params["unet"]) / 1e6,
-            count(params["text_encoder"]) / 1e6,
+            "training %s (%s), computing in %s on %d x %s, %s",
+            " and ".join(f"{count(tree) / 1e6:.1f}M {group}" for group, tree in self.setup.trainable.items()),
             self.pipe.schedule.prediction_type,
             np.dtype(self.pipe.unet.dtype).name,
             len(devices),
@@ -173,7 +171,7 @@ class Training:
     def inputs_for(self, phase: Phase, state: TrainState) -> PhaseInputs:
         """The step of a phase, with the texts and frozen parameters that it needs."""
         config = self.config
-        frozen = "text_encoder" not in phase.active
+        frozen = not self.setup.trains_text_encoder(phase.active)
         params = self.whole_params(state.trainable, "text_encoder") if frozen else {}
 
         def table(examples: Examples) -> ExampleTable:
@@ -197,12 +195,8 @@ class Training:
 
     def whole_params(self, trainable: Tree, *networks: str) -> Tree:
         """Some networks, or all, whole on each of this process's devices."""
-
-        def part(tree: Tree) -> Tree:
-            return {name: tree[name] for name in networks or tree if name in tree}
-
-        params = self.adapter.compose(part(self.frozen), self.mapper.logical(part(trainable)))
-        return replicate(params, self.mapper.target.mesh)
+        frozen, trainable = part_for(self.adapter, networks or self.pipe.params, self.frozen, trainable)
+        return replicate(composed(self.adapter, frozen, self.mapper.place(trainable)), self.mapper.target.mesh)
 
     def best_params(self, state: TrainState) -> Tree:
         """The whole model with the moving average, where one is kept: what is sampled and exported."""

@@ -3,4 +3,8 @@
 """What is trained, as pairs of pure functions."""
 
 from dreambooth_jax.adapters.base import Adapter as Adapter
+from dreambooth_jax.adapters.base import part_for as part_for
+from dreambooth_jax.adapters.composed import composed as composed
+from dreambooth_jax.adapters.composed import passed_on as passed_on
 from dreambooth_jax.adapters.full import full as full
+from dreambooth_jax.adapters.registry import make_adapter as make_adapter

@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""An adapter says what is trained: a pair of pure functions, as an optax transformation is.
+"""An adapter says what is trained: pure functions, as an optax transformation is.
 
     init(key, params)            -> (frozen, trainable)     split the model, or add something to it
     compose(frozen, trainable)   -> params                  the model again, as the networks want it
 
-Gradients, optimizer state and saved bytes exist for ``trainable`` alone; models, samplers and the loss never know.
-Laws that every adapter keeps: ``compose(*init(key, params))`` is ``params``, leaf for leaf, and structure, shapes and
-dtypes stay what they were for any values of ``trainable``.
+``frozen`` has networks at its first level. ``trainable`` has groups, which the adapter names: each has its own stretch
+of the run, optimizer and learning rate. Gradients, optimizer state and saved bytes exist for ``trainable`` alone;
+models, samplers and the loss never know.
+
+Laws that every adapter keeps:
+
+- ``compose(*init(key, params))`` is ``params``, leaf for leaf;
+- structure, shapes and dtypes of what is composed do not depend on the values of ``trainable``;
+- both can be traced (``jit``, ``eval_shape``);
+- a network can be composed alone, from its part of ``frozen`` and the groups that change it (:func:`part_for`);
+- no gradient reaches, and no value of a group changes, a network that is not in ``networks(group)``.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Key
 
 from dreambooth_jax.trees import Tree
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -31,8 +42,36 @@ class ComposeFn(Protocol):
     def __call__(self, frozen: Tree, trainable: Tree, /) -> Tree: ...
 
 
+def _unchanged(pipe: Any) -> Any:
+    return pipe
+
+
 class Adapter(NamedTuple):
-    """The pair. ``frozen`` and ``trainable`` are nested dicts whose first level names the network."""
+    """What is trained.
+
+    Attributes:
+        init: splits ``{"unet": ..., "vae": ..., ...}`` into ``frozen`` (network -> parameters) and ``trainable``
+            (group -> parameters, which may be new ones).
+        compose: the whole parameters of every network of which ``frozen`` or a group of ``trainable`` has something.
+            A part of a group that belongs to a network which is not there is left out.
+        networks: names of the networks that a group changes.
+        extend: gives the pipeline what else the adapter changes, such as a tokenizer with new words; called before
+            anything is traced.
+        beside: (frozen, trainable) -> (params, deltas): low-rank weights that are applied next to their layer instead
+            of added to its kernel, as ``{network: {path: {"down": [i, r], "up": [r, o]}}}``; None where there are none.
+    """
 
     init: InitFn
     compose: ComposeFn
+    networks: Callable[[str], tuple[str, ...]]
+    extend: Callable[[Any], Any] = _unchanged
+    beside: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
+
+
+def part_for(adapter: Adapter, networks: Iterable[str], frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:
+    """Of both trees what ``compose`` needs to make some networks. It may then make others, too."""
+    wanted = set(networks)
+    return (
+        {name: tree for name, tree in frozen.items() if name in wanted},
+        {group: tree for group, tree in trainable.items() if wanted & set(adapter.networks(group))},
+    )

@@ -4,7 +4,7 @@
 
 params    = {"text_encoder": ..., "unet": ..., "vae": ...}
 frozen    = {"text_encoder": ..., "vae": ...}                 full("unet/.*")
-trainable = {"unet": ...}
+trainable = {"unet": ...}                                 each group is named by its network
 """
 
 from jaxtyping import Array, Key
@@ -34,4 +34,7 @@ def full(*patterns: str) -> Adapter:
     def compose(frozen: Tree, trainable: Tree) -> Tree:
         return combine(frozen, trainable)
 
-    return Adapter(init, compose)
+    def networks(group: str) -> tuple[str, ...]:
+        return (group,)
+
+    return Adapter(init, compose, networks)

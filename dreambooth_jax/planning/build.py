@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from dreambooth_jax.adapters import passed_on
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
 from dreambooth_jax.flops import flops
@@ -51,9 +52,10 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
     check_fit(pipe, config.data)
     setup = build_train_setup(config, pipe, mapper)
     steps = [step_plan(setup, active, compiler=compiler, chip=chip) for active in setup.steps]
-    groups = {name: f"{count(tree) / 1e6:.1f}M {name}" for name, tree in pipe.params.items()}
-    trained = " and ".join(groups[name] for name in setup.trainable)
-    at_rest = " and ".join(groups[name] for name in setup.frozen)
+    trained, at_rest = (
+        " and ".join(f"{count(part) / 1e6:.1f}M {name}" for name, part in tree.items())
+        for tree in (setup.trainable, setup.frozen)
+    )
     batch = max(bytes_per_device(mapper.batch_shapes(setup.batch(active))) for active in setup.steps)
     return Plan(
         model=f"training {trained}; {at_rest} rest; {setup.rows} examples a step",
@@ -121,8 +123,9 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     lower = partial(pipe.lower_encode_images, encoded, height=size, width=size)
     yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
     if config.samples.every:
-        state = bytes_per_device(setup.mapper.shapes(setup.state))
-        # where the state is whole on each device, pictures are drawn with its own weights; otherwise with a whole copy
-        shared = nbytes(setup.trainable) if everyone == 1 or isinstance(setup.mapper, Replicated) else 0
+        held = bytes_per_device(setup.mapper.shapes((setup.state, setup.frozen)))
+        # Where all is whole on each device, pictures are drawn with what the model shares with it; else with a copy.
+        is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
+        shared = nbytes(passed_on(setup.adapter, setup.frozen, setup.trainable)) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
-        yield draw("sample grids", pictures, sampler(pictures, config.samples.guidance_scale), state - shared)
+        yield draw("sample grids", pictures, sampler(pictures, config.samples.guidance_scale), held - shared)

@@ -117,8 +117,16 @@ def read_meta(folder: str | Path, step: int) -> dict[str, Any]:
         return dict(reader.restore(Path(folder).absolute() / str(step) / "meta"))
 
 
-def read_weights(folder: str | Path, step: int, *, ema: bool) -> dict[str, Any]:
-    """``trainable``, or its moving average, as logical arrays on the default device.
+def read_weights(
+    folder: str | Path, step: int, *, ema: bool, sharding: jax.sharding.Sharding | None = None
+) -> dict[str, Any]:
+    """``trainable``, or its moving average, as logical arrays.
+
+    Args:
+        folder: of the checkpoints.
+        step: of the one to read.
+        ema: the moving average.
+        sharding: where arrays are put; by default the default device.
 
     Raises:
         InputError: if the moving average is asked for and was not kept.
@@ -127,7 +135,7 @@ def read_weights(folder: str | Path, step: int, *, ema: bool) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path.parent} holds no moving average: it was trained with train.ema_decay 0")
     item = path.name
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     options = ocp.CheckpointManagerOptions(read_only=True)
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
     handlers.add(item, ocp.args.StandardRestore, ocp.StandardCheckpointHandler())

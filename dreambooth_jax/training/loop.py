@@ -8,8 +8,9 @@ A run falls into phases, stretches in which the same groups are trained. Each ha
 texts: states where the text encoder rests (as it is by then), token ids where it is trained.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -53,23 +54,25 @@ class PhaseInputs:
         return mapper.place_batch(self.data.batch_at(step, mapper.rows(self.data.rows)))
 
 
-def split_phases(*, steps: int, start: int, stop: int) -> list[Phase]:
-    """Phases of a run whose text encoder is trained in [start, stop); the UNet always is.
+def split_phases(*, steps: int, stretches: Mapping[str, tuple[int, int]]) -> list[Phase]:
+    """Phases of a run, in order; the same groups are trained throughout a phase, and others in the next.
 
     Args:
         steps: of the whole run.
-        start: first step that trains the text encoder.
-        stop: first that no longer does; -1 is the end.
+        stretches: of each group of what is trained, the first step that trains it and the first that no longer does;
+            -1 is the end.
     """
-    stop = steps if stop == -1 else min(stop, steps)
-    start = min(start, stop)
-    both, unet = ("text_encoder", "unet"), ("unet",)
-    phases = [
-        Phase(start=0, stop=start, active=unet),
-        Phase(start=start, stop=stop, active=both),
-        Phase(start=stop, stop=steps, active=unet),
+    ends = {group: (start, steps if stop == -1 else min(stop, steps)) for group, (start, stop) in stretches.items()}
+    ends = {group: (start, stop) for group, (start, stop) in ends.items() if start < stop}
+    cuts = sorted({0, steps, *(cut for stretch in ends.values() for cut in stretch)})
+    return [
+        Phase(
+            start=start,
+            stop=stop,
+            active=tuple(sorted(group for group, (first, last) in ends.items() if first <= start < last)),
+        )
+        for start, stop in pairwise(cuts)
     ]
-    return [phase for phase in phases if phase.start < phase.stop]
 
 
 def run_phases(

@@ -22,7 +22,7 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.adapters import Adapter, part_for
 from dreambooth_jax.training.optimizer import Optimizers, clip_by_global_norm
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
@@ -54,11 +54,12 @@ class TrainStep:
         objective: loss of a batch.
         adapter: joins frozen and trainable into the model.
         optimizers: one per group of the trainable tree.
-        active: groups that this step trains; the others keep their weights and moments bit for bit.
+        active: groups that this step trains; the others keep weights, moments and moving average bit for bit.
         accumulation: micro-batches that run one after the other.
         clip_norm: largest norm of the active groups' joint gradient, or None.
         ema_decay: of the moving average, where the state has one.
         dtype: what the objective's networks use kernels in; None if that is the parameters' own.
+        networks: those that the objective runs, which are all that is composed; None is every network.
     """
 
     objective: Objective
@@ -69,6 +70,7 @@ class TrainStep:
     clip_norm: float | None = 1.0
     ema_decay: float = 0.0
     dtype: DTypeLike | None = None
+    networks: Sequence[str] | None = None
 
     def gradients(
         self,
@@ -92,6 +94,8 @@ class TrainStep:
         """
         trained = {group: trainable[group] for group in self.active}
         held = {group: tree for group, tree in trainable.items() if group not in self.active}
+        if self.networks is not None:
+            frozen, held = part_for(self.adapter, self.networks, frozen, held)
 
         def loss_fn(trained: Tree, examples: Batch) -> tuple[Array, Metrics]:
             params = self.adapter.compose(whole_frozen(frozen), whole_trainable(held | trained))
@@ -107,7 +111,9 @@ class TrainStep:
             optimizer = self.optimizers[group]
             updates, opt_state[group] = optimizer.update(grads[group], opt_state[group], trainable[group])
             trainable[group] = optax.apply_updates(trainable[group], updates)
-        ema = moving_average(state.ema, trainable, self.ema_decay) if state.ema else state.ema
+        ema = dict(state.ema)
+        for group in self.active if ema else ():
+            ema[group] = moving_average(ema[group], trainable[group], self.ema_decay)
         new = TrainState(step=state.step + 1, trainable=trainable, opt_state=opt_state, ema=ema)
         return new, metrics | {"grad_norm": norm}
 

@@ -6,55 +6,96 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng, trees
-from dreambooth_jax.adapters import full
+from dreambooth_jax.adapters import composed, full, part_for, passed_on
+from tests.adapters.toy import low_rank
 
 PARAMS = {
     "unet": {
         "conv_in": {"kernel": np.ones((3, 3, 4, 8), np.float32), "bias": np.zeros(8, np.float32)},
         "attn2": {"to_q": {"kernel": np.full((8, 8), 2.0, np.float32)}},
     },
-    "text_encoder": {"embedding": np.full((5, 8), 3.0, np.float32)},
+    "text_encoder": {
+        "embedding": np.full((5, 8), 3.0, np.float32),
+        "q_proj": {"kernel": np.full((8, 6), 5.0, np.float32)},
+    },
     "vae": {"conv": {"kernel": np.full((1, 1, 3, 4), 4.0, np.float32)}},
 }
 
-# Every adapter of the package, with the leaves that it trains.
+# Adapters, with patterns of the model's leaves that each changes.
 ADAPTERS = {
-    "unet": (full("unet/.*"), "unet/"),
-    "unet and text encoder": (full("unet/.*", "text_encoder/.*"), ("unet/", "text_encoder/")),
-    "cross-attention": (full(r"unet/.*attn2.*"), "unet/attn2"),
+    "unet": (full("unet/.*"), ["unet/.*"]),
+    "unet and text encoder": (full("unet/.*", "text_encoder/.*"), ["unet/.*", "text_encoder/.*"]),
+    "cross-attention": (full(r"unet/.*attn2.*"), ["unet/attn2.*"]),
+    "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),
+    "low rank, unet": (low_rank("pictures"), ["unet/attn2/to_q/kernel"]),
 }
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_compose_undoes_init(name):
-    adapter, _ = ADAPTERS[name]
-    composed = adapter.compose(*adapter.init(rng.root_key(0), PARAMS))
-    jax.tree.map(np.testing.assert_array_equal, composed, PARAMS)
-
-
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_structure_shapes_and_dtypes_stay(name):
-    adapter, _ = ADAPTERS[name]
+@pytest.fixture(params=ADAPTERS)
+def case(request):
+    """(adapter, is a leaf one that it changes?, frozen, trainable, trainable elsewhere)"""
+    adapter, patterns = ADAPTERS[request.param]
     frozen, trainable = adapter.init(rng.root_key(0), PARAMS)
     moved = jax.tree.map(lambda x: x * 2 + 1, trainable)
-    composed = adapter.compose(frozen, moved)
-    assert trees.shapes(composed) == trees.shapes(PARAMS)
+    return adapter, trees.matcher(patterns), frozen, trainable, moved
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_gradients_exist_for_the_selection_alone(name):
-    adapter, prefix = ADAPTERS[name]
-    frozen, trainable = adapter.init(rng.root_key(0), PARAMS)
+def test_compose_undoes_init(case):
+    adapter, _, frozen, trainable, _ = case
+    jax.tree.map(np.testing.assert_array_equal, adapter.compose(frozen, trainable), PARAMS)
 
-    def total(trainable):
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(adapter.compose(frozen, trainable)))
 
-    grads = jax.grad(total)(jax.tree.map(jnp.asarray, trainable))
-    assert set(trees.flatten(grads)) == {leaf for leaf in trees.flatten(PARAMS) if leaf.startswith(prefix)}
-    moved = adapter.compose(frozen, jax.tree.map(lambda x: x + 1, trainable))
-    for leaf, value in trees.flatten(moved).items():
-        changed = bool((np.asarray(value) != trees.flatten(PARAMS)[leaf]).any())
-        assert changed == leaf.startswith(prefix), leaf
+def test_structure_shapes_and_dtypes_stay(case):
+    adapter, _, frozen, _, moved = case
+    assert trees.shapes(adapter.compose(frozen, moved)) == trees.shapes(PARAMS)
+
+
+def test_shapes_are_enough(case):
+    adapter, _, frozen, trainable, _ = case
+    described = jax.eval_shape(adapter.init, rng.root_key(0), trees.shapes(PARAMS))
+    assert trees.shapes(described) == trees.shapes((frozen, trainable))
+    assert trees.shapes(jax.eval_shape(adapter.compose, *described)) == trees.shapes(PARAMS)
+
+
+def test_what_is_selected_moves_and_nothing_else(case):
+    adapter, selected, frozen, _, moved = case
+    for name, leaf in trees.flatten(adapter.compose(frozen, moved)).items():
+        assert bool((np.asarray(leaf) != trees.flatten(PARAMS)[name]).any()) == selected(name), name
+
+
+def test_a_network_composes_alone(case):
+    adapter, _, frozen, _, moved = case
+    whole = adapter.compose(frozen, moved)
+    for name in PARAMS:
+        alone = adapter.compose(*part_for(adapter, [name], frozen, moved))
+        jax.tree.map(np.testing.assert_array_equal, alone[name], whole[name])
+
+
+def test_no_gradient_reaches_a_network_that_a_group_does_not_change(case):
+    adapter, _, frozen, _, moved = case
+    moved = jax.tree.map(jnp.asarray, moved)
+
+    def total(trainable, name):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(adapter.compose(frozen, trainable)[name]))
+
+    for name in PARAMS:
+        for group, grads in jax.grad(total)(moved, name).items():
+            reached = any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(grads))
+            assert reached == (name in adapter.networks(group)), (name, group)
+
+
+def test_compiled_it_is_the_same_and_what_is_passed_on_is_no_copy(case):
+    adapter, selected, frozen, _, moved = case
+    frozen, moved = jax.tree.map(jnp.asarray, (frozen, moved))
+    model = composed(adapter, frozen, moved)
+    jax.tree.map(np.testing.assert_array_equal, model, adapter.compose(frozen, moved))
+    given = {id(leaf) for leaf in jax.tree.leaves((frozen, moved))}
+    shared = {name: leaf for name, leaf in trees.flatten(model).items() if id(leaf) in given}
+    assert trees.shapes(list(shared.values())) == passed_on(adapter, frozen, moved)
+    is_full = trees.flatten(moved).keys() <= trees.flatten(PARAMS).keys()
+    assert trees.flatten(PARAMS).keys() - shared.keys() == (
+        set() if is_full else {name for name in trees.flatten(PARAMS) if selected(name)}
+    )
 
 
 def test_selecting_nothing_is_an_error():

@@ -83,5 +83,5 @@ def test_a_second_ctrl_c_interrupts_at_once():
     ],
 )
 def test_phases_cover_the_run_once(start, stop, expected):
-    phases = split_phases(steps=10, start=start, stop=stop)
+    phases = split_phases(steps=10, stretches={"unet": (0, -1), "text_encoder": (start, stop)})
     assert [(phase.start, phase.stop, len(phase.active)) for phase in phases] == expected

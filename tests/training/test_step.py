@@ -27,6 +27,17 @@ def test_inactive_groups_keep_weights_and_moments_bit_for_bit():
     assert min(jax.tree.leaves(moved)) > 0
 
 
+def test_the_average_of_what_rests_stays_where_it_was():
+    """Also where it lags behind the weights, as after a stretch of training; else it would catch up with them."""
+    step, frozen, state = toy.setup(active=("unet",))
+    lagging = jax.tree.map(lambda leaf: leaf + 1, state.trainable)
+    batch = jax.tree.map(jnp.asarray, toy.batch(0, 8, 1.0))
+    after, _ = step(state.replace(ema=lagging), frozen, batch, rng.root_key(7))
+    jax.tree.map(np.testing.assert_array_equal, after.ema["text_encoder"], lagging["text_encoder"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.ema["unet"], lagging["unet"])
+    assert min(jax.tree.leaves(moved)) > 0
+
+
 def test_the_clip_sees_only_what_is_trained():
     step, frozen, state = toy.setup(active=("unet",))
     batch = jax.tree.map(jnp.asarray, toy.batch(0, 8, 1.0))

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""An adapter that computes: a product of two small matrices is added to kernels of attention.
+
+Groups are named by what they are, not by their network, and what is new in them is drawn.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dreambooth_jax import rng
+from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.trees import flatten, unflatten
+
+NETWORKS = {"words": ("text_encoder",), "pictures": ("unet",)}
+RANK = 2
+
+
+def low_rank(*groups: str) -> Adapter:
+    """kernel + up · down, where up is zero at first: ``words`` adapts the text encoder, ``pictures`` the UNet."""
+
+    def init(key, params):
+        def pair(name, kernel):
+            drawn = jax.random.normal(rng.stream(key, name), (RANK, kernel.shape[1]))
+            return {"up": jnp.zeros((kernel.shape[0], RANK)), "down": drawn}
+
+        def kernels(network):
+            found = flatten({network: params[network]})
+            return {name: leaf for name, leaf in found.items() if name.endswith(("to_q/kernel", "q_proj/kernel"))}
+
+        trainable = {
+            group: {name.replace("/", "."): pair(name, leaf) for name, leaf in kernels(NETWORKS[group][0]).items()}
+            for group in groups
+        }
+        return params, trainable
+
+    def compose(frozen, trainable):
+        leaves = flatten(frozen)
+        for group in trainable.values():
+            for name, pair in group.items():
+                name = name.replace(".", "/")
+                if name in leaves:
+                    leaves[name] = leaves[name] + pair["up"] @ pair["down"]
+        return unflatten(leaves)
+
+    return Adapter(init, compose, NETWORKS.__getitem__)
