@@ -193,7 +193,7 @@ class ExportConfig:
     """The diffusers folder that is written at the end."""
 
     format: Literal["safetensors", "flax"] = "safetensors"
-    """Weight files: safetensors for PyTorch diffusers, ComfyUI and A1111, or the legacy Flax msgpack."""
+    """Weight files: safetensors for PyTorch diffusers and ComfyUI, or the legacy Flax msgpack."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the exported weights."""
 

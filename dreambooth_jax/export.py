@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Taking a model home: a folder that PyTorch diffusers, and with it ComfyUI and A1111, or legacy Flax opens."""
+"""A model as a folder that PyTorch diffusers, and with it ComfyUI, or legacy Flax opens."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -57,6 +57,6 @@ class ExportOptions:
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
     format: Literal["safetensors", "flax"] = "safetensors"
-    """Weight files: safetensors (PyTorch diffusers, ComfyUI, A1111) or legacy Flax msgpack."""
+    """Weight files: safetensors (PyTorch diffusers, ComfyUI) or legacy Flax msgpack."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the weights."""

@@ -52,11 +52,13 @@ def test_what_the_user_set_stays_and_twice_is_once():
 
 def test_the_command_sets_them_before_jax_starts(tmp_path):
     code = GPU + (
-        "from dreambooth_jax import cli\n"
+        "from dreambooth_jax.errors import InputError\n"
+        "import dreambooth_jax.cli.train as verb\n"
+        "from dreambooth_jax.cli import main\n"
         "from jax._src import xla_bridge\n"
-        "def train(config): assert not xla_bridge.backends_are_initialized()\n"
-        "cli.train, cli.join_processes = train, lambda options: None\n"
-        "assert cli.main(['train', 'train.deterministic={}']) == 0\n"
+        "def join(options): assert not xla_bridge.backends_are_initialized(); raise InputError('far enough')\n"
+        "verb.join_processes = join\n"
+        "assert main(['train', 'train.deterministic={}']) == 2\n"
     )
     assert python(code.format("true") + TELL).startswith(ON[0])
     assert python(code.format("false") + TELL) == "None;None"

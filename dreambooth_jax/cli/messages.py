@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What the command line says on the way: our own lines and everybody's warnings."""
+
+import logging
+import warnings
+from pathlib import Path
+
+
+def plain_messages() -> None:
+    """Our own lines and everybody's warnings, plainly; nothing of what libraries tell of their own doings."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax
+    # each of many retries is a warning; what they end with is an error, which is told
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_, **__: str(message)
+
+
+def print_result(path: Path | str) -> None:
+    """The one line on stdout: what there is to look at. Of several processes, process 0 prints it."""
+    from dreambooth_jax.distributed import is_main
+
+    if is_main():
+        print(path)

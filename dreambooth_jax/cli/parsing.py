@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A command line -> its verb, settings and options."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.cli.verbs import VERBS
+from dreambooth_jax.cli.words import check_bare, split
+from dreambooth_jax.config import Config, add_settings, keys, new_parser, parse
+from dreambooth_jax.errors import InputError
+
+
+class Call(NamedTuple):
+    """What was asked for.
+
+    Attributes:
+        verb: the verb.
+        settings: an instance of its dataclass.
+        options: the value of each of its options, None where it is not given.
+    """
+
+    verb: Verb
+    settings: Any
+    options: dict[str, Any]
+
+
+def find_verb(arguments: Sequence[str]) -> Verb:
+    """The verb that a command line begins with.
+
+    Raises:
+        InputError: naming those that there are.
+    """
+    verbs = ", ".join(VERBS)
+    if not arguments:
+        raise InputError(f"say what to do: {verbs}; dreambooth-jax --help tells more")
+    if arguments[0] not in VERBS:
+        near = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{arguments[0]!r} is no verb, of which there are {verbs}{guess}")
+    return VERBS[arguments[0]]
+
+
+def normalise(verb: Verb, arguments: Sequence[str]) -> list[str]:
+    """The words after a verb as options, those that have no key first.
+
+    Raises:
+        InputError: for a word that has no place, could be meant as a setting, or is given a second time as an option.
+    """
+    words = split(arguments)
+    check_bare(words.bare, known_keys(verb))
+    placed = verb.place_words(words.bare + words.literal)
+    named = {option.partition("=")[0] for option in words.options}
+    for option in placed:
+        name, _, value = option.partition("=")
+        if name in named and name != "--config":
+            raise InputError(f"{value} and {name} are both given: leave one out")
+    return placed + words.options
+
+
+def known_keys(verb: Verb) -> list[str]:
+    """All that can be set."""
+    return [*keys(verb.settings), *verb.options]
+
+
+def read_call(arguments: Sequence[str]) -> Call:
+    """Parse a command line, verb first.
+
+    Raises:
+        InputError: for whatever is wrong with it, on one line.
+    """
+    verb = find_verb(arguments)
+    parser = new_parser(prog=f"dreambooth-jax {verb.name}", usage=f"dreambooth-jax {verb.name} {verb.usage}")
+    if verb.settings is Config:
+        add_settings(parser)
+    else:
+        parser.add_class_arguments(verb.settings)
+    for name, (kind, text) in verb.options.items():
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
+    parsed = parse(parser, normalise(verb, arguments[1:]), known=known_keys(verb))
+    names = [entry.name for entry in dataclasses.fields(verb.settings)]
+    return Call(
+        verb=verb,
+        settings=verb.settings(**{name: parsed[name] for name in names}),
+        options={name: parsed[name] for name in verb.options},
+    )

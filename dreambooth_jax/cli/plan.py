@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""``dreambooth-jax plan``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
+from dreambooth_jax.cli.verb import Option, Verb
+from dreambooth_jax.config import Config
+from dreambooth_jax.errors import InputError
+
+
+def plan(config: Config, options: Mapping[str, Any]) -> None:
+    """Compile a run without weights, and tell what it needs.
+
+    Raises:
+        InputError: if it does not fit.
+    """
+    begin(config)
+    devices, target = options["devices"], options["target"]
+    if devices is not None:
+        import jax
+
+        if target is not None:
+            raise InputError(f"--devices {devices} pretends CPUs: leave it out, or --target {target}")
+        if devices < 1:
+            raise InputError(f"--devices is {devices}, but must be at least 1")
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", devices)
+    from dreambooth_jax import planning
+
+    found = planning.plan(config, target=target)
+    print(found)
+    if not found.fits:
+        raise InputError(f"this run {found.verdict}: change what is listed above")
+
+
+PLAN = Verb(
+    name="plan",
+    usage=f"{USAGE} [--target NAME]",
+    help="what a run needs of memory and work, without weights or photos",
+    settings=Config,
+    options={
+        "target": Option(
+            str,
+            "Compile for devices that are not here: h100, a100-40:8, h100:2x8 (hosts x cards), v5e:2x2 ...; "
+            "needs the extra plan-cuda or plan-tpu.",
+        ),
+        "devices": Option(int, "Pretend so many CPU devices."),
+    },
+    place_words=config_files,
+    run=plan,
+    common=COMMON,
+    examples=(
+        ("on the devices of this machine", "plan configs/sd15.yaml data.class_noun=dog"),
+        ("on a card that is not here", "plan configs/sd15.yaml data.class_noun=dog --target l4"),
+    ),
+)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What ``train``, ``prior`` and ``plan`` share: the settings of a run, from files and words."""
+
+from collections.abc import Sequence
+
+from dreambooth_jax.config import Config
+from dreambooth_jax.errors import InputError
+
+USAGE = "[CONFIG.yaml ...] [KEY=VALUE ...]"
+
+COMMON = {
+    "what to train": (
+        *("model.path", "data.instance_images", "data.class_noun", "data.identifier", "data.resolution", "run_dir"),
+    ),
+    "how": (
+        *("train.steps", "optimizer.learning_rate", "text_encoder.stop", "train.batch_size", "train.seed"),
+        *("train.dtype", "train.remat", "train.parallel"),
+    ),
+    "class images": ("prior.weight", "prior.num_images", "prior.class_images"),
+    "what is kept": ("checkpoint.every", "samples.every", "samples.prompts", "export.dtype"),
+}
+"""The settings that most runs give, for help pages."""
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """Words that are no settings are configuration files.
+
+    Raises:
+        InputError: for one that is not.
+    """
+    for word in words:
+        if not word.endswith((".yaml", ".yml")):
+            raise InputError(f"{word!r} is neither a setting (KEY=VALUE) nor a file that ends in .yaml")
+    return [f"--config={word}" for word in words]
+
+
+def begin(config: Config) -> None:
+    """What must be set before jax starts."""
+    from dreambooth_jax.compilation_cache import keep_compiled
+    from dreambooth_jax.deterministic import make_deterministic
+
+    keep_compiled()
+    if config.train.deterministic:
+        make_deterministic()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""``dreambooth-jax train``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth_jax.cli.messages import print_result
+from dreambooth_jax.cli.processes import PROCESSES, join_processes
+from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
+from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.config import Config
+
+
+def train(config: Config, options: Mapping[str, Any]) -> None:
+    """Run, or resume, a training."""
+    begin(config)
+    join_processes(options)
+    from dreambooth_jax import trainer
+
+    print_result(trainer.train(config))
+
+
+TRAIN = Verb(
+    name="train",
+    usage=USAGE,
+    help="personalise a model; the same command again goes on where it stopped",
+    settings=Config,
+    options=PROCESSES,
+    place_words=config_files,
+    run=train,
+    common=COMMON,
+    examples=(
+        ("the model that ships with the package, on a CPU", "train configs/quickstart.yaml"),
+        (
+            "Stable Diffusion 1.5, from photos in a folder",
+            "train configs/sd15.yaml data.instance_images=photos data.class_noun=dog run_dir=runs/dog",
+        ),
+        ("a longer run, on several devices", "train configs/sd15.yaml train.steps=1200 train.parallel=fsdp"),
+    ),
+)

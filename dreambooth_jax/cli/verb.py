@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What a verb of the command line is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Option(NamedTuple):
+    """An option that is no setting of the run.
+
+    Attributes:
+        kind: type of the value.
+        help: a line for the help page.
+    """
+
+    kind: type
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A verb, as the command line and its help pages need to know it.
+
+    Attributes:
+        name: the word.
+        usage: what may follow it.
+        help: what it does, in one line.
+        settings: dataclass whose fields can be set, as ``KEY=VALUE`` and as ``--KEY VALUE``.
+        options: what can be set besides, in the same ways.
+        place_words: turns words that are neither into options; raises InputError for those that have no place.
+        run: takes an instance of ``settings`` and a value, or None, for each of ``options``. It imports what takes long
+            itself, so that help does not wait for it.
+        common: keys of ``settings`` that ``--help`` shows, by heading; where there are none, it shows all.
+        examples: whole command lines, each with a comment.
+    """
+
+    name: str
+    usage: str
+    help: str
+    settings: type
+    options: Mapping[str, Option] = field(default_factory=dict)
+    place_words: Callable[[Sequence[str]], list[str]]
+    run: Callable[[Any, Mapping[str, Any]], None]
+    common: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    examples: Sequence[tuple[str, str]] = ()

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""All verbs. A new one is a file and a line."""
+
+from dreambooth_jax.cli.export import EXPORT
+from dreambooth_jax.cli.plan import PLAN
+from dreambooth_jax.cli.prior import PRIOR
+from dreambooth_jax.cli.sample import SAMPLE
+from dreambooth_jax.cli.train import TRAIN
+from dreambooth_jax.cli.verb import Verb
+
+VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, PRIOR, PLAN, SAMPLE, EXPORT)}
