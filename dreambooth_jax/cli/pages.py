@@ -9,7 +9,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from dreambooth_jax.cli.verb import Option, Verb
 
@@ -48,14 +48,14 @@ def page(verb: Verb, *, every_key: bool) -> str:
     return "\n".join(lines)
 
 
-def _entries(settings: type, prefix: str = "") -> Iterator[tuple[str, tuple[Option, Any]]]:
+def _entries(settings: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Option, Any]]]:
     """Every key with its type, help and default; MISSING where it must be given."""
     texts = _strings_after_fields(settings)
     for entry in dataclasses.fields(settings):
         if dataclasses.is_dataclass(entry.type):
             yield from _entries(entry.type, f"{prefix}{entry.name}.")
         else:
-            yield prefix + entry.name, (Option(entry.type, texts.get(entry.name, "")), entry.default)
+            yield prefix + entry.name, (Option(cast(type, entry.type), texts.get(entry.name, "")), entry.default)
 
 
 @cache
@@ -65,9 +65,9 @@ def _strings_after_fields(settings: type) -> Mapping[str, str]:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
         assert isinstance(definition, ast.ClassDef)
         for before, after in zip(definition.body, definition.body[1:]):
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and is_text:
-                found[before.target.id] = " ".join(str(after.value.value).split())
+            match before, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = " ".join(text.split())
     return found
 
 
