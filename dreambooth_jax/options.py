@@ -5,38 +5,27 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.setting import Settings, setting
+
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SampleOptions(SamplingConfig):
     """What to draw, and with which model."""
 
-    source: str
+    source: str = setting(path=True, nonempty=True)
     """Run folder, model folder or hub id."""
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = setting(())
     """What to draw: the words after SOURCE, each in quotes."""
-    prompts_file: str | None = None
+    prompts_file: str | None = setting(None, path=True, nonempty=True)
     """Text file with a prompt on each line."""
-    out: str | None = None
+    out: str | None = setting(None, path=True, nonempty=True)
     """Folder for the pictures and grid.png; by default samples/ in the run folder, or ./samples."""
-    num_images: int = 4
+    num_images: int = setting(4, at_least=1, at_most=1_000_000)
     """Pictures per prompt; number i has seed + i."""
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**32)
     """Seed of the first picture of each prompt."""
-    steps: int = 50
-    """Sampling steps."""
-    guidance_scale: float = 7.5
-    """1 is no guidance."""
-    negative_prompt: str = ""
-    """What not to draw."""
-    sampler: Literal["ddim", "ddpm", "euler"] = "ddim"
-    """The sampler."""
-    eta: float = 0.0
-    """Of ddim: 0 is deterministic, 1 adds as much noise as ancestral sampling."""
-    height: int | None = None
-    """Pixels, a multiple of 8; by default what the model was made for or the run trained."""
-    width: int | None = None
-    """Likewise."""
-    step: int | None = None
+    step: int | None = setting(None, at_least=0)
     """Checkpoint of a run folder; the newest by default."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
@@ -45,14 +34,14 @@ class SampleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Settings):
     """What to write, and as what."""
 
-    source: str
+    source: str = setting(path=True, nonempty=True)
     """Run folder, model folder or hub id."""
-    out: str
+    out: str = setting(path=True, nonempty=True)
     """The diffusers folder to write."""
-    step: int | None = None
+    step: int | None = setting(None, at_least=0)
     """Checkpoint of a run folder; the newest by default."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""

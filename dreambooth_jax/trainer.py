@@ -229,11 +229,7 @@ class Training:
             prompts=[subject.fill(prompt) for prompt in (*samples.prompts, *samples.class_prompts)],
             num_images=samples.num_images,
             seed=samples.seed,
-            steps=samples.steps,
-            guidance_scale=samples.guidance_scale,
-            negative_prompt=samples.negative_prompt,
-            height=self.config.data.resolution,
-            width=self.config.data.resolution,
+            sampling=samples.sampling(side=self.config.data.resolution),
         )
         rows = draw_rows(self.pipe, settings, params=params)
         save_grid(self.folder.samples(step), rows, settings, title=f"step {step}")

@@ -11,6 +11,7 @@ from dreambooth_jax.cli.verb import Verb
 from dreambooth_jax.cli.verbs import VERBS
 from dreambooth_jax.cli.words import check_bare, split
 from dreambooth_jax.config import Config, add_settings, keys, new_parser, parse
+from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
 
 
@@ -82,8 +83,11 @@ def read_call(arguments: Sequence[str]) -> Call:
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     parsed = parse(parser, normalise(verb, arguments[1:]), known=known_keys(verb))
     names = [entry.name for entry in dataclasses.fields(verb.settings)]
+    settings = verb.settings(**{name: parsed[name] for name in names})
+    if verb.settings is not Config:  # a run checks its own, which need not come from a command line
+        check_arguments(settings)
     return Call(
         verb=verb,
-        settings=verb.settings(**{name: parsed[name] for name in names}),
+        settings=settings,
         options={name: parsed[name] for name in verb.options},
     )

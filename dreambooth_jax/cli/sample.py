@@ -27,13 +27,7 @@ def sample(options: SampleOptions, others: Mapping[str, Any]) -> None:
         prompts=prompts,
         num_images=options.num_images,
         seed=options.seed,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        negative_prompt=options.negative_prompt,
-        sampler=options.sampler,
-        eta=options.eta,
-        height=options.height or trained_at,
-        width=options.width or trained_at,
+        sampling=options.sampling(side=trained_at),
     )
     rows = draw_rows(model.pipe, settings, params=model.params)
     run = RunFolder(Path(options.source))

@@ -70,6 +70,11 @@ SAMPLERS: Mapping[str, Sampler] = {
 }
 
 
+def settings_of(sampler: str) -> tuple[str, ...]:
+    """Names of what a sampler can be told, such as eta."""
+    return tuple(signature(SAMPLERS[sampler].rows).parameters)[1:]
+
+
 def build_table(
     sampler: str, schedule: NoiseSchedule, steps: int, *, start: int = 0, **settings: float | int
 ) -> SamplerTable:
@@ -90,7 +95,7 @@ def build_table(
         raise InputError(f"sampler = {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     kind = SAMPLERS[sampler]
     for name, value in settings.items():
-        if name not in signature(kind.rows).parameters:
+        if name not in settings_of(sampler):
             raise InputError(f"{name} = {value!r}: the sampler {sampler!r} has no such setting")
     chosen = kind.steps(schedule, steps)
     if not 0 <= start < len(chosen):

@@ -4,7 +4,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.trees import Tree
@@ -27,18 +28,11 @@ class SampleSettings:
     prompts: Sequence[str]
     num_images: int = 4
     seed: int = 0
-    steps: int = 50
-    guidance_scale: float = 7.5
-    negative_prompt: str = ""
-    sampler: str = "ddim"
-    eta: float = 0.0
-    height: int | None = None
-    width: int | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def metadata(self) -> dict[str, Any]:
         """Settings that all pictures of the grid share."""
-        names = ("negative_prompt", "steps", "guidance_scale", "sampler", "eta")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in asdict(self.sampling).items() if name not in ("height", "width")}
 
 
 def draw_rows(
@@ -51,14 +45,8 @@ def draw_rows(
     return [
         pipe(
             [prompt] * settings.num_images,
-            negative_prompt=settings.negative_prompt,
             seed=[settings.seed + i for i in range(settings.num_images)],
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            sampler=settings.sampler,
-            eta=settings.eta,
-            height=settings.height,
-            width=settings.width,
+            sampling=settings.sampling,
             params=params,
         )
         for prompt in settings.prompts

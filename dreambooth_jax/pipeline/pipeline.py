@@ -8,7 +8,6 @@ are its arguments.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dreambooth_jax import rng
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
@@ -26,13 +26,12 @@ from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 from dreambooth_jax.pipeline.generate import Rows, apply, draw_latents, generate
-from dreambooth_jax.pipeline.request import check, given_latents, seeds_of, texts_of
+from dreambooth_jax.pipeline.request import check, given_latents, sampling_of, seeds_of, texts_of
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.pretrained import Components
 
-Number: TypeAlias = float | int
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
 
 
@@ -111,17 +110,13 @@ class Pipeline:
         self,
         prompts: str | Sequence[str],
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         seed: int | Sequence[int] = 0,
-        steps: int = 50,
-        guidance_scale: Number = 7.5,
-        sampler: str = "ddim",
-        eta: Number = 0.0,
-        height: int | None = None,
-        width: int | None = None,
+        sampling: SamplingConfig | None = None,
         latents: Array | np.ndarray | None = None,
         params: Tree | None = None,
         output: Output = "uint8",
+        **options: Any,
     ) -> np.ndarray:
         """Make one picture of each prompt.
 
@@ -130,19 +125,17 @@ class Pipeline:
 
         Args:
             prompts: one or several.
-            negative_prompt: what to lean away from: one for all, or one for each.
+            negative_prompt: what to lean away from: one for all, or one for each; by default that of ``sampling``, "".
             seed: picture i is made with seed + i; or one seed for each. From 0 to 2³² − 1.
-            steps: of the sampler, from 1 to the number of timesteps that the model was trained with.
-            guidance_scale: how far to lean. 1 or less is no guidance: the negative prompt does not count, and the
-                network is asked once instead of twice.
-            sampler: one of ``SAMPLERS``.
-            eta: of DDIM: 0 is deterministic, 1 adds the most noise on the way.
-            height: in pixels, a multiple of the autoencoder's factor (8). By default that of ``latents``, or else
-                ``native_size``.
-            width: likewise.
+            sampling: all that decides a picture, apart from these.
             latents: [b, height / 8, width / 8, 4] to start from, instead of normal ones drawn from the seeds.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
+            options: fields of :class:`SamplingConfig` that differ from ``sampling``, by default steps=50,
+                guidance_scale=7.5, sampler="ddim", eta=0.0, height=None, width=None. Steps go up to the number of
+                timesteps that the model was trained with. With a guidance scale of 1 or less the network is asked once
+                instead of twice, and the negative prompt does not count. Height and width, in pixels, are by default
+                those of ``latents``, or else ``native_size``.
 
         Returns:
             uint8 or float32 [b, height, width, 3], or float32 [b, height / 8, width / 8, 4].
@@ -150,14 +143,14 @@ class Pipeline:
         Raises:
             InputError: naming the argument that is wrong.
         """
+        sampling = sampling_of(sampling, options)
         texts = texts_of("prompts", prompts)
+        negative_prompt = sampling.negative_prompt if negative_prompt is None else negative_prompt
         negative = texts_of("negative_prompt", negative_prompt, len(texts))
         seeds = seeds_of(seed, len(texts))
-        sides = self._latent_sides(height, width, latents)
-        check("guidance_scale", guidance_scale, math.isfinite(guidance_scale), "must be finite")
-        check("eta", eta, 0 <= eta <= 1, "must be from 0 to 1")
+        sides = self._latent_sides(sampling.height, sampling.width, latents)
         check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
-        static, *shared = self._program(sampler, steps, guidance_scale, eta)
+        static, *shared = self._program(sampling)
         rows = self._rows(texts, negative, seeds, sides, latents)
         params = self.params if params is None else params
         final, images = map(np.asarray, map_rows(self.target.mesh, generate, static, params, rows, *shared))
@@ -165,16 +158,15 @@ class Pipeline:
             return np.rint(255 * images).astype(np.uint8)
         return images if output == "float32" else final
 
-    def lower(
-        self, count: int, *, guidance_scale: Number = 7.5, height: int | None = None, width: int | None = None
-    ) -> jax.stages.Lowered:
+    def lower(self, count: int, *, sampling: SamplingConfig | None = None, **options: Any) -> jax.stages.Lowered:
         """The program that a call makes ``count`` pictures of one size with, ready to be compiled; nothing is computed.
 
         The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
         """
-        static, *shared = self._program("ddim", 1, guidance_scale, 0.0)
+        sampling = sampling_of(sampling, options)
+        static, *shared = self._program(sampling)
         count = rows_per_device(self.target.mesh, count) * self.target.mesh.size
-        sides = (*self._latent_sides(height, width, None), self.unet.config.in_channels)
+        sides = (*self._latent_sides(sampling.height, sampling.width, None), self.unet.config.in_channels)
 
         def rows() -> Rows:
             ids = jnp.zeros((count, self.tokenizer.max_length), jnp.int32)
@@ -182,12 +174,11 @@ class Pipeline:
 
         return lower_rows(self.target.mesh, generate, static, self.params, jax.eval_shape(rows), *shared)
 
-    def _program(self, sampler: str, steps: int, guidance_scale: Number, eta: Number) -> tuple[Any, ...]:
+    def _program(self, sampling: SamplingConfig) -> tuple[Any, ...]:
         """What is compiled anew where it differs, and what is given to it for all pictures."""
-        settings: dict[str, Any] = {"eta": eta} if eta else {}  # others than DDIM have none
-        table = build_table(sampler, self.schedule, steps, **settings)
-        static = (self.unet, self.vae, self.text_encoder, bool(guidance_scale > 1))
-        return static, table, np.asarray(float(guidance_scale))
+        table = build_table(sampling.sampler, self.schedule, sampling.steps, **sampling.of_sampler)
+        static = (self.unet, self.vae, self.text_encoder, bool(sampling.guidance_scale > 1))
+        return static, table, np.asarray(sampling.guidance_scale)
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any

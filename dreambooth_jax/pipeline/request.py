@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
 
 
@@ -23,6 +25,18 @@ def check(name: str, value: Any, fine: bool, rule: str) -> None:
     """Raise InputError, naming the argument, its value and the rule, unless it is fine."""
     if not fine:
         raise InputError(f"{name} = {value!r}: {rule}")
+
+
+def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> SamplingConfig:
+    """Settings with some options set.
+
+    Raises:
+        TypeError: for an option that there is not.
+        InputError: for a value out of bounds.
+    """
+    sampling = (sampling or SamplingConfig()).changed(options)
+    check_arguments(sampling)
+    return sampling
 
 
 def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:

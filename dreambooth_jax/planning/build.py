@@ -10,12 +10,13 @@ Nothing is allocated, and the devices need not be there.
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from dreambooth_jax.adapters import passed_on
 from dreambooth_jax.checks import check_config
-from dreambooth_jax.config import Config
+from dreambooth_jax.config import Config, SamplingConfig
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
 from dreambooth_jax.memory import Usage, bytes_per_device
@@ -100,14 +101,15 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, sample grids between steps."""
     config, pipe, target = setup.config, setup.pipe, setup.mapper.target
     size, n, everyone = config.data.resolution, len(target.local), len(target.devices)
-    done: dict[tuple[int, bool], Usage] = {}
+    done: dict[tuple[Any, ...], Usage] = {}
 
-    def sampler(pictures: int, guidance_scale: float) -> Usage:
-        program = pictures, guidance_scale > 1
-        if program not in done:
-            lower = partial(pipe.lower, pictures * n, guidance_scale=guidance_scale, height=size, width=size)
-            done[program] = compiler(f"sampler, {pictures} pictures at once", lower).usage
-        return done[program]
+    def sampler(sampling: SamplingConfig, pictures: int) -> Usage:
+        # of the settings, what a program is compiled for; the others are its arguments
+        key = (pictures, sampling.height, sampling.width, sampling.guidance_scale > 1)
+        if key not in done:
+            lower = partial(pipe.lower, pictures * n, sampling=sampling)
+            done[key] = compiler(f"sampler, {pictures} pictures at once", lower).usage
+        return done[key]
 
     def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
         return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, idle=at_rest, flops=0)
@@ -115,7 +117,7 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     if config.prior.weight:
         room = capacity(config, setup.mapper)
         missing = -(-config.prior.num_images * n // everyone)
-        usage_at = partial(sampler, guidance_scale=config.prior.guidance_scale)
+        usage_at = partial(sampler, config.prior.sampling(side=size))
         pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=usage_at)
         yield draw("class images", pictures, usage_at(pictures), 0)
     encoded = encoded_at_once(target)
@@ -128,4 +130,5 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
         is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
         shared = nbytes(passed_on(setup.adapter, setup.frozen, setup.trainable)) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
-        yield draw("sample grids", pictures, sampler(pictures, config.samples.guidance_scale), held - shared)
+        usage = sampler(config.samples.sampling(side=size), pictures)
+        yield draw("sample grids", pictures, usage, held - shared)

@@ -42,7 +42,7 @@ def class_batch(
     n = len(pipe.target.local)
 
     def compiled(batch: int) -> Usage:
-        return usage_of(pipe.lower(batch * n, guidance_scale=prior.guidance_scale, height=size, width=size))
+        return usage_of(pipe.lower(batch * n, sampling=prior.sampling(side=size)))
 
     return largest_batch(usage_at or compiled, room=room, most=-(-min(LARGEST_BATCH * n, missing) // n))
 

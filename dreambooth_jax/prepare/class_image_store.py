@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dreambooth_jax import distributed
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data import images
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.data.sources import PICTURE
@@ -37,14 +38,13 @@ class Recipe:
     """What decides how class images look, seeds apart. All pictures of a manifest share one recipe."""
 
     prompt: str
-    negative_prompt: str = ""
-    steps: int = 50
-    guidance_scale: float = 7.5
-    sampler: str = "ddim"
-    size: int = 512
-    """Pixels of a side."""
+    sampling: SamplingConfig
     model: str = ""
     """Fingerprint of the weights."""
+
+    def record(self) -> dict[str, Any]:
+        """What a line of the manifest says of it."""
+        return {"prompt": self.prompt} | asdict(self.sampling) | {"model": self.model}
 
 
 @dataclass
@@ -77,7 +77,7 @@ class ClassImageStore:
 
     def record(self, number: int, status: str) -> dict[str, Any]:
         """A line of the manifest."""
-        return {"file": f"{number:06d}.png", "status": status, "seed": self.seed + number} | asdict(self.recipe)
+        return {"file": f"{number:06d}.png", "status": status, "seed": self.seed + number} | self.recipe.record()
 
     def stage(self, number: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Put a picture where process 0 finds it."""
@@ -155,15 +155,20 @@ def append_line(folder: Path, record: dict[str, Any]) -> None:
 
 
 def check_recipe(folder: Path, lines: list[dict[str, Any]], recipe: Recipe) -> None:
-    """Raise InputError if pictures that are still there were made otherwise."""
-    wanted = asdict(recipe)
+    """Raise InputError if pictures that are still there were made otherwise.
+
+    An option of the samplers that a manifest does not know, because it is older, had its default.
+    """
+    wanted, defaults = recipe.record(), asdict(SamplingConfig())
     for line in lines:
         if line["status"] != "kept" or not (folder / line["file"]).exists():
             continue
-        different = [key for key, value in wanted.items() if line.get(key) != value]
+        sides = {"height": line["size"], "width": line["size"]} if "size" in line else {}  # versions before height
+        made = defaults | sides | line
+        different = [key for key, value in wanted.items() if made.get(key) != value]
         if different:
             key = different[0]
             raise InputError(
-                f"{folder} holds class images made with {key} {line.get(key)!r}, not {wanted[key]!r}: choose another "
+                f"{folder} holds class images made with {key} {made.get(key)!r}, not {wanted[key]!r}: choose another "
                 "folder (prior.class_images), or delete it to make them anew"
             )

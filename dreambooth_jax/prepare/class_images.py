@@ -112,11 +112,6 @@ def make(pipe: Pipeline, recipe: Recipe, seeds: list[int]) -> Iterator[UInt8[np.
     """One batch of pictures."""
     yield from pipe(
         [recipe.prompt] * len(seeds),
-        negative_prompt=recipe.negative_prompt,
         seed=seeds,
-        steps=recipe.steps,
-        guidance_scale=recipe.guidance_scale,
-        sampler=recipe.sampler,
-        height=recipe.size,
-        width=recipe.size,
+        sampling=recipe.sampling,
     )

@@ -72,10 +72,7 @@ def class_photos(
         return ()
     recipe = Recipe(
         prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
-        negative_prompt=prior.negative_prompt,
-        steps=prior.steps,
-        guidance_scale=prior.guidance_scale,
-        size=data.resolution,
+        sampling=prior.sampling(side=data.resolution),
         model=fingerprint(pipe.components.folder),
     )
     missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())

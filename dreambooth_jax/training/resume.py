@@ -5,21 +5,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.config.setting import resumable_keys
 from dreambooth_jax.errors import InputError
 
-# Settings that say where, how fast or how often, but not what comes out.
-HARMLESS = {
-    "run_dir",
-    "train.parallel",
-    "train.fsdp_devices",
-    "train.remat",
-    "train.deterministic",
-    "train.device_memory",
-    "train.log_every",
-    "prior.batch_size",
-    "prior.class_images",
-}
-HARMLESS_GROUPS = ("model", "checkpoint", "samples", "export")  # the model itself is known by its fingerprint
 FINGERPRINTS = {
     "model": "the weights of the model",
     "instance": "the instance images or their captions",
@@ -41,14 +30,15 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys whose change makes another run of it.
 
-    More steps are the same run as long as neither the schedule nor the text encoder's stretch is measured by them.
+    A setting that the older config does not know had its default. More steps are the same run as long as neither the
+    schedule nor the text encoder's stretch is measured by them.
     """
-    a, b = flat(old), flat(new)
-    free = set(HARMLESS)
-    if b.get("optimizer.schedule") == "constant" and b.get("text_encoder.stop", 0) >= 0:
+    defaults = flat(to_dict(Config()))
+    a, b = defaults | flat(old), defaults | flat(new)
+    free = set(resumable_keys(Config))
+    if b["optimizer.schedule"] == "constant" and b["text_encoder.stop"] >= 0:
         free.add("train.steps")
-    different = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
-    return sorted(key for key in different - free if key.split(".")[0] not in HARMLESS_GROUPS)
+    return sorted(key for key in (a.keys() | b.keys()) - free if a.get(key) != b.get(key))
 
 
 def check_same_run(meta: Mapping[str, Any], *, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
@@ -62,7 +52,8 @@ def check_same_run(meta: Mapping[str, Any], *, config: Mapping[str, Any], finger
     Raises:
         InputError: naming every key that differs, with both values.
     """
-    old, new = flat(meta["config"]), flat(config)
+    defaults = flat(to_dict(Config()))
+    old, new = defaults | flat(meta["config"]), defaults | flat(config)
     parts = [f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed_keys(meta["config"], config)]
     stored = meta["fingerprints"]
     parts += [f"{FINGERPRINTS[name]} changed" for name, value in fingerprints.items() if stored.get(name) != value]

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.evaluation.samples import (
     SampleSettings,
     draw_rows,
@@ -13,7 +14,12 @@ from dreambooth_jax.evaluation.samples import (
 )
 from tests.prepare.fake import FakePipeline
 
-SETTINGS = SampleSettings(prompts=["a sks dog", "a dog " * 30], num_images=3, seed=5, steps=7, height=16, width=24)
+SETTINGS = SampleSettings(
+    prompts=["a sks dog", "a dog " * 30],
+    num_images=3,
+    seed=5,
+    sampling=SamplingConfig(steps=7, height=16, width=24),
+)
 
 
 def test_picture_i_of_every_row_has_seed_plus_i():

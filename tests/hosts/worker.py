@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from dreambooth_jax import distributed
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
@@ -29,7 +30,7 @@ from tests.prepare.fake import FakePipeline
 from tests.training import toy
 
 MAPPERS = {"pmap": ("pmap", 0), "fsdp": ("fsdp", 0), "fsdp in pairs": ("fsdp", 2)}
-RECIPE = Recipe(prompt="a photo of a dog", size=16, steps=3, model="abc")
+RECIPE = Recipe(prompt="a photo of a dog", model="abc", sampling=SamplingConfig(height=16, width=16, steps=3))
 VIEWS = Views(resolution=16, crop="random", flip=True, seed=3)
 SPOILT = {3: "black", 6: 2}
 

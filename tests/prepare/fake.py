@@ -13,9 +13,9 @@ class FakePipeline(Pipeline):
     def __init__(self, spoil=lambda seed: None):
         self.__dict__.update(spoil=spoil, calls=[], encoded=0, params={"vae": {}})
 
-    def __call__(self, prompts, *, seed, height, width, **options):
-        self.calls.append({"prompts": prompts, "seed": seed} | options)
-        return np.stack([self.picture(one, height, width) for one in seed])
+    def __call__(self, prompts, *, seed, sampling, **options):
+        self.calls.append({"prompts": prompts, "seed": seed, "sampling": sampling} | options)
+        return np.stack([self.picture(one, sampling.height, sampling.width) for one in seed])
 
     def picture(self, seed, height, width):
         spoilt = self.spoil(seed)

@@ -34,7 +34,7 @@ class Compiler(Pipeline):
     def __init__(self, devices=None):
         self.__dict__.update(target=Target.of(devices or jax.devices()))
 
-    def lower(self, count, *, guidance_scale, height, width):
+    def lower(self, count, *, sampling):
         share, rest = divmod(count, len(self.target.local))
         assert rest == 0
         usage = Sampler()(share)

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prepare.class_image_store import MANIFEST, Recipe, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images
 from tests.prepare.fake import FakePipeline
 
-RECIPE = Recipe(prompt="a photo of a dog", size=16, steps=3, model="abc")
+RECIPE = Recipe(prompt="a photo of a dog", model="abc", sampling=SamplingConfig(height=16, width=16, steps=3))
 
 
 def fill(folder, n, pipe=None, recipe=RECIPE, **options):
@@ -24,7 +26,7 @@ def test_the_folder_is_filled_from_consecutive_seeds(tmp_path):
     assert usable_pictures(tmp_path) == [f"{i:06d}.png" for i in range(6)]
     lines = read_manifest(tmp_path)
     assert [line["seed"] for line in lines] == list(range(10, 16))
-    assert lines[0] == {"file": "000000.png", "status": "kept", "seed": 10} | dataclasses.asdict(RECIPE)
+    assert lines[0] == {"file": "000000.png", "status": "kept", "seed": 10} | RECIPE.record()
     with Image.open(tmp_path / "000003.png") as picture:
         assert picture.text["prompt"] == RECIPE.prompt
         assert picture.text["seed"] == "13"
@@ -85,13 +87,33 @@ def test_the_owners_own_pictures_count(tmp_path):
     [
         ({"prompt": "a cat"}, "prompt 'a photo of a dog', not 'a cat'"),
         ({"model": "xyz"}, "model"),
-        ({"steps": 9}, "steps 3, not 9"),
+        ({"sampling": SamplingConfig(height=16, width=16, steps=9)}, "steps 3, not 9"),
+        ({"sampling": SamplingConfig(height=16, width=16, steps=3, eta=0.5)}, "eta 0.0, not 0.5"),
     ],
 )
 def test_another_recipe_is_refused(tmp_path, change, message):
     fill(tmp_path, 2)
     with pytest.raises(InputError, match=message):
         fill(tmp_path, 4, recipe=dataclasses.replace(RECIPE, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"), [({}, True), ({"eta": 0.5}, False), ({"width": 24}, False), ({"steps": 4}, False)]
+)
+def test_a_manifest_of_an_earlier_version_is_read_with_the_defaults_of_what_it_does_not_know(tmp_path, change, fits):
+    """Once it had one size, and no eta."""
+    recipe = dataclasses.replace(RECIPE, sampling=dataclasses.replace(RECIPE.sampling, **change))
+    fill(tmp_path, 2)
+    old = [line | {"size": 16} for line in read_manifest(tmp_path)]
+    for line in old:
+        for key in ("eta", "height", "width"):
+            del line[key]
+    (tmp_path / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in old))
+    if fits:
+        assert fill(tmp_path, 4, recipe=recipe)[0] == 4
+    else:
+        with pytest.raises(InputError, match="made with (eta 0.0|width 16|steps 3), not"):
+            fill(tmp_path, 4, recipe=recipe)
 
 
 def test_a_torn_line_of_a_killed_run_is_ended(tmp_path):

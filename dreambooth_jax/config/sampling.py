@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""How pictures are sampled: one class for class images, sample grids, the verb ``sample`` and the pipeline.
+
+A new option of the samplers is a field here and is then a key of ``prior`` and ``samples``, an option of ``sample``, an
+argument of the pipeline and a part of every picture's metadata. Its default must be what was done before it existed:
+the manifest of class images and the checkpoint of a run that do not know it are read with it.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dreambooth_jax.config.setting import Settings, rules_of, setting
+
+LARGEST_SIDE = 4096
+"""Pixels: four times the largest size that a model of this kind was made for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Settings):
+    """All that decides a picture, apart from model, prompt and seed."""
+
+    steps: int = setting(50, at_least=1, at_most=10_000)
+    """Sampling steps."""
+    guidance_scale: float = setting(7.5, at_most=1000)
+    """How far to lean towards the prompt and away from the negative one; 1 is no guidance."""
+    negative_prompt: str = setting("")
+    """What not to draw."""
+    sampler: Literal["ddim", "ddpm", "euler"] = setting("ddim")
+    """The sampler."""
+    eta: float = setting(0.0, at_least=0, at_most=1, of_sampler=True)
+    """Of ddim: 0 is deterministic, 1 adds as much noise as ancestral sampling."""
+    height: int | None = setting(None, at_least=8, at_most=LARGEST_SIDE, multiple_of=8)
+    """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
+    width: int | None = setting(None, at_least=8, at_most=LARGEST_SIDE, multiple_of=8)
+    """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
+
+    @property
+    def of_sampler(self) -> dict[str, Any]:
+        """Settings that only some samplers have, where they are not what they are by default."""
+        own = [field for field in dataclasses.fields(SamplingConfig) if rules_of(field).of_sampler]
+        values = {field.name: getattr(self, field.name) for field in own}
+        return {field.name: values[field.name] for field in own if values[field.name] != field.default}
+
+    def sampling(self, *, side: int | None = None) -> "SamplingConfig":
+        """These settings without those that a class below adds.
+
+        Args:
+            side: pixels of a side for height and width that are not set.
+        """
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingConfig)}
+        for name in ("height", "width"):
+            values[name] = side if values[name] is None else values[name]
+        return SamplingConfig(**values)
+
+    def changed(self, options: dict[str, Any]) -> "SamplingConfig":
+        """With some options set; whole numbers are real numbers, too.
+
+        Raises:
+            TypeError: for an option that there is not.
+        """
+        real = {field.name for field in dataclasses.fields(SamplingConfig) if field.type is float}
+        values: dict[str, Any] = {name: float(v) if name in real else v for name, v in options.items()}
+        return dataclasses.replace(self, **values)
