@@ -7,7 +7,7 @@ Bounds of single settings stand at their fields; here is what settings must be t
 
 from collections.abc import Iterator
 
-from dreambooth_jax.config import Config, OptimizerConfig
+from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
 from dreambooth_jax.config.setting import broken
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
@@ -31,14 +31,21 @@ def problems(config: Config) -> Iterator[str]:
         value = getattr(config.optimizer, name)
         if value != getattr(OptimizerConfig(), name):
             yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
-    for group, sampling in (("prior", config.prior), ("samples", config.samples)):
-        for name, value in sampling.of_sampler.items():
-            if name not in settings_of(sampling.sampler):
-                yield f"{group}.{name} is {value}, but the sampler {sampling.sampler} has no use for it: leave it out"
+    yield from _sampling("prior", config.prior)
+    yield from _sampling("samples", config.samples)
     start, stop, steps = config.text_encoder.start, config.text_encoder.stop, config.train.steps
     if stop != 0 and start >= (steps if stop == -1 else min(stop, steps)):
         yield f"text_encoder.start {start} is not before text_encoder.stop {stop} and the end, train.steps {steps}"
     yield from _words(config)
+
+
+def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:
+    for name, value in sampling.of_sampler.items():
+        if name not in settings_of(sampling.sampler):
+            yield f"{group}.{name} is {value}, but the sampler {sampling.sampler} has no use for it: leave it out"
+    for name, side in (("height", sampling.height), ("width", sampling.width)):
+        if side is not None and side % 8:
+            yield f"{group}.{name} is {side}, but must be a multiple of 8, such as 512"
 
 
 def _words(config: Config) -> Iterator[str]:

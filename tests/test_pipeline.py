@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.diffusion.samplers import SAMPLERS
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
@@ -80,7 +81,7 @@ def test_no_guidance_asks_the_networks_once_instead_of_twice(pipe):
     rows = pipe._rows(PROMPTS, [""] * 3, [0, 1, 2], (8, 8), None)
 
     def work(guidance_scale):
-        static, *shared = pipe._program("ddim", 1, guidance_scale, 0.0)
+        static, *shared = pipe._program(SamplingConfig(steps=1, guidance_scale=guidance_scale))
         return flops(partial(generate, *static), pipe.params, rows, *shared)
 
     def work_of(name, *inputs):

@@ -31,9 +31,9 @@ class SamplingConfig(Settings):
     """The sampler."""
     eta: float = setting(0.0, at_least=0, at_most=1, of_sampler=True)
     """Of ddim: 0 is deterministic, 1 adds as much noise as ancestral sampling."""
-    height: int | None = setting(None, at_least=8, at_most=LARGEST_SIDE, multiple_of=8)
+    height: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
-    width: int | None = setting(None, at_least=8, at_most=LARGEST_SIDE, multiple_of=8)
+    width: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
 
     @property

@@ -9,7 +9,7 @@ from dreambooth_jax.config import Config, keys, load_config, save_config, to_dic
 from dreambooth_jax.errors import InputError
 
 # those of the embedded model's pretraining belong to a script
-CONFIGS = sorted(p for p in (Path(__file__).parents[1] / "configs").glob("*.yaml") if "pretrain" not in p.name)
+CONFIGS = sorted(p for p in (Path(__file__).parents[2] / "configs").glob("*.yaml") if "pretrain" not in p.name)
 
 
 def write(tmp_path, text):
