@@ -9,9 +9,10 @@ the manifest of class images and the checkpoint of a run that do not know it are
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from dreambooth_jax.config.setting import Settings, rules_of, setting
+from dreambooth_jax.errors import InputError
 
 LARGEST_SIDE = 4096
 """Pixels: four times the largest size that a model of this kind was made for."""
@@ -59,7 +60,14 @@ class SamplingConfig(Settings):
 
         Raises:
             TypeError: for an option that there is not.
+            InputError: for a value that is none of a few to choose from.
         """
-        real = {field.name for field in dataclasses.fields(SamplingConfig) if field.type is float}
-        values: dict[str, Any] = {name: float(v) if name in real else v for name, v in options.items()}
+        kinds = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
+        values = dict(options)
+        for name, value in options.items():
+            if kinds.get(name) is float:
+                values[name] = float(value)
+            choices = get_args(kinds.get(name)) if get_origin(kinds.get(name)) is Literal else ()
+            if choices and value not in choices:
+                raise InputError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
         return dataclasses.replace(self, **values)
