@@ -22,9 +22,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.progress import announced
 
 PATIENCE = 300
 """Seconds to wait for the other processes at the start; on some clusters hosts come up minutes apart."""
+NAME_PATIENCE = 20
+"""Seconds to wait for the coordinator's name; in Kubernetes a pod has one only when it is started, so there PATIENCE."""
 FAREWELL = 30
 """Seconds that a process which ends waits for the others to end too: one that fails alone then ends them all."""
 
@@ -59,13 +62,23 @@ def start(
         return
     if coordinator is not None and process_id is not None:
         _check(coordinator, count, process_id)
-        _wait_for(coordinator, patience) if process_id else _check_port(coordinator)
+        _wait_for_name(
+            coordinator, patience if "KUBERNETES_SERVICE_HOST" in os.environ else min(patience, NAME_PATIENCE)
+        )
+        with announced(f"waiting for {coordinator}", usually=f"until process 0 is started there, at most {patience} s"):
+            _wait_for(coordinator, patience) if process_id else _check_port(coordinator)
     # A signal that ends the run is for training/interrupt.py to note, not for jax.
     jax.config.update("jax_enable_preemption_service", False)
+    waiting = announced(
+        f"waiting for all {count} processes", usually=f"until the last is started, at most {patience} s"
+    )
     try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=patience, shutdown_timeout_seconds=FAREWELL
-        )
+        with waiting:
+            jax.distributed.initialize(
+                *(coordinator, num_processes, process_id),
+                initialization_timeout=patience,
+                shutdown_timeout_seconds=FAREWELL,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"the {count} processes did not find each other: {' '.join(str(error).split())}") from error
 
@@ -92,10 +105,28 @@ def _found_processes() -> int:
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
-    if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise InputError(f"--coordinator {coordinator} is not HOST:PORT, such as 10.0.0.1:8476")
+    if not re.fullmatch(r".+:\d{1,5}", coordinator) or not 0 < int(coordinator.rsplit(":", 1)[1]) < 2**16:
+        raise InputError(
+            f"--coordinator {coordinator} is not HOST:PORT, such as 10.0.0.1:8476, with a port below 65536"
+        )
     if not 0 <= process_id < num_processes:
         raise InputError(f"--process_id {process_id} must be from 0 to --num_processes {num_processes} less one")
+
+
+def _wait_for_name(coordinator: str, patience: int) -> None:
+    """A misspelt name would otherwise look like a process 0 that is not there yet."""
+    host, _ = coordinator.rsplit(":", 1)
+    end = time.monotonic() + patience
+    while True:
+        try:
+            socket.getaddrinfo(host.strip("[]"), None)
+            return
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > end:
+                raise InputError(
+                    f"--coordinator {coordinator}: there is no host of the name {host} ({error}; tried {patience} s)"
+                ) from error
+        time.sleep(0.5)
 
 
 def _wait_for(coordinator: str, patience: int) -> None:
@@ -106,7 +137,7 @@ def _wait_for(coordinator: str, patience: int) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             return
-        except (OSError, OverflowError) as error:  # names of hosts that are still starting do not resolve yet either
+        except (OSError, OverflowError) as error:
             if time.monotonic() > end:
                 raise InputError(
                     f"--coordinator {coordinator} does not answer after {patience} s ({error}): "

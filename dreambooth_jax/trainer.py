@@ -27,6 +27,7 @@ from dreambooth_jax.planning.admit import check_state, check_steps
 from dreambooth_jax.prepare.cache import Examples, text_table
 from dreambooth_jax.prepare.photos import subject_of
 from dreambooth_jax.prepare.prepared import Prepared, prepare
+from dreambooth_jax.progress import announced
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import build_train_setup, mapper_of
@@ -155,7 +156,7 @@ class Training:
             np.dtype(self.pipe.unet.dtype).name,
             len(devices),
             devices[0].device_kind,
-            type(self.mapper).__name__.lower(),
+            type(self.mapper).__name__.lower() if len(devices) > 1 else "alone",
         )
         log.info(
             "%d instance and %d class images (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
@@ -231,7 +232,8 @@ class Training:
             seed=samples.seed,
             sampling=samples.sampling(side=self.config.data.resolution),
         )
-        rows = draw_rows(self.pipe, settings, params=params)
+        with announced("drawing sample pictures", usually="a minute the first time, which compiles the sampler"):
+            rows = draw_rows(self.pipe, settings, params=params)
         save_grid(self.folder.samples(step), rows, settings, title=f"step {step}")
         if 0 < step == self.config.train.steps and self.folder.samples(0).exists():
             save_beside(self.folder.before_after, self.folder.samples(0), self.folder.samples(step))

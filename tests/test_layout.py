@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
             "memory",
             "flops",
         ),
-        *("compilation_cache", "deterministic", "hardware", "platforms"),
+        *("compilation_cache", "deterministic", "hardware", "platforms", "progress"),
     },
     {"models", "diffusion", "data", "adapters"},
     {"training", "weights", "checks"},

@@ -3,6 +3,7 @@
 """What the command line says on the way: our own lines and everybody's warnings."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -12,8 +13,8 @@ def plain_messages() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax
-    # each of many retries is a warning; what they end with is an error, which is told
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # the hub's library warns of every retry; what they end with is an error, which is told
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: str(message)
 

@@ -16,6 +16,7 @@ from dreambooth_jax.memory import bytes_per_device, usage_of
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.planning.result import GB, gb
+from dreambooth_jax.progress import announced
 from dreambooth_jax.train_setup import TrainSetup, build_train_setup
 from dreambooth_jax.training.parallel import Mapper, Replicated
 from dreambooth_jax.trees import Tree
@@ -70,7 +71,8 @@ def check_steps(setup: TrainSetup, *, first_step: int) -> None:
         return  # pmap makes a program of the shapes of one process alone
     room = capacity(setup.config, setup.mapper)
     for active in dict.fromkeys(phase.active for phase in setup.phases if phase.stop > first_step):
-        usage = usage_of(setup.lower(active))
+        with announced(f"compiling the step that trains {' and '.join(active)}", usually="a minute or two"):
+            usage = usage_of(setup.lower(active))
         peak = idle_bytes(setup, setup.frozen_in_step(active, setup.frozen)) + usage.peak
         if room is not None and peak > room:
             needed = f"{gb(peak)} GB on each device ({gb(usage.temporaries)} of it for activations)"

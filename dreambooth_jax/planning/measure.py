@@ -13,6 +13,7 @@ from dreambooth_jax.hardware.exchanges import Collective
 from dreambooth_jax.hardware.roofline import bound
 from dreambooth_jax.memory import Usage, usage_of
 from dreambooth_jax.planning.result import Work
+from dreambooth_jax.progress import announced
 from dreambooth_jax.target import Target
 
 
@@ -37,8 +38,8 @@ class Compiler(Protocol):
 
 def compile_only(name: str, lower: Callable[[], jax.stages.Lowered], /) -> Measured:
     """A :class:`Compiler` that asks for memory alone."""
-    del name
-    return Measured(usage=usage_of(lower()))
+    with announced(f"compiling {name}", usually="a minute or two"):
+        return Measured(usage=usage_of(lower()))
 
 
 def compile_and_read(lowered: jax.stages.Lowered) -> Measured:

@@ -19,7 +19,6 @@ from zipfile import BadZipFile
 import jax
 import numpy as np
 from jaxtyping import Float32, Int
-from tqdm import tqdm
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import DataConfig
@@ -28,6 +27,7 @@ from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import encoded_at_once
+from dreambooth_jax.progress import Progress
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.fingerprint import fingerprint
 
@@ -106,7 +106,7 @@ def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_siz
         done.append((np.asarray(mean)[: len(some)], np.asarray(logvar)[: len(some)]))
 
     hidden = not distributed.is_main()
-    for photo in tqdm(photos, desc="latents", unit="photo", dynamic_ncols=True, disable=hidden):
+    for photo in Progress(photos, desc="latents", unit="photo", disable=hidden):
         waiting.extend(pictures(photo))
         while len(waiting) >= batch_size:
             encode(waiting[:batch_size])

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from dreambooth_jax import distributed
 from dreambooth_jax.errors import InputError
@@ -25,6 +24,7 @@ from dreambooth_jax.prepare.class_image_store import (
     read_manifest,
     usable_pictures,
 )
+from dreambooth_jax.progress import Progress
 
 
 def ensure_class_images(
@@ -65,16 +65,15 @@ def ensure_class_images(
     store = ClassImageStore(folder, recipe, seed=seed, patience=max(16, num_images))
     store.open(present)
     hidden = not distributed.is_main()
-    with tqdm(
-        total=num_images, initial=count, desc="class images", unit="image", dynamic_ncols=True, disable=hidden
-    ) as bar:
+    with Progress(total=num_images, initial=count, desc="class images", unit="image", disable=hidden) as bar:
         while count < num_images and not should_stop():
             n_makers = min(jax.process_count(), -(-(num_images - count) // batch_size))
             numbers = range(number, number + n_makers * batch_size)
             for picture_number, picture in made_by_all(pipe, store, numbers, batch_size):
-                bar.update(store.add(picture_number, picture))
+                store.add(picture_number, picture)
                 if len(store.seen) == num_images or store.exhausted:
                     break
+            bar.update(len(store.seen) - bar.n)
             store.clear()
             number = numbers.stop
             count, exhausted = _of_main(len(store.seen), store.exhausted)

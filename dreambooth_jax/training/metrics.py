@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.progress import Progress
 
 LAG = 2
 
@@ -79,9 +79,7 @@ class Recorder:
         self._since: list[dict[str, float]] = []
         self._clock: float | None = None  # runs from the end of the first step, which compiles
         self._timed = 0
-        self._bar = tqdm(
-            total=steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True, disable=files is None
-        )
+        self._bar = Progress(total=steps, initial=first_step, desc="train", unit="step", disable=files is None)
 
     def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
         """Metrics of the step that made state number ``step``; ``extra`` are host numbers such as learning rates."""

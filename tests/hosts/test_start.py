@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dreambooth_jax import distributed
+from dreambooth_jax import distributed, progress
 from dreambooth_jax.cli import main
 from dreambooth_jax.errors import InputError
 from tests.hosts.processes import free_port
@@ -53,8 +53,21 @@ def test_half_of_the_options_are_refused(started, given, missing):
         ("node1", 2, 0, "--coordinator node1 is not HOST:PORT"),
         ("node1:1", 2, 2, "--process_id 2 must be from 0 to --num_processes 2 less one"),
         ("node1:1", 2, -1, "--process_id -1 must be"),
-        ("no-such-host.invalid:1", 2, 1, "--coordinator no-such-host.invalid:1 does not answer after 0 s"),
-        ("127.0.0.1:99999", 2, 0, "cannot listen on port 99999"),
+        (
+            "no-such-host.invalid:1",
+            2,
+            1,
+            "--coordinator no-such-host.invalid:1: there is no host of the name no-such-host",
+        ),
+        (
+            "no-such-host.invalid:1",
+            2,
+            0,
+            "--coordinator no-such-host.invalid:1: there is no host of the name no-such-host",
+        ),
+        ("127.0.0.1:1", 2, 1, "--coordinator 127.0.0.1:1 does not answer after 0 s"),
+        ("127.0.0.1:99999", 2, 0, "--coordinator 127.0.0.1:99999 is not HOST:PORT"),
+        ("127.0.0.1:0", 2, 0, "--coordinator 127.0.0.1:0 is not HOST:PORT"),
     ],
 )
 def test_what_cannot_be_is_one_line(started, coordinator, num_processes, process_id, message):
@@ -62,6 +75,39 @@ def test_what_cannot_be_is_one_line(started, coordinator, num_processes, process
         distributed.start(coordinator, num_processes, process_id, patience=0)
     assert "\n" not in str(error.value)
     assert not started
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_a_misspelt_name_is_said_long_before_the_others_would_be_given_up(started, monkeypatch, process_id):
+    monkeypatch.setattr(distributed, "NAME_PATIENCE", 0)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(InputError, match="no host of the name nonsense.invalid"):
+        distributed.start("nonsense.invalid:99", 2, process_id)
+    assert not started
+
+
+def test_a_pod_whose_name_comes_late_is_waited_for(started, monkeypatch):
+    monkeypatch.setattr(distributed, "NAME_PATIENCE", 0)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    asked = []
+
+    def getaddrinfo(host, port, *rest):
+        asked.append(host)
+        if len(asked) < 3:
+            raise socket.gaierror(-2, "Name or service not known")
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    distributed.start(f"pod-0.set:{free_port()}", 2, 0, patience=5)
+    assert asked == ["pod-0.set"] * 3
+    assert started
+
+
+def test_who_waits_is_told_for_what(started, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SILENCE", 0.1)
+    with caplog.at_level("INFO"), pytest.raises(InputError, match="does not answer"):
+        distributed.start(f"127.0.0.1:{free_port()}", 2, 1, patience=1)
+    assert "waiting for 127.0.0.1:" in caplog.text
 
 
 def test_a_port_that_is_taken_is_said(started):
