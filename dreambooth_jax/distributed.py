@@ -27,7 +27,7 @@ from dreambooth_jax.progress import announced
 PATIENCE = 300
 """Seconds to wait for the other processes at the start; on some clusters hosts come up minutes apart."""
 NAME_PATIENCE = 20
-"""Seconds to wait for the coordinator's name; in Kubernetes a pod has one only when it is started, so there PATIENCE."""
+"""Seconds to wait for the coordinator's name. A pod of Kubernetes has one only when it is started: there, PATIENCE."""
 FAREWELL = 30
 """Seconds that a process which ends waits for the others to end too: one that fails alone then ends them all."""
 
