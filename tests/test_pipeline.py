@@ -102,6 +102,15 @@ def test_what_a_picture_depends_on(pipe):
         assert np.abs(first - pipe(PROMPTS[0], **{**QUICK, **change})).max() > 1e-3, change
 
 
+def test_samplers_are_chosen_by_name(pipe):
+    """DDPM is DDIM with all its noise and Euler DDIM without, where nothing is clipped and all end at ᾱ = 1."""
+    pipe = replace(pipe, schedule=replace(pipe.schedule, clip_sample=False, set_alpha_to_one=True))
+    for name, eta in (("ddpm", 1.0), ("euler", 0.0)):
+        found, same = pipe(PROMPTS, sampler=name, **QUICK), pipe(PROMPTS, eta=eta, **QUICK)
+        np.testing.assert_allclose(found, same, atol=1e-4)
+        assert np.abs(found - pipe(PROMPTS, eta=0.5, **QUICK)).max() > 1e-2
+
+
 def test_no_guidance_is_the_prompt_alone(pipe):
     alone = pipe(PROMPTS[0], guidance_scale=1.0, negative_prompt="blurry", **QUICK)
     np.testing.assert_array_equal(alone, pipe(PROMPTS[0], guidance_scale=0.0, negative_prompt="cat", **QUICK))

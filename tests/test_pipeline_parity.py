@@ -108,3 +108,18 @@ def test_guided_runs(kind, dtype, tolerance):
             np.testing.assert_allclose(latents, expected_latents, atol=tolerance * np.abs(expected_latents).max())
             np.testing.assert_allclose(images, expected_images, atol=tolerance)
             assert expected_images.std() > 0.05
+
+
+def test_a_guided_run_of_euler():
+    torch_pipe = theirs("sd15", double=False)
+    torch_pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
+        torch_pipe.scheduler.config, timestep_spacing="leading"
+    )
+    pipe = ours("sd15", torch_pipe, jnp.float32)
+    noise = np.random.default_rng(0).normal(size=(2, *(torch_pipe.unet.config.sample_size,) * 2, 4)).astype("float32")
+    run = {"guidance_scale": 5.0, "latents": noise}
+    images = pipe(PROMPTS, output="float32", sampler="euler", steps=7, **run)
+    _, expected = run_theirs(
+        torch_pipe, pipe.tokenizer(PROMPTS), pipe.tokenizer(["", ""]), num_inference_steps=7, **run
+    )
+    np.testing.assert_allclose(images, expected, atol=1e-4)

@@ -178,6 +178,14 @@ def test_timestep_embedding():
     np.testing.assert_allclose(lowest, np.sin(t * 1e-4), rtol=1e-5)  # with a shift of 1 it is exactly 1/10000
 
 
+def test_a_timestep_may_be_a_real_number():
+    """A whole one is the same bit for bit as an integer; between them sinusoids go on as they do."""
+    embed = functools.partial(timestep_embedding, size=8, flip_sin_to_cos=False, freq_shift=1.0, dtype=jnp.float32)
+    np.testing.assert_array_equal(embed(jnp.arange(1000.0)), embed(jnp.arange(1000)))
+    t = jnp.array([0.5, 123.25, 998.75])
+    np.testing.assert_allclose(embed(t)[:, [0, 3]], np.stack([np.sin(t), np.sin(t * 1e-4)], axis=1), atol=1e-4)
+
+
 def test_activations():
     """Both are x far to the right, 0 far to the left, and x/2 near 0; the exact one has the error function's value."""
     x = jnp.array([-30.0, -1e-3, 0.0, 1e-3, 30.0])
