@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.diffusion.sampler_defaults import SamplerDefaults
 from dreambooth_jax.diffusion.samplers import SAMPLERS
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
@@ -104,7 +105,7 @@ def test_what_a_picture_depends_on(pipe):
 
 def test_samplers_are_chosen_by_name(pipe):
     """DDPM is DDIM with all its noise and Euler DDIM without, where nothing is clipped and all end at ᾱ = 1."""
-    pipe = replace(pipe, schedule=replace(pipe.schedule, clip_sample=False, set_alpha_to_one=True))
+    pipe = replace(pipe, schedule=replace(pipe.schedule, sampling=SamplerDefaults()))
     for name, eta in (("ddpm", 1.0), ("euler", 0.0)):
         found, same = pipe(PROMPTS, sampler=name, **QUICK), pipe(PROMPTS, eta=eta, **QUICK)
         np.testing.assert_allclose(found, same, atol=1e-4)

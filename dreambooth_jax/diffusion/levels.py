@@ -54,25 +54,17 @@ def strided_steps(schedule: NoiseSchedule, steps: int) -> list[Step]:
     The last leads to ᾱ = 1, or to ᾱ_0 without ``set_alpha_to_one``.
     """
     timesteps = schedule.timesteps(steps).tolist()
-    final = CLEAN if schedule.set_alpha_to_one else level_at(schedule, 0)
+    final = CLEAN if schedule.sampling.set_alpha_to_one else level_at(schedule, 0)
     stride = schedule.num_train_timesteps // steps
     return [(level_at(schedule, t), level_at(schedule, t - stride) if t >= stride else final) for t in timesteps]
 
 
-def listed_steps(schedule: NoiseSchedule, steps: int) -> list[Step]:
+def listed_steps(schedule: NoiseSchedule, steps: int, *, fractional: bool = False) -> list[Step]:
     """From each timestep to the next one visited, and from the last to ᾱ = 1."""
-    return _in_turn(schedule, schedule.timesteps(steps))
+    levels = [level_at(schedule, t) for t in schedule.timesteps(steps, fractional=fractional).tolist()]
+    return list(zip(levels, [*levels[1:], CLEAN]))
 
 
 def fractional_steps(schedule: NoiseSchedule, steps: int) -> list[Step]:
     """As :func:`listed_steps`, but linspace spacing is not rounded to whole timesteps."""
-    chosen = schedule.timesteps(steps)
-    if schedule.timestep_spacing == "linspace":
-        # to float32, which the network is told
-        chosen = np.linspace(0, schedule.num_train_timesteps - 1, steps)[::-1].astype(np.float32)
-    return _in_turn(schedule, chosen)
-
-
-def _in_turn(schedule: NoiseSchedule, timesteps: np.ndarray) -> list[Step]:
-    levels = [level_at(schedule, t) for t in timesteps.tolist()]
-    return list(zip(levels, [*levels[1:], CLEAN]))
+    return listed_steps(schedule, steps, fractional=True)

@@ -93,7 +93,7 @@ def build_table(
     """
     if sampler not in SAMPLERS:
         raise InputError(f"sampler = {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-    kind = SAMPLERS[sampler]
+    kind, defaults = SAMPLERS[sampler], schedule.sampling
     for name, value in settings.items():
         if name not in settings_of(sampler):
             raise InputError(f"{name} = {value!r}: the sampler {sampler!r} has no such setting")
@@ -103,13 +103,13 @@ def build_table(
     chosen = chosen[start:]
     if schedule.prediction_type == "epsilon" and chosen[0][0].alpha == 0:
         raise InputError(
-            f"scheduler_config.json: timestep_spacing = {schedule.timestep_spacing!r} starts at zero SNR, where "
+            f"scheduler_config.json: timestep_spacing = {defaults.timestep_spacing!r} starts at zero SNR, where "
             "prediction_type = 'epsilon' tells nothing; it needs 'leading', or a model trained for v_prediction"
         )
     return make_table(
         kind.rows(chosen, **settings),
         final=chosen[-1][1],
         prediction_type=schedule.prediction_type,
-        clip=schedule.clip_sample_range if schedule.clip_sample else math.inf,
+        clip=defaults.clip_sample_range if defaults.clip_sample else math.inf,
         size=2 * schedule.num_train_timesteps + 1,  # for two calls of the network in each step
     )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The noise schedule of a model, and the timesteps that a sampler visits.
+"""The noise schedule of a model.
 
     ᾱ_t = Π_{s ≤ t} (1 − β_s),    x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε,    t = 0 … T − 1
 
@@ -11,16 +11,16 @@ own to the last bit or nearly, which matters where 1 − ᾱ_t is small.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Float64
 
+from dreambooth_jax.diffusion.sampler_defaults import SamplerDefaults
 from dreambooth_jax.errors import InputError
 
 PredictionType: TypeAlias = Literal["epsilon", "sample", "v_prediction"]
-TimestepSpacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 
 FILE = "scheduler_config.json"
 
@@ -66,22 +66,14 @@ KINDS: Mapping[type, Sequence[type]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoiseSchedule:
-    """What ``scheduler_config.json`` says about a model and how to sample from it. Fields are named as its keys are."""
+    """What ``scheduler_config.json`` says about a model, and beside it what it says about samplers."""
 
     alphas_cumprod: Float32[np.ndarray, "T"]
     """ᾱ_t, falling; the last is exactly 0 where the schedule has zero terminal SNR."""
     prediction_type: PredictionType = "epsilon"
     """What the network predicts: ε, x_0 or v = √ᾱ ε − √(1 − ᾱ) x_0."""
-    timestep_spacing: TimestepSpacing = "leading"
-    """How a few timesteps are chosen among all (Table 2 of arXiv 2305.08891)."""
-    steps_offset: int = 1
-    """Added to the timesteps of leading spacing."""
-    set_alpha_to_one: bool = True
-    """Whether the last step goes to ᾱ = 1, or to ᾱ_0."""
-    clip_sample: bool = False
-    """Whether the predicted x_0 is clipped."""
-    clip_sample_range: float = 1.0
-    """To ± this."""
+    sampling: SamplerDefaults = field(default_factory=SamplerDefaults)
+    """What samplers do that are not told otherwise."""
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> "NoiseSchedule":
@@ -98,11 +90,13 @@ class NoiseSchedule:
         return cls(
             alphas_cumprod=_cumprod(1 - (zero_terminal_snr(betas) if config["rescale_betas_zero_snr"] else betas)),
             prediction_type=config["prediction_type"],
-            timestep_spacing=config["timestep_spacing"],
-            steps_offset=config["steps_offset"],
-            set_alpha_to_one=config["set_alpha_to_one"],
-            clip_sample=config["clip_sample"],
-            clip_sample_range=float(config["clip_sample_range"]),
+            sampling=SamplerDefaults(
+                timestep_spacing=config["timestep_spacing"],
+                steps_offset=config["steps_offset"],
+                set_alpha_to_one=config["set_alpha_to_one"],
+                clip_sample=config["clip_sample"],
+                clip_sample_range=float(config["clip_sample_range"]),
+            ),
         )
 
     @property
@@ -110,28 +104,9 @@ class NoiseSchedule:
         """T."""
         return len(self.alphas_cumprod)
 
-    def timesteps(self, steps: int) -> Int32[np.ndarray, "{steps}"]:
-        """The timesteps that a sampler visits, from noise to picture.
-
-        Equal to those of diffusers' ``DDIMScheduler``, except that trailing spacing there gives some numbers of
-        steps (61 of 1000 is the first) one timestep too many, −1.
-
-        Raises:
-            InputError: if there are not so many timesteps.
-        """
-        count = self.num_train_timesteps
-        if not 1 <= steps <= count:
-            raise InputError(f"steps = {steps}: take 1 to {count}, as many as the model was trained with")
-        if self.timestep_spacing == "leading":
-            first = (steps - 1) * (count // steps) + self.steps_offset
-            if first >= count:
-                raise InputError(f"steps = {steps}: steps_offset puts the first at {first} of {count}; take fewer")
-            chosen: np.ndarray = np.arange(first, self.steps_offset - 1, -(count // steps))
-        elif self.timestep_spacing == "trailing":
-            chosen = np.arange(count, 0, -count / steps)[:steps].round() - 1
-        else:
-            chosen = np.linspace(0, count - 1, steps).round()[::-1]
-        return chosen.astype(np.int32)
+    def timesteps(self, steps: int, *, fractional: bool = False) -> Float64[np.ndarray, "{steps}"]:
+        """As :meth:`SamplerDefaults.timesteps`, of all that the model was trained with."""
+        return self.sampling.timesteps(steps, self.num_train_timesteps, fractional=fractional)
 
 
 def zero_terminal_snr(betas: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "T"]:

@@ -159,7 +159,7 @@ def test_runs(config, dtype, tolerance, start):
 def test_ddpm(config, monkeypatch):
     ours = both(**config)[0]
     theirs = diffusers.DDPMScheduler(**{**SD, **{k: v for k, v in config.items() if k != "set_alpha_to_one"}})
-    theirs.register_to_config(clip_sample=ours.clip_sample)
+    theirs.register_to_config(clip_sample=ours.sampling.clip_sample)
     theirs.alphas_cumprod = torch.tensor(ours.alphas_cumprod).double()
     theirs.one = theirs.one.double()
     theirs.set_timesteps(20)
@@ -214,8 +214,9 @@ def test_files_of_other_classes_are_read_as_when_a_pipeline_changes_its_schedule
     ours, theirs = NoiseSchedule.from_config(saved), diffusers.DDIMScheduler.from_config(saved)
     theirs.set_timesteps(20)
     np.testing.assert_array_equal(ours.timesteps(20), theirs.timesteps.numpy())
-    for key in ("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample"):
-        assert getattr(ours, key) == theirs.config[key]
+    assert ours.prediction_type == theirs.config["prediction_type"]
+    for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample"):
+        assert getattr(ours.sampling, key) == theirs.config[key]
 
 
 @pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
@@ -224,8 +225,6 @@ def test_missing_keys_mean_what_they_mean_to_a_pipeline():
     nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor"))
     pipe = diffusers.StableDiffusionPipeline(**nothing, scheduler=scheduler, requires_safety_checker=False)
     ours = NoiseSchedule.from_config(SD)
-    for key in (
-        *("prediction_type", "timestep_spacing", "steps_offset"),
-        *("set_alpha_to_one", "clip_sample", "clip_sample_range"),
-    ):
-        assert getattr(ours, key) == pipe.scheduler.config[key]
+    assert ours.prediction_type == pipe.scheduler.config["prediction_type"]
+    for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range"):
+        assert getattr(ours.sampling, key) == pipe.scheduler.config[key]
