@@ -35,3 +35,11 @@ class Size(NamedTuple):
     def latents(self, factor: int) -> "Size":
         """The size of latents, for an autoencoder that reduces each side by this factor."""
         return Size(self.height // factor, self.width // factor)
+
+
+def shortest(setting: int | str) -> int | str:
+    """The shortest way to write the same size, so that equal sizes are equal settings; what is no size stays."""
+    try:
+        return Size.parse(setting).setting
+    except InputError:
+        return setting

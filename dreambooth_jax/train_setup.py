@@ -94,8 +94,8 @@ class TrainSetup:
 
     def batch(self, active: Groups) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global batch."""
-        side, rows = self.config.data.resolution // self.pipe.vae.config.downscale, self.rows
-        latents = (side, side, self.pipe.unet.config.in_channels)
+        size, rows = self.config.data.size.latents(self.pipe.vae.config.downscale), self.rows
+        latents = (*size, self.pipe.unet.config.in_channels)
         tokens = self.pipe.tokenizer.max_length
         text: dict[str, tuple[tuple[int, ...], Any]] = {"input_ids": ((tokens,), np.int32)}
         if not self.trains_text_encoder(active):

@@ -230,7 +230,7 @@ class Training:
             prompts=[subject.fill(prompt) for prompt in (*samples.prompts, *samples.class_prompts)],
             num_images=samples.num_images,
             seed=samples.seed,
-            sampling=samples.sampling(side=self.config.data.resolution),
+            sampling=samples.sampling(size=self.config.data.size),
         )
         with announced("drawing sample pictures", usually="a minute the first time, which compiles the sampler"):
             rows = draw_rows(self.pipe, settings, params=params)

@@ -22,12 +22,12 @@ def sample(options: SampleOptions, others: Mapping[str, Any]) -> None:
     keep_compiled()
     prompts = read_prompts(options)
     model = open_model(options.source, step=options.step, ema=options.ema, dtype=options.dtype)
-    trained_at = model.config.data.resolution if model.config else None
+    trained_at = model.config.data.size if model.config else None
     settings = SampleSettings(
         prompts=prompts,
         num_images=options.num_images,
         seed=options.seed,
-        sampling=options.sampling(side=trained_at),
+        sampling=options.sampling(size=trained_at),
     )
     rows = draw_rows(model.pipe, settings, params=model.params)
     run = RunFolder(Path(options.source))

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from dreambooth_jax.config.setting import Settings, rules_of, setting
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 
 LARGEST_SIDE = 4096
 """Pixels: four times the largest size that a model of this kind was made for."""
@@ -44,14 +45,14 @@ class SamplingConfig(Settings):
         values = {field.name: getattr(self, field.name) for field in own}
         return {field.name: values[field.name] for field in own if values[field.name] != field.default}
 
-    def sampling(self, *, side: int | None = None) -> "SamplingConfig":
+    def sampling(self, *, size: Size | None = None) -> "SamplingConfig":
         """These settings without those that a class below adds.
 
         Args:
-            side: pixels of a side for height and width that are not set.
+            size: for height and width that are not set.
         """
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingConfig)}
-        for name in ("height", "width"):
+        for name, side in size._asdict().items() if size else ():
             values[name] = side if values[name] is None else values[name]
         return SamplingConfig(**values)
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
+from dreambooth_jax.size import Size, shortest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,25 @@ class DataConfig(Settings):
     """Prompt of instance images that have no caption."""
     use_captions: bool = True
     """Use captions where the folder has them; {identifier} and {class_noun} are filled in."""
-    resolution: int = setting(512, at_least=8, at_most=LARGEST_SIDE, multiple_of=8, hint="such as 512")
-    """Pixels of a training image's side; a multiple of 8."""
+    resolution: int | str = setting(
+        512, size=True, at_least=8, at_most=LARGEST_SIDE, multiple_of=8, hint="such as 512 or 768x512"
+    )
+    """Pixels of a training image: one number for a square, or width x height, such as 768x512; multiples of 8."""
     crop: Literal["center", "random"] = "center"
-    """Which square of a photo is seen: the middle, or one of four fixed random ones at each visit."""
+    """Which part of a photo is seen: the middle, or one of four fixed random ones at each visit."""
     flip: bool = False
     """Also show mirror images. Leave off for faces and lettering."""
     background: str = "white"
     """Colour under transparent pixels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "resolution", shortest(self.resolution))
+
+    @property
+    def size(self) -> Size:
+        """Height and width of a training image."""
+        return Size.parse(self.resolution)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 
 Number: TypeAlias = float | int
 LARGEST = {"int": 2**31 - 1, "float": 3.4028235e38}
@@ -34,6 +35,8 @@ class Rules:
     """A text of more than blanks, or a list of at least one."""
     pattern: bool = False
     """A regular expression."""
+    size: bool = False
+    """The size of a picture, as :meth:`Size.parse` reads it; the bounds are those of a side."""
     path: bool = False
     """A place in the file system: ``~`` is the user's home."""
     hint: str = ""
@@ -49,6 +52,8 @@ class Rules:
             if self.nonempty and not value:
                 return "a list of at least one"
             return next((rule for one in value if (rule := self.broken_by(one))), None)
+        if self.size:
+            return self._broken_by_size(value)
         if isinstance(value, str):
             return self._broken_by_text(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -66,6 +71,13 @@ class Rules:
             except (re.error, OverflowError, RecursionError) as error:
                 return f"a regular expression ({error})"
         return None
+
+    def _broken_by_size(self, value: int | str) -> str | None:
+        try:
+            sides = Size.parse(value)
+        except InputError:
+            return f"a number for a square, or width x height{f'; {self.hint}' if self.hint else ''}"
+        return next((rule for side in sides if (rule := self._broken_by_number(side))), None)
 
     def _broken_by_number(self, value: Number) -> str | None:
         if isinstance(value, float) and not math.isfinite(value):

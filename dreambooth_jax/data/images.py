@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""From the bytes of any photo to upright RGB squares.
+"""From the bytes of any photo to upright RGB pictures of one size.
 
-    bytes --decode--> upright RGB picture --crop_resize(view)--> uint8 [r, r, 3] --to_float--> float32 in [-1, 1]
+    bytes --decode--> upright RGB picture --crop_resize(view)--> uint8 [h, w, 3] --to_float--> float32 in [-1, 1]
 
-A view is a square of the photo: its side as a share of the short edge, its place as shares of the room that is left,
-mirrored or not. A photo has a short, fixed list of views, so that their latents can be computed once. Cropping and
-resizing is one call that resamples straight from the square, with Lanczos-3: photos are nearly always reduced several
-times, Pillow widens the kernel by that factor (no aliasing), and of its kernels this one keeps the most detail.
+A view is a rectangle of the photo with the aspect that is wanted: its sides as a share of the largest such
+rectangle's, its place as shares of the room that is left, mirrored or not. A photo has a short, fixed list of views, so
+that their latents can be computed once. Cropping and resizing is one call that resamples straight from the rectangle,
+with Lanczos-3: photos are nearly always reduced several times, Pillow widens the kernel by that factor (no aliasing),
+and of its kernels this one keeps the most detail.
 """
 
 import hashlib
@@ -23,22 +24,23 @@ from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from dreambooth_jax.data import host_rng
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 
 # What people keep photos in. Pillow opens more, some by starting other programs (EPS), some by trial (TGA).
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # White in modes of more than eight bits: the first that no pixel exceeds, else the brightest pixel.
 FULL_SCALE = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
 RANDOM_VIEWS = 4
-# Random squares have at least this share of the short edge: 72 % of the largest square's area.
+# Random views have at least this share of the largest one's sides: 72 % of its area.
 MIN_SIDE = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A square of a photo. By default the largest one, in the middle."""
+    """A rectangle of a photo. By default the largest one, in the middle."""
 
     side: float = 1.0
-    """Share of the short edge, in (0, 1]."""
+    """Share of the largest rectangle's sides, in (0, 1]."""
     x: float = 0.5
     """Place between the left (0) and the right end (1)."""
     y: float = 0.5
@@ -58,27 +60,28 @@ def content_hash(data: bytes) -> str:
 def views(crop: Literal["center", "random"], *, flip: bool, digest: str, seed: int) -> tuple[View, ...]:
     """The fixed list of views of the photo whose :func:`content_hash` is ``digest``.
 
-    One for ``center``; for ``random`` four squares that depend on the photo and the seed alone. With ``flip``, the same
-    again mirrored.
+    One for ``center``; for ``random`` four that depend on the photo and the seed alone. With ``flip``, the same again
+    mirrored.
     """
-    squares = [CENTER]
+    rectangles = [CENTER]
     if crop == "random":
         shares = host_rng.uniform(3 * RANDOM_VIEWS, seed, "views", digest).reshape(RANDOM_VIEWS, 3).tolist()
-        squares = [View(side=MIN_SIDE + (1 - MIN_SIDE) * s, x=x, y=y) for s, x, y in shares]
-    mirrored = [replace(view, flip=True) for view in squares] if flip else []
-    return (*squares, *mirrored)
+        rectangles = [View(side=MIN_SIDE + (1 - MIN_SIDE) * s, x=x, y=y) for s, x, y in shares]
+    mirrored = [replace(view, flip=True) for view in rectangles] if flip else []
+    return (*rectangles, *mirrored)
 
 
 def crop_resize(
-    image: Image.Image, *, resolution: int, view: View = CENTER
-) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """The view of an RGB picture at resolution x resolution pixels, antialiased, aspect preserved."""
-    side = view.side * min(image.size)
-    left, top = view.x * (image.width - side), view.y * (image.height - side)
+    image: Image.Image, *, size: Size, view: View = CENTER
+) -> UInt8[np.ndarray, "{size.height} {size.width} 3"]:
+    """The view of an RGB picture in so many pixels, antialiased, aspect preserved."""
+    width = view.side * min(image.width, image.height * size.width / size.height)
+    height = view.side * min(image.height, image.width * size.height / size.width)
+    left, top = view.x * (image.width - width), view.y * (image.height - height)
     # Rounding may put the far edges a hair outside, which Pillow refuses.
-    box = (left, top, min(left + side, image.width), min(top + side, image.height))
-    square = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(ImageOps.mirror(square) if view.flip else square)
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    part = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(ImageOps.mirror(part) if view.flip else part)
 
 
 def to_float(images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:

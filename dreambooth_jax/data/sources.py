@@ -22,6 +22,7 @@ from PIL import Image
 
 from dreambooth_jax.data import images, prompts
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ PICTURE = re.compile(r".+\.(jpe?g|jpe|jfif|png|webp|avif|gif|bmp|tiff?|jp2|p[bgn
 COMPANY = re.compile(r"\..*|.+\.(txt|jsonl?|csv|md)|thumbs\.db|desktop\.ini", re.IGNORECASE)
 # Name, file or its bytes, caption.
 Found = tuple[str, Path | bytes, str | None]
+SQUARE = Size(512, 512)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -53,12 +55,12 @@ class Photo:
         return images.decode(self.file, background=self.background, at_least=at_least, name=self.name)
 
     def views(
-        self, *, resolution: int, crop: Literal["center", "random"], flip: bool, seed: int
-    ) -> UInt8[np.ndarray, "v {resolution} {resolution} 3"]:
-        """Its fixed list of views, at resolution x resolution pixels."""
-        image = self.image(at_least=resolution)
+        self, *, size: Size, crop: Literal["center", "random"], flip: bool, seed: int
+    ) -> UInt8[np.ndarray, "v {size.height} {size.width} 3"]:
+        """Its fixed list of views, in so many pixels."""
+        image = self.image(at_least=max(size))
         chosen = images.views(crop, flip=flip, digest=self.digest, seed=seed)
-        return np.stack([images.crop_resize(image, resolution=resolution, view=view) for view in chosen])
+        return np.stack([images.crop_resize(image, size=size, view=view) for view in chosen])
 
 
 def load_images(
@@ -68,7 +70,7 @@ def load_images(
     subject: prompts.Subject,
     use_captions: bool = True,
     background: str = "white",
-    resolution: int = 512,
+    size: Size = SQUARE,
 ) -> tuple[Photo, ...]:
     """The usable pictures of a source, in the order of their names (a data set keeps its own order).
 
@@ -76,7 +78,7 @@ def load_images(
         source: a folder (its ``train`` subfolder, if the pictures are there), or a hub id such as ``owner/name``
             or ``owner/name:config``; only a hub id touches the network.
         prompt: template of the pictures that have no caption.
-        resolution: pixels of a training image's side; smaller pictures are reported.
+        size: of a training image; smaller pictures are reported.
 
     Raises:
         InputError: nothing is there, nothing in it is usable, or prompt, captions or background cannot be read.
@@ -87,26 +89,26 @@ def load_images(
     for name, file, caption in _find(str(source), use_captions):
         try:
             data = file.read_bytes() if isinstance(file, Path) else file
-            size = images.decode(data, background=background, at_least=resolution, name=name).size
+            width, height = images.decode(data, background=background, at_least=max(size), name=name).size
         except (InputError, OSError) as error:
             failed.append(str(error))
             continue
         text = subject.fill(caption) if caption and use_captions else default
         photos.append(Photo(name=name, prompt=text, digest=images.content_hash(data), file=file, background=background))
-        if min(size) < resolution:
-            small.append(f"{name} ({size[0]}x{size[1]})")
+        if width < size.width or height < size.height:
+            small.append(f"{name} ({width}x{height})")
     if not photos:
         raise InputError(f"{source}: no usable picture; {_inventory(Path(source).expanduser(), failed)}")
-    _report(str(source), photos, small, failed, resolution)
+    _report(str(source), photos, small, failed, size)
     return tuple(photos)
 
 
-def _report(source: str, photos: list[Photo], small: list[str], failed: list[str], resolution: int) -> None:
+def _report(source: str, photos: list[Photo], small: list[str], failed: list[str], size: Size) -> None:
     """One line for whatever the owner of the pictures should know."""
     for line in failed:
         log.warning("%s: left out: %s", source, line)
     if small:
-        log.warning("%s: smaller than %d pixels, so enlarged: %s", source, resolution, _some(small))
+        log.warning("%s: smaller than %s pixels, so enlarged: %s", source, size.setting, _some(small))
     first: dict[str, str] = {}
     for photo in photos:
         if (twin := first.setdefault(photo.digest, photo.name)) != photo.name:

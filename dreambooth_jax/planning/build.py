@@ -100,7 +100,7 @@ def step_plan(setup: TrainSetup, active: Groups, *, compiler: Compiler, chip: Ch
 def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, sample grids between steps."""
     config, pipe, target = setup.config, setup.pipe, setup.mapper.target
-    size, n, everyone = config.data.resolution, len(target.local), len(target.devices)
+    size, n, everyone = config.data.size, len(target.local), len(target.devices)
     done: dict[tuple[Any, ...], Usage] = {}
 
     def sampler(sampling: SamplingConfig, pictures: int) -> Usage:
@@ -117,12 +117,12 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     if config.prior.weight:
         room = capacity(config, setup.mapper)
         missing = -(-config.prior.num_images * n // everyone)
-        usage_at = partial(sampler, config.prior.sampling(side=size))
+        usage_at = partial(sampler, config.prior.sampling(size=size))
         pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=usage_at)
         yield draw("class images", pictures, usage_at(pictures), 0)
     encoded = encoded_at_once(target)
     whole = nbytes(pipe.params) - nbytes(pipe.params["vae"])
-    lower = partial(pipe.lower_encode_images, encoded, height=size, width=size)
+    lower = partial(pipe.lower_encode_images, encoded, **size._asdict())
     yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
     if config.samples.every:
         held = bytes_per_device(setup.mapper.shapes((setup.state, setup.frozen)))
@@ -130,5 +130,5 @@ def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
         is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
         shared = nbytes(passed_on(setup.adapter, setup.frozen, setup.trainable)) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
-        usage = sampler(config.samples.sampling(side=size), pictures)
+        usage = sampler(config.samples.sampling(size=size), pictures)
         yield draw("sample grids", pictures, usage, held - shared)

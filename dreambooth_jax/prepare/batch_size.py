@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dreambooth_jax.config import PriorConfig
 from dreambooth_jax.memory import Usage, usage_of
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 
 CPU_BATCH = 4
@@ -20,7 +21,7 @@ def class_batch(
     pipe: Pipeline,
     *,
     prior: PriorConfig,
-    size: int,
+    size: Size,
     room: int | None,
     missing: int,
     usage_at: Callable[[int], Usage] | None = None,
@@ -30,7 +31,7 @@ def class_batch(
     Args:
         pipe: the frozen model.
         prior: a number that is set there is taken.
-        size: pixels of a side.
+        size: of a picture, where ``prior`` sets none.
         room: bytes of each device for the model and the work.
         missing: pictures to make, over all devices of this process.
         usage_at: the sampler's memory at so many pictures on each device; by default it is compiled.
@@ -42,7 +43,7 @@ def class_batch(
     n = len(pipe.target.local)
 
     def compiled(batch: int) -> Usage:
-        return usage_of(pipe.lower(batch * n, sampling=prior.sampling(side=size)))
+        return usage_of(pipe.lower(batch * n, sampling=prior.sampling(size=size)))
 
     return largest_batch(usage_at or compiled, room=room, most=-(-min(LARGEST_BATCH * n, missing) // n))
 

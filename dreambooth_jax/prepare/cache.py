@@ -2,8 +2,9 @@
 # Copyright The dreambooth_jax authors
 """Frozen towers run once: moments of every view of every photo, states of every text.
 
-Moments are kept on disk too, under a name made from all that they depend on (the photos' contents, their views, the
-resolution, the model), so that a resumed run does not encode again and a changed photo cannot be missed.
+Moments are kept on disk too, under a name made from all that they depend on (the photos' contents, their views and
+size, the model and the dtype that it computes in), so that a resumed run does not encode again and a changed photo
+cannot be missed.
 
 Several processes encode a share of the photos each, and all get the moments of all.
 """
@@ -28,6 +29,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import encoded_at_once
 from dreambooth_jax.progress import Progress
+from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.fingerprint import fingerprint
 
@@ -36,7 +38,7 @@ from dreambooth_jax.weights.fingerprint import fingerprint
 class Views:
     """How photos are seen."""
 
-    resolution: int
+    size: Size
     crop: Literal["center", "random"] = "center"
     flip: bool = False
     seed: int = 0
@@ -45,14 +47,21 @@ class Views:
 Moments = tuple[Float32[np.ndarray, "n v h w c"], Float32[np.ndarray, "n v h w c"]]
 
 
-def cache_key(photos: Sequence[Photo], views: Views, model: str) -> str:
+def cache_key(photos: Sequence[Photo], views: Views, model: str, dtype: str = "float32") -> str:
     """Changes with anything that the moments depend on."""
-    parts = [repr(views), model, *(f"{photo.digest} {photo.background}" for photo in photos)]
+    parts = [repr(views), model, dtype, *(f"{photo.digest} {photo.background}" for photo in photos)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def latent_moments(
-    pipe: Pipeline, photos: Sequence[Photo], views: Views, *, folder: str | Path, model: str, batch_size: int = 4
+    pipe: Pipeline,
+    photos: Sequence[Photo],
+    views: Views,
+    *,
+    folder: str | Path,
+    model: str,
+    dtype: str = "float32",
+    batch_size: int = 4,
 ) -> Moments:
     """(mean, logvar) of every view of every photo, raw (unscaled), from the cache if they are there.
 
@@ -62,12 +71,13 @@ def latent_moments(
         views: v views each.
         folder: of the cache; made if it is not there.
         model: fingerprint of the weights.
+        dtype: that the autoencoder computes in.
         batch_size: views encoded at once. Always so many, so that the encoder compiles once.
 
     Raises:
         InputError: naming the photo, if the encoder gives something that is not finite.
     """
-    path = Path(folder) / f"moments-{cache_key(photos, views, model)}.npz"
+    path = Path(folder) / f"moments-{cache_key(photos, views, model, dtype)}.npz"
     stored = _read(path)
     if distributed.gather(stored is not None).all() and stored is not None:
         return stored
@@ -95,7 +105,7 @@ def _encode_shares(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_
 
 def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_size: int) -> Moments:
     def pictures(photo: Photo) -> np.ndarray:
-        return photo.views(resolution=views.resolution, crop=views.crop, flip=views.flip, seed=views.seed)
+        return photo.views(size=views.size, crop=views.crop, flip=views.flip, seed=views.seed)
 
     waiting: list[np.ndarray] = []
     done: list[tuple[np.ndarray, np.ndarray]] = []
@@ -149,18 +159,26 @@ class Examples:
 def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
     """Photos with the moments of their latents."""
     model = fingerprint(pipe.components.folder)
-    moments = latent_moments(pipe, photos, views, folder=cache, model=model, batch_size=encoded_at_once(pipe.target))
+    moments = latent_moments(
+        pipe,
+        photos,
+        views,
+        folder=cache,
+        model=model,
+        dtype=np.dtype(pipe.vae.dtype).name,
+        batch_size=encoded_at_once(pipe.target),
+    )
     return Examples(photos=photos, moments=moments)
 
 
 def instance_views(data: DataConfig, *, seed: int) -> Views:
     """How the subject's photos are seen."""
-    return Views(resolution=data.resolution, crop=data.crop, flip=data.flip, seed=seed)
+    return Views(size=data.size, crop=data.crop, flip=data.flip, seed=seed)
 
 
 def class_views(data: DataConfig) -> Views:
     """Class images are seen as they were made: cutting or mirroring them adds nothing that the model doesn't know."""
-    return Views(resolution=data.resolution)
+    return Views(size=data.size)
 
 
 def text_table(

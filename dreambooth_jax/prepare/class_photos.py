@@ -64,7 +64,7 @@ def class_photos(
     Args:
         pipe: the frozen model.
         prior: how many, and how made.
-        data: words and resolution.
+        data: words and size.
         folder: where they belong.
         should_stop: asked between batches; of several processes all must get the same answer.
     """
@@ -72,14 +72,14 @@ def class_photos(
         return ()
     recipe = Recipe(
         prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
-        sampling=prior.sampling(side=data.resolution),
+        sampling=prior.sampling(size=data.size),
         model=fingerprint(pipe.components.folder),
     )
     missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())
     device = pipe.target.local[0]
     room = pipe.target.memory
     room = None if room is None else room - memory.used(device) + memory.bytes_per_device(pipe.params)
-    batch_size = class_batch(pipe, prior=prior, size=data.resolution, room=room, missing=missing)
+    batch_size = class_batch(pipe, prior=prior, size=data.size, room=room, missing=missing)
     batch_size = int(distributed.gather(np.int32(batch_size)).min())  # what fits on every host
     present = ensure_class_images(
         pipe,

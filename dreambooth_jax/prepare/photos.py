@@ -29,23 +29,23 @@ def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, .
         subject=subject_of(data),
         use_captions=data.use_captions,
         background=data.background,
-        resolution=data.resolution,
+        size=data.size,
     )
 
 
 def check_fit(pipe: Pipeline, data: DataConfig) -> None:
-    """Say what the identifier and the resolution are to this model.
+    """Say what the identifier and the size of pictures are to this model.
 
     Raises:
         InputError: if the identifier tokenises into nothing, or the model cannot make pictures of this size.
     """
     log.info("%s", pipe.tokenizer.report(data.identifier))
     factor = pipe.vae.config.downscale
-    if data.resolution % factor:
+    if any(side % factor for side in data.size):
         raise InputError(f"data.resolution={data.resolution} is no multiple of {factor}, the autoencoder's factor")
     native = (pipe.unet.config.sample_size or 0) * factor
     if native and native != data.resolution:
-        log.warning("the model was made for %d pixels, not data.resolution=%d: expect less", native, data.resolution)
+        log.warning("the model was made for %d pixels, not data.resolution=%s: expect less", native, data.resolution)
 
 
 def digest(photos: Sequence[Photo]) -> str:

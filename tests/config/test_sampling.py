@@ -15,6 +15,7 @@ from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.prepare.class_image_store import Recipe
 from dreambooth_jax.prepare.class_images import make
+from dreambooth_jax.size import Size
 from tests.prepare.fake import FakePipeline
 
 NAMES = [field.name for field in fields(SamplingConfig)]
@@ -46,17 +47,22 @@ def test_an_option_is_a_key_of_class_images_and_grids_and_of_sample(name):
 def test_an_option_reaches_the_pipeline_from_everywhere(name):
     config = load_config(None, [f"{group}.{name}={OTHER[name]}" for group in ("prior", "samples")])
     pipe = FakePipeline()
-    recipe = Recipe(prompt="a dog", sampling=config.prior.sampling(side=32))
+    recipe = Recipe(prompt="a dog", sampling=config.prior.sampling(size=Size(32, 32)))
     list(make(pipe, recipe, [0]))
-    draw_rows(pipe, SampleSettings(prompts=["a dog"], num_images=1, sampling=config.samples.sampling(side=32)))
+    draw_rows(
+        pipe, SampleSettings(prompts=["a dog"], num_images=1, sampling=config.samples.sampling(size=Size(32, 32)))
+    )
     options = SampleOptions(source="x", **{name: OTHER[name]})
-    draw_rows(pipe, SampleSettings(prompts=["a dog"], num_images=1, sampling=options.sampling(side=32)))
+    draw_rows(pipe, SampleSettings(prompts=["a dog"], num_images=1, sampling=options.sampling(size=Size(32, 32))))
     assert [getattr(call["sampling"], name) for call in pipe.calls] == [OTHER[name]] * 3
     assert recipe.record()[name] == OTHER[name]
 
 
 def test_sides_that_are_not_set_are_the_runs():
-    assert (SamplingConfig(width=24).sampling(side=16).height, SamplingConfig(width=24).sampling(side=16).width) == (
+    assert (
+        SamplingConfig(width=24).sampling(size=Size(16, 16)).height,
+        SamplingConfig(width=24).sampling(size=Size(16, 16)).width,
+    ) == (
         16,
         24,
     )

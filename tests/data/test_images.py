@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 
 from dreambooth_jax.data import images
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 from tests.data.pictures import array, noise, quadrants, to_bytes
 
 BACKGROUND = (10, 200, 30)
@@ -200,7 +201,7 @@ def test_an_unsound_profile_is_ignored(profile, mode):
 
 def test_a_single_pixel_fills_the_square():
     image = images.decode(to_bytes(Image.new("RGB", (1, 1), (3, 141, 59)), "PNG"))
-    square = images.crop_resize(image, resolution=64)
+    square = images.crop_resize(image, size=Size(64, 64))
     assert square.shape == (64, 64, 3)
     assert (square == (3, 141, 59)).all()
 
@@ -209,7 +210,7 @@ def test_a_huge_jpeg_is_decoded_at_a_fraction():
     data = to_bytes(Image.new("L", (8000, 8000), 90), "JPEG")
     image = images.decode(data, at_least=512)
     assert image.size == (2000, 2000)
-    assert (images.crop_resize(image, resolution=512) == 90).all()
+    assert (images.crop_resize(image, size=Size(512, 512)) == 90).all()
 
 
 def test_a_fraction_is_never_below_twice_the_asked_size():

@@ -15,13 +15,14 @@ from dreambooth_jax.data import images
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 from tests.data.pictures import array, noise, quadrants, to_bytes
 
 DOG = Subject(identifier="sks", class_noun="dog")
 
 
 def load(source, **options):
-    defaults = {"prompt": "a {class_noun}", "subject": DOG, "resolution": 32}
+    defaults = {"prompt": "a {class_noun}", "subject": DOG, "size": Size(32, 32)}
     return load_images(source, **(defaults | options))
 
 
@@ -49,12 +50,12 @@ def test_a_folder_of_photos(photos, caplog):
 
 def test_views_of_a_photo(photos):
     photo = load(photos)[1]
-    views = photo.views(resolution=16, crop="random", flip=True, seed=3)
+    views = photo.views(size=Size(16, 16), crop="random", flip=True, seed=3)
     assert views.shape == (8, 16, 16, 3)
     np.testing.assert_array_equal(views[4:], views[:4, :, ::-1])
-    np.testing.assert_array_equal(views, photo.views(resolution=16, crop="random", flip=True, seed=3))
-    (middle,) = photo.views(resolution=16, crop="center", flip=False, seed=3)
-    np.testing.assert_array_equal(middle, images.crop_resize(noise(0), resolution=16))
+    np.testing.assert_array_equal(views, photo.views(size=Size(16, 16), crop="random", flip=True, seed=3))
+    (middle,) = photo.views(size=Size(16, 16), crop="center", flip=False, seed=3)
+    np.testing.assert_array_equal(middle, images.crop_resize(noise(0), size=Size(16, 16)))
 
 
 def test_usual_company_is_passed_over_in_silence(photos, caplog):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Squares of a photo: which they are, and that resampling neither distorts nor aliases."""
+"""Views of a photo: which part they are, and that resampling neither distorts nor aliases."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dreambooth_jax.data import images
+from dreambooth_jax.size import Size
 from tests.data.pictures import noise
 
 
@@ -20,35 +21,65 @@ def test_a_view_is_that_square_of_the_photo(turn, share, start):
     box = (start, 0, start + 40, 40)
     if turn:
         photo, box = noise(3, 40, 80), (0, start, 40, start + 40)
-    square = images.crop_resize(photo, resolution=16, view=images.View(x=share, y=share)).astype(int)
-    cut = images.crop_resize(photo.crop(box), resolution=16).astype(int)
+    square = images.crop_resize(photo, size=Size(16, 16), view=images.View(x=share, y=share)).astype(int)
+    cut = images.crop_resize(photo.crop(box), size=Size(16, 16)).astype(int)
     np.testing.assert_allclose(square[3:-3, 3:-3], cut[3:-3, 3:-3], atol=1, rtol=0)
     np.testing.assert_allclose(square, cut, atol=3, rtol=0)
+
+
+@pytest.mark.parametrize("setting", ["24x16", "16x24", "48x16"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_view_that_is_no_square_is_the_largest_part_of_its_aspect(setting, share):
+    size = Size.parse(setting)
+    photo = noise(3, 96, 72)
+    scale = min(96 / size.width, 72 / size.height)
+    width, height = round(scale * size.width), round(scale * size.height)
+    assert width * size.height == height * size.width
+    left, top = round(share * (96 - width)), round(share * (72 - height))
+    part = images.crop_resize(photo, size=size, view=images.View(x=share, y=share)).astype(int)
+    cut = images.crop_resize(photo.crop((left, top, left + width, top + height)), size=size).astype(int)
+    assert part.shape == (*size, 3)
+    np.testing.assert_allclose(part[3:-3, 3:-3], cut[3:-3, 3:-3], atol=1, rtol=0)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.floats(0.85, 1), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_squares_are_cut_as_they_always_were(width, height, share, x, y):
+    """Bit for bit, so that what earlier runs cached is what they would see now."""
+    photo = noise(width, width, height)
+    side = share * min(photo.size)
+    left, top = x * (width - side), y * (height - side)
+    box = (left, top, min(left + side, width), min(top + side, height))
+    expected = np.asarray(photo.resize((16, 16), Image.Resampling.LANCZOS, box=box))
+    view = images.View(side=share, x=x, y=y)
+    np.testing.assert_array_equal(images.crop_resize(photo, size=Size(16, 16), view=view), expected)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (90, 64), (64, 90)])
 def test_flip_mirrors_the_view(size):
     photo = noise(4, *size)
-    flipped = images.crop_resize(photo, resolution=32, view=images.View(flip=True))
-    np.testing.assert_array_equal(flipped, images.crop_resize(photo, resolution=32)[:, ::-1])
-    np.testing.assert_array_equal(flipped, images.crop_resize(ImageOps.mirror(photo), resolution=32))
+    flipped = images.crop_resize(photo, size=Size(32, 32), view=images.View(flip=True))
+    np.testing.assert_array_equal(flipped, images.crop_resize(photo, size=Size(32, 32))[:, ::-1])
+    np.testing.assert_array_equal(flipped, images.crop_resize(ImageOps.mirror(photo), size=Size(32, 32)))
 
 
 def test_the_aspect_is_kept():
     """A disc in a wide photo stays a disc."""
     y, x = np.mgrid[:128, :256]
     disc = (np.hypot(x - 127.5, y - 63.5) < 40).astype(np.uint8) * 255
-    square = images.crop_resize(Image.fromarray(disc).convert("RGB"), resolution=64)[..., 0]
+    square = images.crop_resize(Image.fromarray(disc).convert("RGB"), size=Size(64, 64))[..., 0]
     inside = square > 127
     assert inside.any(0).sum() == inside.any(1).sum() == 40
     assert abs((square / 255).sum() - np.pi * 20**2) < 5
+    wide = images.crop_resize(Image.fromarray(disc).convert("RGB"), size=Size(64, 96))[..., 0] > 127
+    assert wide.any(0).sum() == wide.any(1).sum() == 40
 
 
 def test_reducing_does_not_alias():
     """Stripes one pixel wide become grey."""
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    inner = images.crop_resize(Image.fromarray(stripes), resolution=50)[3:-3, 3:-3].astype(int)
+    inner = images.crop_resize(Image.fromarray(stripes), size=Size(50, 50))[3:-3, 3:-3].astype(int)
     assert np.abs(inner - 127.5).max() < 8
 
 
@@ -62,12 +93,12 @@ def test_the_list_of_views(crop, flip, count):
         assert chosen[0] == images.CENTER
 
 
-@given(st.text("0123456789abcdef", max_size=8), st.integers(), st.integers(1, 200), st.integers(1, 200))
+@given(st.text("0123456789abcdef", max_size=8), st.integers(), *[st.integers(1, 200)] * 2, *[st.integers(1, 20)] * 2)
 @settings(max_examples=40, deadline=None)
-def test_random_views_fit_in_any_photo(digest, seed, width, height):
+def test_random_views_fit_in_any_photo(digest, seed, width, height, rows, columns):
     photo = Image.new("RGB", (width, height), (9, 8, 7))
     for view in images.views("random", flip=False, digest=digest, seed=seed):
-        assert (images.crop_resize(photo, resolution=8, view=view) == (9, 8, 7)).all()
+        assert (images.crop_resize(photo, size=Size(rows, columns), view=view) == (9, 8, 7)).all()
         assert images.MIN_SIDE <= view.side <= 1
 
 

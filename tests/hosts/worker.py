@@ -21,6 +21,7 @@ from dreambooth_jax.prepare import multihost
 from dreambooth_jax.prepare.cache import Views, latent_moments
 from dreambooth_jax.prepare.class_image_store import Recipe
 from dreambooth_jax.prepare.class_images import ensure_class_images
+from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.training import parallel
 from dreambooth_jax.training.checkpoint import Checkpoints
@@ -31,7 +32,7 @@ from tests.training import toy
 
 MAPPERS = {"pmap": ("pmap", 0), "fsdp": ("fsdp", 0), "fsdp in pairs": ("fsdp", 2)}
 RECIPE = Recipe(prompt="a photo of a dog", model="abc", sampling=SamplingConfig(height=16, width=16, steps=3))
-VIEWS = Views(resolution=16, crop="random", flip=True, seed=3)
+VIEWS = Views(size=Size(16, 16), crop="random", flip=True, seed=3)
 SPOILT = {3: "black", 6: 2}
 
 

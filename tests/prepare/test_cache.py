@@ -10,16 +10,19 @@ from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.prepare.cache import Views, cache_key, latent_moments, text_table
+from dreambooth_jax.size import Size
 from tests import runs
 from tests.prepare.fake import FakePipeline
 
-VIEWS = Views(resolution=16, crop="random", flip=True, seed=3)
+VIEWS = Views(size=Size(16, 16), crop="random", flip=True, seed=3)
 
 
 @pytest.fixture
 def photos(tmp_path):
     subject = Subject(identifier="sks", class_noun="dog")
-    return load_images(runs.draw_photos(tmp_path / "photos"), prompt="a {identifier}", subject=subject, resolution=16)
+    return load_images(
+        runs.draw_photos(tmp_path / "photos"), prompt="a {identifier}", subject=subject, size=Size(16, 16)
+    )
 
 
 def moments(pipe, photos, tmp_path, views=VIEWS, model="m", **options):
@@ -31,7 +34,7 @@ def test_moments_of_every_view_are_in_their_place(photos, tmp_path):
     mean, logvar = moments(pipe, photos, tmp_path, batch_size=3)
     assert mean.shape == logvar.shape == (5, 8, 2, 2, 3)
     for i, photo in enumerate(photos):
-        views = photo.views(resolution=16, crop="random", flip=True, seed=3)
+        views = photo.views(size=Size(16, 16), crop="random", flip=True, seed=3)
         np.testing.assert_allclose(mean[i], views[:, ::8, ::8] / 127.5 - 1, atol=1e-6)
     assert pipe.encoded == 42, "40 views in batches of 3, the last one filled up"
 
@@ -43,6 +46,13 @@ def test_what_was_encoded_is_not_encoded_again(photos, tmp_path):
     assert pipe.encoded == 0
     for a, b in zip(first, again):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_was_encoded_in_another_dtype_is_encoded_again(photos, tmp_path):
+    moments(FakePipeline(), photos, tmp_path, dtype="bfloat16")
+    pipe = FakePipeline()
+    moments(pipe, photos, tmp_path, dtype="float32")
+    assert pipe.encoded > 0
 
 
 def test_a_torn_cache_file_is_made_anew(photos, tmp_path):
@@ -59,13 +69,20 @@ def test_the_key_changes_with_all_that_moments_depend_on(photos):
         cache_key(photos, VIEWS, "m"),
         cache_key(photos[:4], VIEWS, "m"),
         cache_key(photos, VIEWS, "other"),
+        cache_key(photos, VIEWS, "m", "bfloat16"),
         *(
             cache_key(photos, dataclasses.replace(VIEWS, **change), "m")
-            for change in ({"resolution": 24}, {"crop": "center"}, {"flip": False}, {"seed": 4})
+            for change in (
+                {"size": Size(24, 24)},
+                {"size": Size(16, 24)},
+                {"crop": "center"},
+                {"flip": False},
+                {"seed": 4},
+            )
         ),
         cache_key([dataclasses.replace(photo, background="black") for photo in photos], VIEWS, "m"),
     }
-    assert len(keys) == 8
+    assert len(keys) == 10
 
 
 def test_a_photo_that_encodes_to_nan_is_named(photos, tmp_path):

@@ -66,7 +66,7 @@ def main(name: str, model: str, jobs: list) -> dict:
         pipe = describe_pretrained(
             config.model.path, revision=config.model.revision, target=target, dtype=config.train.dtype
         )
-        height, width = sides(job) or (config.data.resolution,) * 2
+        height, width = sides(job) or config.data.size
         if job.startswith("step"):
             setup = build_train_setup(config, pipe, mapper_of(config, target))
             (active,) = setup.steps
