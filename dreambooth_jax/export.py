@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.trees import check_shapes, flatten
-from dreambooth_jax.weights.pretrained import Format, write_folder
+from dreambooth_jax.weights.writing import Format, write_folder
 
 
 def save_pretrained(
@@ -40,7 +40,10 @@ def save_pretrained(
         params=params,
         configs=pipe.components.configs,
         scheduler_config=pipe.components.scheduler_config,
-        tokenizer_folder=pipe.tokenizer.folder,
+        tokenizers={
+            name: pipe.tokenizers[encoder].folder for encoder, name in pipe.components.family.text_encoders.items()
+        },
+        family=pipe.components.family,
         format=format,
         dtype=dtype,
     )

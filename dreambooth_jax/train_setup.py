@@ -9,7 +9,7 @@ Of the model only modules and shapes are used. Phases that train the same groups
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,11 @@ import optax
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import Adapter, make_adapter, part_for
 from dreambooth_jax.config import Config, OptimizerConfig
+from dreambooth_jax.data.examples import ExampleTable
+from dreambooth_jax.data.mixture import Mixture, Stream
+from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.pipeline.generate import apply
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Phase, split_phases
 from dreambooth_jax.training.objective import DenoisingObjective
@@ -79,13 +83,22 @@ class TrainSetup:
         """Shapes of the logical state."""
         return jax.eval_shape(self.fresh_state, self.trainable)
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Networks that read prompts."""
+        return tuple(self.pipe.components.family.text_encoders)
+
     def trains_text_encoder(self, active: Groups) -> bool:
-        """Does one of these groups change it?"""
-        return "text_encoder" in networks_in_step(self.adapter, active)
+        """Does one of these groups change one?"""
+        return not set(self.encoders).isdisjoint(self.networks_in_step(active))
 
     def frozen_in_step(self, active: Groups, frozen: Tree) -> Tree:
         """Of the frozen parameters, those that a step needs."""
-        return part_for(self.adapter, networks_in_step(self.adapter, active), frozen, {})[0]
+        return part_for(self.adapter, self.networks_in_step(active), frozen, {})[0]
+
+    def networks_in_step(self, active: Groups) -> tuple[str, ...]:
+        """See :func:`networks_in_step`."""
+        return networks_in_step(self.adapter, active, encoders=self.encoders)
 
     @property
     def rows(self) -> int:
@@ -93,19 +106,16 @@ class TrainSetup:
         return self.config.train.batch_size * copies(self.config)
 
     def batch(self, active: Groups) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a global batch."""
-        size, rows = self.config.data.size.latents(self.pipe.vae.config.downscale), self.rows
-        latents = (*size, self.pipe.unet.config.in_channels)
-        tokens = self.pipe.tokenizer.max_length
-        text: dict[str, tuple[tuple[int, ...], Any]] = {"input_ids": ((tokens,), np.int32)}
-        if not self.trains_text_encoder(active):
-            text = {"text_states": ((tokens, self.pipe.text_encoder.config.hidden_size), np.float32)}
-        entries = {
-            **{name: (latents, np.float32) for name in ("mean", "logvar")},
-            **text,
-            **{"weight": ((), np.float32), "is_prior": ((), np.bool_), "index": ((), np.int32)},
-        }
-        return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in entries.items()}
+        """Shapes of a global batch: those of ``batch_at``, of one picture that takes no memory."""
+        pipe, params = self.pipe, shapes(self.pipe.params)
+        images = jax.ShapeDtypeStruct((1, *self.config.data.size, pipe.vae.config.in_channels), np.float32)
+        moments = jax.eval_shape(partial(apply, pipe.vae, "encode"), params["vae"], images)
+        ids = pipe.input_ids([""])
+        encoded = jax.eval_shape(pipe.conditioner.__call__, params, ids).leaves()
+        mean, logvar = (_blank(one, axes=1) for one in moments)
+        text = id_leaves(ids) if self.trains_text_encoder(active) else {n: _blank(one) for n, one in encoded.items()}
+        table = ExampleTable(mean=mean, logvar=logvar, text=text, text_index=np.zeros(1, np.int64))
+        return shapes(mixture_of(self.config, instance=table, prior=table).batch_at(0))
 
     def step_shapes(self, active: Groups) -> tuple[Any, ...]:
         """Logical shapes of all that a step takes: state, frozen networks, batch, root key."""
@@ -117,6 +127,20 @@ class TrainSetup:
         state, frozen, batch, key = self.step_shapes(active)
         mapper = self.mapper
         return self.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
+
+
+def _blank(shape: jax.ShapeDtypeStruct, *, axes: int = 0) -> np.ndarray:
+    """One number seen as an array of this shape, with more axes after the first; float32, as caches are."""
+    return np.broadcast_to(np.float32(0), (*shape.shape[:1], *[1] * axes, *shape.shape[1:]))
+
+
+def mixture_of(config: Config, *, instance: ExampleTable, prior: ExampleTable | None) -> Mixture:
+    """How a run's pictures come into its batches; the class's with prior preservation alone."""
+    rows, weight = config.train.batch_size, config.prior.weight
+    streams = [Stream(name="instance", table=instance, rows=rows)]
+    if prior is not None and weight:
+        streams.append(Stream(name="prior", table=prior, rows=rows, weight=weight, is_prior=True))
+    return Mixture(streams=streams, seed=config.train.seed)
 
 
 def mapper_of(config: Config, target: Target) -> Mapper:
@@ -145,14 +169,15 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     adapter = make_adapter(config)
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(config.train.seed), shapes(pipe.params))
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
+    encoders = tuple(pipe.components.family.text_encoders)
     phases = split_phases(
-        steps=config.train.steps, stretches={group: stretch_of(group, adapter, config) for group in trainable}
+        steps=config.train.steps, stretches={group: stretch_of(group, adapter, config, encoders) for group in trainable}
     )
-    own_rates = {group: own_rate_of(group, adapter, config) for group in trainable}
+    own_rates = {group: own_rate_of(group, adapter, config, encoders) for group in trainable}
     optimizers, schedules = optimization(config.optimizer, phases, own_rates)
     objective = DenoisingObjective(
         unet=pipe.unet.clone(remat=config.train.remat),
-        text_encoder=pipe.text_encoder.clone(remat=config.train.remat),
+        conditioner=pipe.conditioner.clone(remat=config.train.remat),
         schedule=pipe.schedule,
         scaling_factor=pipe.vae.config.scaling_factor,
         n_instances=config.train.batch_size,
@@ -167,7 +192,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
             clip_norm=config.optimizer.clip_norm,
             ema_decay=config.train.ema_decay,
             dtype=pipe.unet.dtype,
-            networks=networks_in_step(adapter, active),
+            networks=networks_in_step(adapter, active, encoders=encoders),
         )
         for active in dict.fromkeys(phase.active for phase in phases)
     }
@@ -186,22 +211,27 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     )
 
 
-def networks_in_step(adapter: Adapter, active: Groups) -> tuple[str, ...]:
-    """Networks that a step runs which trains some groups. The work of the others is in the batch."""
+def networks_in_step(adapter: Adapter, active: Groups, *, encoders: Sequence[str]) -> tuple[str, ...]:
+    """Networks that a step runs which trains some groups. The work of the others is in the batch: of the autoencoder,
+    and of the text encoders unless one of them is trained."""
     changed = {network for group in active for network in adapter.networks(group)}
-    return ("text_encoder", "unet") if "text_encoder" in changed else ("unet",)
+    return ("unet",) if changed.isdisjoint(encoders) else (*encoders, "unet")
 
 
-def stretch_of(group: str, adapter: Adapter, config: Config) -> tuple[int, int]:
-    """First step that trains a group and first that no longer does. Settings tell of the text encoder's own groups."""
-    if adapter.networks(group) == ("text_encoder",):
-        return config.text_encoder.start, config.text_encoder.stop
-    return 0, -1
+def _only_reads_prompts(group: str, adapter: Adapter, encoders: Sequence[str]) -> bool:
+    """Is it a group of the text encoders' own, which settings tell of?"""
+    return set(adapter.networks(group)) <= set(encoders)
 
 
-def own_rate_of(group: str, adapter: Adapter, config: Config) -> float | None:
+def stretch_of(group: str, adapter: Adapter, config: Config, encoders: Sequence[str]) -> tuple[int, int]:
+    """First step that trains a group and first that no longer does."""
+    own = _only_reads_prompts(group, adapter, encoders)
+    return (config.text_encoder.start, config.text_encoder.stop) if own else (0, -1)
+
+
+def own_rate_of(group: str, adapter: Adapter, config: Config, encoders: Sequence[str]) -> float | None:
     """Learning rate of a group's own; None where it has that of all."""
-    return config.text_encoder.learning_rate if adapter.networks(group) == ("text_encoder",) else None
+    return config.text_encoder.learning_rate if _only_reads_prompts(group, adapter, encoders) else None
 
 
 def optimization(

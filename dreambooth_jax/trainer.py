@@ -19,7 +19,6 @@ from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.data.mixture import Mixture, Stream
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.export import save_pretrained
@@ -30,7 +29,7 @@ from dreambooth_jax.prepare.prepared import Prepared, prepare
 from dreambooth_jax.progress import announced
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
-from dreambooth_jax.train_setup import build_train_setup, mapper_of
+from dreambooth_jax.train_setup import build_train_setup, mapper_of, mixture_of
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
@@ -173,7 +172,7 @@ class Training:
         """The step of a phase, with the texts and frozen parameters that it needs."""
         config = self.config
         frozen = not self.setup.trains_text_encoder(phase.active)
-        params = self.whole_params(state.trainable, "text_encoder") if frozen else {}
+        params = self.whole_params(state.trainable, *self.setup.encoders) if frozen else {}
 
         def table(examples: Examples) -> ExampleTable:
             texts, index = text_table(
@@ -182,15 +181,12 @@ class Training:
             mean, logvar = examples.moments
             return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
 
-        prepared, rows, rates = self.prepared, config.train.batch_size, self.setup.learning_rates
-        streams = [Stream(name="instance", table=table(prepared.instance), rows=rows)]
-        if prepared.prior:
-            weight = config.prior.weight
-            streams.append(Stream(name="prior", table=table(prepared.prior), rows=rows, weight=weight, is_prior=True))
+        prepared, rates = self.prepared, self.setup.learning_rates
+        prior = table(prepared.prior) if prepared.prior else None
         return PhaseInputs(
             step=self.setup.steps[phase.active],
             frozen=self.mapper.place(self.setup.frozen_in_step(phase.active, self.frozen)),
-            data=Mixture(streams=streams, seed=config.train.seed),
+            data=mixture_of(config, instance=table(prepared.instance), prior=prior),
             learning_rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in phase.active},
         )
 

@@ -57,9 +57,9 @@ def ours(kind: str, torch_pipe, dtype) -> Pipeline:
         ),
     }
     return Pipeline(
-        components=Components(**modules, params={}, configs={}, scheduler_config={}, folder=FOLDER),
+        components=Components(modules=modules, params={}, configs={}, scheduler_config={}, folder=FOLDER),
         params={name: torch_models.params_from_torch(getattr(torch_pipe, name)) for name in modules},
-        tokenizer=load_tokenizer(FOLDER / "tokenizer"),
+        tokenizers={"text_encoder": load_tokenizer(FOLDER / "tokenizer")},
         schedule=NoiseSchedule.from_config(torch_models.scheduler_config(kind)),
         target=Target.of(jax.devices()[:1]),  # the others would repeat the same
     )

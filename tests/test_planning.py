@@ -18,6 +18,7 @@ from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.models import UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models.families import UNET
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning import admit
 from dreambooth_jax.planning.advice import advice
@@ -131,7 +132,7 @@ def test_advice_can_be_taken_at_its_word(tmp_path, skeleton):
 def test_fsdp_on_eight_devices_keeps_a_sixth_at_most(kind):
     """Of the UNet of Stable Diffusion 1.5, by shapes: parameters, moments and all."""
     unet = UNet2DConditionModel(UNetConfig(cross_attention_dim=768))
-    trainable = {"unet": unflatten(parameter_shapes(unet))}
+    trainable = {"unet": unflatten(parameter_shapes(UNET, unet))}
     name, _, moments = kind.partition(" ")
     overrides = [f"optimizer.kind={name}", *([f"optimizer.moments={moments}"] if moments else [])]
     optimizers = {"unet": train_setup.optimizer_of(load_config(None, overrides).optimizer, lambda _: 1e-6, "unet")}
@@ -145,8 +146,8 @@ def test_phases_that_train_the_same_share_a_step(tmp_path, skeleton):
     run = assembled(tiny_config(tmp_path, *overrides))
     assert [phase.active for phase in run.phases] == [("unet",), ("text_encoder", "unet"), ("unet",)]
     assert list(run.steps) == [("unet",), ("text_encoder", "unet")]
-    assert "input_ids" in run.batch(("text_encoder", "unet"))
-    assert "text_states" in run.batch(("unet",))
+    assert "input_ids/text_encoder" in run.batch(("text_encoder", "unet"))
+    assert "condition/states" in run.batch(("unet",))
 
 
 class TestRefusing:

@@ -8,13 +8,14 @@ The first form is exactly p_text at s = 1. Linear, so it is the same for predict
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 Network: TypeAlias = Callable[
-    [Float[Array, "n h w c"], Real[Array, ""], Float[Array, "n t d"]],
+    [Float[Array, "n h w c"], Real[Array, ""], Any],
     Float[Array, "n h w c"],
 ]
 
@@ -22,21 +23,22 @@ Network: TypeAlias = Callable[
 def guided(
     network: Network,
     *,
-    text: Float[Array, "b t d"],
-    negative: Float[Array, "b t d"] | None,
+    text: Any,
+    negative: Any | None,
     scale: Float[Array, ""],
 ) -> Callable[[Float[Array, "b h w c"], Real[Array, ""]], Float[Array, "b h w c"]]:
-    """``denoise(x, t)`` that asks ``network(x, t, text)`` about both prompts in one call of twice the batch.
+    """``denoise(x, t)`` that asks ``network(x, t, condition)`` about both prompts in one call of twice the batch.
 
     Args:
-        network: prediction for noisy examples, a timestep (a real number), and text states.
-        text: of the prompts.
-        negative: of the negative prompts; without them there is no guidance, and half the work.
+        network: prediction for noisy examples, a timestep (a real number), and what the network is told of prompts: a
+            pytree whose leaves have a row for each example.
+        text: that of the prompts.
+        negative: that of the negative prompts; without it there is no guidance, and half the work.
         scale: s. 1 or less means no guidance, as it does in diffusers.
     """
     if negative is None:
         return lambda x, t: network(x, t, text)
-    both = jnp.concatenate([negative, text])
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), negative, text)
 
     def denoise(x: Float[Array, "b h w c"], t: Real[Array, ""]) -> Float[Array, "b h w c"]:
         p_negative, p_text = jnp.split(network(jnp.concatenate([x, x]), t, both), 2)

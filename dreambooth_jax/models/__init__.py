@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The three networks of Stable Diffusion 1 and 2 as Flax modules, and their configurations.
+"""The networks as Flax modules, their configurations, and which of them make up a family of models.
 
 Parameters are plain nested dicts. A leaf's path is PyTorch's name of it, with list indices joined as Flax does:
 ``down_blocks.0.attentions.1.proj_in.weight`` is ``down_blocks_0/attentions_1/proj_in/kernel``.

@@ -14,15 +14,14 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from dreambooth_jax.errors import InputError
 
 T = TypeVar("T")
-C = TypeVar("C", bound="_Config")  # not typing.Self, which run-time checkers refuse outside classes of theirs
+C = TypeVar("C", bound="ModelConfig")  # not typing.Self, which run-time checkers refuse outside classes of theirs
 PerBlock: TypeAlias = T | tuple[T, ...]
 Choices: TypeAlias = Mapping[str, Sequence[Any]]
 
 
-class _Config:
-    """What the three have in common: reading a file, and refusing what it asks for in vain."""
+class ModelConfig:
+    """What all have in common: reading a file, and refusing what it asks for in vain."""
 
-    FILE: ClassVar[str]
     CHOICES: ClassVar[Choices]
     """Keys of which only these values are supported. Those that are no fields have one meaning, whatever the value."""
     IRRELEVANT: ClassVar[tuple[str, ...]]
@@ -31,12 +30,23 @@ class _Config:
     """Fields that may hold a tuple: one value for each of ``block_out_channels``."""
 
     @classmethod
-    def from_json(cls: type[C], raw: Mapping[str, Any]) -> C:
+    def from_json(cls: type[C], raw: Mapping[str, Any], *, file: str = "config.json") -> C:
         """From the content of a ``config.json``.
+
+        Args:
+            raw: the content.
+            file: how to call it in errors.
 
         Raises:
             InputError: naming the first key whose value is malformed or asks for something we don't have.
         """
+        try:
+            return cls._from_json(raw)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+
+    @classmethod
+    def _from_json(cls: type[C], raw: Mapping[str, Any]) -> C:
         defaults = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         for key, value in raw.items():
             if key in cls.CHOICES:
@@ -55,7 +65,7 @@ class _Config:
 
     @classmethod
     def _unsupported(cls, key: str, value: Any, wanted: str) -> InputError:
-        return InputError(f"{cls.FILE}: {key} = {value!r} is not supported, only {wanted}")
+        return InputError(f"{key} = {value!r} is not supported, only {wanted}")
 
     @classmethod
     def _check_choices(cls, key: str, value: Any) -> None:
@@ -88,7 +98,7 @@ def _alike(value: Any, default: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig(_Config):
+class UNetConfig(ModelConfig):
     """The denoiser. Values per block are in the order of ``down_block_types``; up blocks have them reversed."""
 
     sample_size: int | None = None
@@ -112,7 +122,6 @@ class UNetConfig(_Config):
     """Takes the place of ``attention_head_dim`` where it is given."""
     use_linear_projection: bool = False
 
-    FILE = "unet/config.json"
     CHOICES: ClassVar[Choices] = {
         "_class_name": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
         "act_fn": ("silu", "swish"),  # two names of one function
@@ -157,7 +166,7 @@ class UNetConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(_Config):
+class VAEConfig(ModelConfig):
     """The autoencoder between pictures and latents."""
 
     in_channels: int = 3
@@ -171,7 +180,6 @@ class VAEConfig(_Config):
     scaling_factor: float = 0.18215
     """The latents that the UNet sees are the raw ones times this."""
 
-    FILE = "vae/config.json"
     CHOICES: ClassVar[Choices] = {
         "_class_name": ("AutoencoderKL", "FlaxAutoencoderKL"),
         "act_fn": ("silu", "swish"),
@@ -198,7 +206,7 @@ class VAEConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPTextConfig(_Config):
+class CLIPTextConfig(ModelConfig):
     """The text encoder. Stable Diffusion 2 uses the last layer but one: its file simply counts one layer less."""
 
     vocab_size: int = 49408
@@ -210,7 +218,6 @@ class CLIPTextConfig(_Config):
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
-    FILE = "text_encoder/config.json"
     CHOICES: ClassVar[Choices] = {
         "hidden_act": ("quick_gelu", "gelu"),
         "model_type": ("clip_text_model",),

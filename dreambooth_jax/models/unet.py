@@ -10,10 +10,20 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
+from dreambooth_jax.models.condition import Condition
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.layers import GroupNorm, Remat, conv, timestep_embedding, wide
 from dreambooth_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 from dreambooth_jax.target import CPU, Arch
+
+
+def _states(condition: Array | Condition) -> Array:
+    if not isinstance(condition, Condition):
+        return condition
+    unused = [name for name, part in condition._asdict().items() if name != "states" and part is not None]
+    if unused:
+        raise ValueError(f"this network looks at text states alone, not at {', '.join(unused)}")
+    return condition.states
 
 
 class TimestepEmbedding(nn.Module):
@@ -56,17 +66,20 @@ class UNet2DConditionModel(nn.Module):
         self.conv_out = conv(config.out_channels, dtype=dtype)
 
     def __call__(
-        self, latents: Float[Array, "b h w c"], timesteps: Real[Array, "b"], text_states: Float[Array, "b s e"]
+        self,
+        latents: Float[Array, "b h w c"],
+        timesteps: Real[Array, "b"],
+        condition: Float[Array, "b s e"] | Condition,
     ) -> Float[Array, "b h w out"]:
         """The prediction that the weights were trained for (noise, or velocity), in at least float32.
 
         Args:
             latents: noisy latents, scaled. Any height and width will do.
             timesteps: of each example, in [0, T − 1]; may be fractional.
-            text_states: last hidden state of the text encoder.
+            condition: text states, as they are or as a condition that holds nothing else.
         """
         time = jax.nn.silu(self._embed(timesteps))
-        text = text_states.astype(self.dtype)
+        text = _states(condition).astype(self.dtype)
         x = self.conv_in(latents.astype(self.dtype))
         skips = [x]
         for down in self.down_blocks:

@@ -2,10 +2,11 @@
 # Copyright The dreambooth_jax authors
 """The program that makes pictures: text encoder, guided sampler and decoder, as one pure function.
 
-ids -> text states ─┐
-latents ────────────┴─> sampler(guided(UNet)) -> latents -> decoder -> pictures
+ids -> condition ─┐
+latents ──────────┴─> sampler(guided(UNet)) -> latents -> decoder -> pictures
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,25 +20,24 @@ from dreambooth_jax import rng
 from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.loop import sample
 from dreambooth_jax.diffusion.table import SamplerTable
-from dreambooth_jax.models.clip_text import CLIPTextModel
-from dreambooth_jax.models.unet import UNet2DConditionModel
-from dreambooth_jax.models.vae import AutoencoderKL
+from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.trees import Tree
 
 
 class Rows(NamedTuple):
     """What each picture has of its own."""
 
-    ids: Int[Array | np.ndarray, "b s"]
-    negative_ids: Int[Array | np.ndarray, "b s"]
+    ids: Mapping[str, Int[Array | np.ndarray, "b s"]]
+    """For each text encoder."""
+    negative_ids: Mapping[str, Int[Array | np.ndarray, "b s"]]
     latents: Float[Array, "b h w c"]
     keys: Key[Array, "b"]
 
 
 def generate(
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
+    unet: nn.Module,
+    vae: nn.Module,
+    conditioner: Conditioner,
     with_guidance: bool,
     params: Tree,
     rows: Rows,
@@ -46,22 +46,34 @@ def generate(
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
     """(final latents, pictures in [0, 1])."""
 
-    def network(x: Array, t: Array, text: Array) -> Array:
-        return apply(unet, None, params["unet"], x, jnp.full(len(x), t), text)
+    def network(x: Array, t: Array, condition: Condition) -> Array:
+        return apply(unet, None, params["unet"], x, jnp.full(len(x), t), condition)
 
     def decode(latents: Array) -> Array:
         return apply(vae, "decode", params["vae"], latents[None] / vae.config.scaling_factor)[0]
 
-    ids = jnp.concatenate([rows.ids, rows.negative_ids] if with_guidance else [rows.ids])
-    states = apply(text_encoder, None, params["text_encoder"], ids)
-    text, negative = jnp.split(states, 2) if with_guidance else (states, None)
-    denoise = guided(network, text=text, negative=negative, scale=guidance_scale)
+    denoise = guided(network, **_conditions(conditioner, params, rows, with_guidance), scale=guidance_scale)
     final = sample(denoise, rows.latents, table, keys=rows.keys)
     # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
     return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
 
 
-def apply(module: nn.Module, method: str | None, params: Tree, *inputs: Array) -> Any:
+def _conditions(conditioner: Conditioner, params: Tree, rows: Rows, with_guidance: bool) -> dict[str, Condition | None]:
+    """Of prompts and negative prompts, encoded in one batch."""
+    if not with_guidance:
+        return {"text": conditioner(params, rows.ids), "negative": None}
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows.ids, rows.negative_ids)
+    leaves, structure = jax.tree.flatten(conditioner(params, both))
+    halves = zip(*(jnp.split(leaf, 2) for leaf in leaves))
+    return dict(zip(("text", "negative"), (jax.tree.unflatten(structure, half) for half in halves)))
+
+
+def encode(conditioner: Conditioner, params: Tree, ids: Mapping[str, Int[Array, "b s"]]) -> Condition:
+    """What the denoiser is told of token ids."""
+    return conditioner(params, ids)
+
+
+def apply(module: nn.Module, method: str | None, params: Tree, *inputs: Any) -> Any:
     """What a module, or one of its methods, makes of its inputs."""
     return module.apply({"params": params}, *inputs, method=method)
 

@@ -8,24 +8,23 @@ are its arguments.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
-from dreambooth_jax.models.clip_text import CLIPTextModel
-from dreambooth_jax.models.unet import UNet2DConditionModel
-from dreambooth_jax.models.vae import AutoencoderKL
-from dreambooth_jax.pipeline.generate import Rows, apply, draw_latents, generate
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.condition import Condition, Conditioner
+from dreambooth_jax.pipeline.generate import Rows, apply, draw_latents, encode, generate
 from dreambooth_jax.pipeline.request import check, given_latents, sampling_of, seeds_of, texts_of
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
@@ -43,7 +42,8 @@ class Pipeline:
     """Modules and configurations. Its ``params`` are empty: nothing but the pipeline's own holds them in memory."""
     params: Tree
     """{"text_encoder": ..., "unet": ..., "vae": ...}"""
-    tokenizer: Tokenizer
+    tokenizers: Mapping[str, Tokenizer]
+    """Of each text encoder."""
     schedule: NoiseSchedule
     target: Target
     """The devices that it computes on: those of this process."""
@@ -55,39 +55,78 @@ class Pipeline:
         Raises:
             InputError: if tokenizer files are missing or broken, or the scheduler asks for something we don't have.
         """
-        length = components.text_encoder.config.max_position_embeddings
+        tokenizers = {
+            encoder: load_tokenizer(
+                components.folder / folder, max_length=components.modules[encoder].config.max_position_embeddings
+            )
+            for encoder, folder in components.family.text_encoders.items()
+        }
         return cls(
             components=dataclasses.replace(components, params={}),
             params=components.params,
-            tokenizer=load_tokenizer(components.folder / "tokenizer", max_length=length),
+            tokenizers=tokenizers,
             schedule=NoiseSchedule.from_config(components.scheduler_config),
             target=target,
         )
 
     @property
-    def unet(self) -> UNet2DConditionModel:
-        """Latents, timesteps, text states -> prediction."""
-        return self.components.unet
+    def unet(self) -> Any:
+        """The denoiser: latents, timesteps, text states or condition -> prediction."""
+        return self.components.modules["unet"]
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> Any:
         """Pictures <-> raw latents; all other latents are scaled: times ``vae.config.scaling_factor``."""
-        return self.components.vae
+        return self.components.modules["vae"]
 
     @property
-    def text_encoder(self) -> CLIPTextModel:
-        """Ids -> text states."""
-        return self.components.text_encoder
+    def text_encoder(self) -> Any:
+        """The first text encoder: ids -> text states."""
+        return self.components.modules[next(iter(self.components.family.text_encoders))]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the first text encoder."""
+        return next(iter(self.tokenizers.values()))
+
+    @property
+    def conditioner(self) -> Conditioner:
+        """Token ids -> what the denoiser is told."""
+        return self.components.conditioner
+
+    @property
+    def latent_channels(self) -> int:
+        """Of the autoencoder. The denoiser may take more: see :meth:`check_text_to_image`."""
+        return self.vae.config.latent_channels
+
+    def check_text_to_image(self) -> None:
+        """Raise InputError if the denoiser wants more than noisy latents, a mask say: it cannot draw from prompts."""
+        wanted = self.unet.config.in_channels
+        if wanted != self.latent_channels:
+            raise InputError(
+                f"the unet of {self.components.folder} takes {wanted} channels, not the {self.latent_channels} of "
+                "latents: it fills in masked pictures, which cannot be trained or drawn here; take a model that draws "
+                "from prompts alone"
+            )
 
     @property
     def native_size(self) -> int:
         """Pixels of the side of pictures that the model was trained with; 512 for the usual one that does not say."""
         return (self.unet.config.sample_size or 64) * self.vae.config.downscale
 
+    def input_ids(self, prompts: Sequence[str]) -> dict[str, Int[np.ndarray, "b s"]]:
+        """Token ids of prompts for each text encoder."""
+        return {encoder: tokenizer(prompts) for encoder, tokenizer in self.tokenizers.items()}
+
+    def condition(self, params: Tree, prompts: str | Sequence[str]) -> Condition:
+        """What the denoiser is told of prompts, in at least float32."""
+        ids = self.input_ids(texts_of("prompts", prompts))
+        needed = {name: params[name] for name in ids}
+        return map_rows(self.target.mesh, encode, (self.conditioner,), needed, ids)
+
     def encode_prompts(self, params: Tree, prompts: str | Sequence[str]) -> Float[Array, "b s d"]:
         """Text states of prompts, in at least float32."""
-        ids = self.tokenizer(texts_of("prompts", prompts))
-        return map_rows(self.target.mesh, apply, (self.text_encoder, None), params["text_encoder"], ids)
+        return self.condition(params, prompts).states
 
     def encode_images(
         self, params: Tree, images: Float[Array | np.ndarray, "b H W 3"]
@@ -166,28 +205,29 @@ class Pipeline:
         sampling = sampling_of(sampling, options)
         static, *shared = self._program(sampling)
         count = rows_per_device(self.target.mesh, count) * self.target.mesh.size
-        sides = (*self._latent_sides(sampling.height, sampling.width, None), self.unet.config.in_channels)
+        sides = (*self._latent_sides(sampling.height, sampling.width, None), self.latent_channels)
 
         def rows() -> Rows:
-            ids = jnp.zeros((count, self.tokenizer.max_length), jnp.int32)
+            ids = {name: jnp.zeros((count, one.max_length), jnp.int32) for name, one in self.tokenizers.items()}
             return Rows(ids, ids, jnp.zeros((count, *sides)), jnp.stack([rng.root_key(0)] * count))
 
         return lower_rows(self.target.mesh, generate, static, self.params, jax.eval_shape(rows), *shared)
 
     def _program(self, sampling: SamplingConfig) -> tuple[Any, ...]:
         """What is compiled anew where it differs, and what is given to it for all pictures."""
+        self.check_text_to_image()
         table = build_table(sampling.sampler, self.schedule, sampling.steps, **sampling.of_sampler)
-        static = (self.unet, self.vae, self.text_encoder, bool(sampling.guidance_scale > 1))
+        static = (self.unet, self.vae, self.conditioner, bool(sampling.guidance_scale > 1))
         return static, table, np.asarray(sampling.guidance_scale)
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
     ) -> "Rows":
-        shape = (len(texts), *sides, self.unet.config.in_channels)
+        shape = (len(texts), *sides, self.latent_channels)
         keys, drawn = draw_latents(np.asarray(seeds, np.uint32), shape=shape)
         return Rows(
-            ids=self.tokenizer(texts),
-            negative_ids=self.tokenizer(negative),
+            ids=self.input_ids(texts),
+            negative_ids=self.input_ids(negative),
             latents=drawn if latents is None else given_latents(latents, shape),
             keys=keys,
         )

@@ -26,12 +26,12 @@ from dreambooth_jax.config import DataConfig
 from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import encoded_at_once
 from dreambooth_jax.progress import Progress
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +158,12 @@ class Examples:
 
 def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
     """Photos with the moments of their latents."""
-    model = fingerprint(pipe.components.folder)
     moments = latent_moments(
         pipe,
         photos,
         views,
         folder=cache,
-        model=model,
+        model=pipe.components.fingerprint,
         dtype=np.dtype(pipe.vae.dtype).name,
         batch_size=encoded_at_once(pipe.target),
     )
@@ -187,13 +186,14 @@ def text_table(
     """(different texts, which of them each prompt is).
 
     Args:
-        pipe: tokenizer and text encoder.
+        pipe: tokenizers and text encoders.
         prompts: n of them.
-        params: the text encoder's weights to use: the trained ones, where it has been trained.
-        encode: give ``text_states``, for a text encoder that rests; else ``input_ids``, for one that is trained.
+        params: the text encoders' weights to use: the trained ones, where they have been trained.
+        encode: give ``condition/…``, for text encoders that rest; else ``input_ids/…``, for those that are trained.
     """
     different = sorted(set(prompts))
     index = np.asarray([different.index(prompt) for prompt in prompts], np.int64)
     if not encode:
-        return {"input_ids": pipe.tokenizer(different)}, index
-    return {"text_states": np.asarray(pipe.encode_prompts(params, different), np.float32)}, index
+        return id_leaves(pipe.input_ids(different)), index
+    leaves = pipe.condition(params, different).leaves()
+    return {name: np.asarray(leaf, np.float32) for name, leaf in leaves.items()}, index

@@ -16,14 +16,13 @@ from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.batch_size import class_batch
-from dreambooth_jax.prepare.class_image_store import Recipe, usable_pictures
+from dreambooth_jax.prepare.class_image_store import Recipe, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images
 from dreambooth_jax.prepare.multihost import check_hosts, check_same, wait_until
 from dreambooth_jax.prepare.photos import check_fit, read_photos, subject_of
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.interrupt import Interrupt
-from dreambooth_jax.weights.fingerprint import fingerprint
 
 
 def make_class_images(config: Config) -> Path:
@@ -42,7 +41,7 @@ def make_class_images(config: Config) -> Path:
         dtype=config.train.dtype,
         target=Target.here(),
     )
-    check_same("weights of the model", fingerprint(pipe.components.folder))
+    check_same("weights of the model", pipe.components.fingerprint)
     check_fit(pipe, config.data)
     with Interrupt() as interrupt:
         stop = interrupt.requested_anywhere
@@ -73,7 +72,7 @@ def class_photos(
     recipe = Recipe(
         prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
         sampling=prior.sampling(size=data.size),
-        model=fingerprint(pipe.components.folder),
+        model=pipe.components.known_as({line.get("model") for line in read_manifest(folder)}),
     )
     missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())
     device = pipe.target.local[0]

@@ -37,8 +37,9 @@ def check_fit(pipe: Pipeline, data: DataConfig) -> None:
     """Say what the identifier and the size of pictures are to this model.
 
     Raises:
-        InputError: if the identifier tokenises into nothing, or the model cannot make pictures of this size.
+        InputError: if the identifier tokenises into nothing, or the model cannot make pictures, or none of this size.
     """
+    pipe.check_text_to_image()
     log.info("%s", pipe.tokenizer.report(data.identifier))
     factor = pipe.vae.config.downscale
     if any(side % factor for side in data.size):

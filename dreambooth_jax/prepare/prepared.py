@@ -23,7 +23,6 @@ from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.resume import check_same_run
-from dreambooth_jax.weights.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def prepare(
         place=mapper.load,
         target=mapper.target,
     )
-    fingerprints = {"model": fingerprint(pipe.components.folder), "instance": digest(photos)}
+    fingerprints = {"model": pipe.components.fingerprint, "instance": digest(photos)}
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
     if meta:

@@ -4,7 +4,7 @@
 
 z   = scaling_factor · (mean + exp(logvar / 2) n)        latents, drawn anew at every step
 z_t = α z + σ ε,   t ~ U{0, ..., T - 1}                  each example its own n, ε and t, class examples too
-L   = Σ_i w_i · mse(network(z_t, t, text)_i, target_i) / n_instances
+L   = Σ_i w_i · mse(network(z_t, t, condition)_i, target_i) / n_instances
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.diffusion.loss import weighted_mse
 from dreambooth_jax.diffusion.process import add_noise, sample_posterior, training_target
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
-from dreambooth_jax.models import CLIPTextModel, UNet2DConditionModel
+from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
 
@@ -37,14 +38,15 @@ class DenoisingObjective:
 
     Attributes:
         unet: the network.
-        text_encoder: run on batches that bring ``input_ids``; those that bring ``text_states`` do not need it.
+        conditioner: runs the text encoders on batches that bring ``input_ids/…``; those that bring ``condition/…`` do
+            not need it.
         schedule: noise levels and prediction type.
         scaling_factor: of the autoencoder's latents.
         n_instances: instance examples in the whole step, over all devices and micro-batches.
     """
 
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
+    unet: nn.Module
+    conditioner: Conditioner
     schedule: NoiseSchedule
     scaling_factor: float
     n_instances: int
@@ -65,12 +67,10 @@ class DenoisingObjective:
 
     def loss(self, params: Tree, batch: Batch, draws: Draws) -> tuple[Float[Array, ""], Metrics]:
         """The loss for given draws; ``prior_loss`` and ``instance_loss`` are its two parts."""
-        text: Any = batch.get("text_states")
-        if text is None:
-            text = self.text_encoder.apply({"params": params["text_encoder"]}, batch["input_ids"])
+        condition = self.conditioner.of_batch(params, batch)
         alpha_bar = jnp.asarray(self.schedule.alphas_cumprod, draws.latents.dtype)[draws.timesteps]
         noisy = add_noise(draws.latents, draws.noise, alpha_bar)
-        prediction: Any = self.unet.apply({"params": params["unet"]}, noisy, draws.timesteps, text)
+        prediction: Any = self.unet.apply({"params": params["unet"]}, noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
         loss = weighted_mse(
             prediction, target, weight=batch["weight"], is_prior=batch["is_prior"], n_instances=self.n_instances

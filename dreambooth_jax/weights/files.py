@@ -47,6 +47,12 @@ class Leaf:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def turned(leaf: Leaf, turn: Callable[[np.ndarray], np.ndarray]) -> Leaf:
+    """The leaf that ``turn`` makes of another when it is loaded; a turn only moves axes."""
+    shape = turn(np.broadcast_to(np.int8(0), leaf.shape)).shape  # what happens to one number seen from everywhere
+    return Leaf(shape=shape, dtype=leaf.dtype, load=lambda: turn(leaf.load()))
+
+
 def broken(file: Path, why: str) -> InputError:
     """The error for a file that does not hold what it should."""
     with open(file, "rb") as stream:

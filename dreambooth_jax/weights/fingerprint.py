@@ -1,28 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A short name for the weights of a folder: which model made a class image, a cached latent, a checkpoint."""
+"""A short name for a model, by what its files hold: which one made a class image, a cached latent, a checkpoint."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-PARTS = ("text_encoder", "unet", "vae", "scheduler", "tokenizer")
-SUFFIXES = (".safetensors", ".msgpack", ".json", ".txt")
+from dreambooth_jax.models.families import Family
+from dreambooth_jax.weights.files import read_index
+from dreambooth_jax.weights.folders import SCHEDULER
+
 CHUNK = 4096
 N_CHUNKS = 256
 
 
-def fingerprint(folder: str | Path) -> str:
-    """16 hexadecimal digits that change when the model does, wherever the folder lies.
+def fingerprint(folder: Path, family: Family, weights: dict[str, Path]) -> str:
+    """16 hexadecimal digits that change when the model does, wherever the folder lies; files that are not read do not
+    matter.
 
     Files are sampled, 256 stretches of 4 KiB each, and small ones read whole: training changes every weight, so that
     reading gigabytes would tell no more.
+
+    Args:
+        folder: of the model.
+        family: says which components and tokenizers it has.
+        weights: each component's file or index of shards that is read.
     """
+    parts: dict[str, list[Path]] = {}
+    for component in family.components:
+        file = weights[component]
+        shards = {file.parent / name for name in read_index(file).values()} if ".index." in file.name else set()
+        parts[component] = [folder / component / "config.json", file, *shards]
+    parts["scheduler"] = [folder / SCHEDULER]
+    for tokenizer in family.text_encoders.values():
+        parts[tokenizer] = [file for file in (folder / tokenizer).glob("*") if file.suffix in (".json", ".txt")]
+    return _digest(parts.items())
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """What version 0.1.0 took for the fingerprint of a Stable Diffusion: of whatever lies in its folders. Equal to
+    :func:`fingerprint` where nothing lies there that is not read."""
+    suffixes = (".safetensors", ".msgpack", ".json", ".txt")
+    parts = ("text_encoder", "unet", "vae", "scheduler", "tokenizer")
+    return _digest((part, [file for file in (folder / part).glob("*") if file.suffix in suffixes]) for part in parts)
+
+
+def _digest(parts: Iterable[tuple[str, list[Path]]]) -> str:
     digest = hashlib.sha256()
-    for part in PARTS:
-        for path in sorted((Path(folder) / part).glob("*")):
-            if path.suffix in SUFFIXES:
-                digest.update(f"{part}/{path.name} {path.stat().st_size}\n".encode())
-                digest.update(_sample(path))
+    for part, files in parts:
+        for file in sorted(files):
+            digest.update(f"{part}/{file.name} {file.stat().st_size}\n".encode())
+            digest.update(_sample(file))
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The diffusers layout: which files make up a model, here or on the hub, and how a folder is replaced safely.
+"""The diffusers layout: which files make up a model, here or on the hub.
 
     model_index.json   unet/  vae/  text_encoder/ (config.json and weights)   scheduler/  tokenizer/
 
@@ -8,22 +8,58 @@ Of each component's weights one file, or one index of shards, is taken: the vari
 one; safetensors before msgpack. The same rule reads a local folder's names and a repository's.
 """
 
+import json
 import re
-import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.weights.names import COMPONENTS
+from dreambooth_jax.models.families import ComponentKind, Family, family_of
+from dreambooth_jax.weights import hub
 
-Stems = dict[str, str]
-TORCH_STEMS: Stems = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-FLAX_STEMS: Stems = {"text_encoder": "flax_model", "unet": "diffusion_flax_model", "vae": "diffusion_flax_model"}
+INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 
-_LAYOUT = "a Stable Diffusion model in the diffusers layout"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which files make up something.
+
+    Attributes:
+        what: to call it in errors.
+        components: folder -> kind of the network in it; the folder "" is the place itself.
+        settings: files besides, all of them required.
+        tokenizers: folders of tokenizers.
+    """
+
+    what: str
+    components: Mapping[str, ComponentKind]
+    settings: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+
+    @property
+    def configs(self) -> list[str]:
+        """Settings, and a ``config.json`` of each component."""
+        return [*(_join(name, "config.json") for name in self.components), *self.settings]
+
+
+def layout_of(family: Family) -> Layout:
+    """Of a whole model."""
+    return Layout(
+        what="a Stable Diffusion model in the diffusers layout",
+        components=family.components,
+        settings=(SCHEDULER,),
+        tokenizers=tuple(dict.fromkeys(family.text_encoders.values())),
+    )
+
+
+def layout_alone(kind: ComponentKind) -> Layout:
+    """Of one network, whose files lie in no folder of their own."""
+    return Layout(what=f"a {kind.library_class[1]} in the diffusers layout", components={"": kind})
 
 
 def locate(source: str, *, revision: str | None = None, variant: str | None = None) -> tuple[Path, dict[str, Path]]:
@@ -40,63 +76,115 @@ def locate(source: str, *, revision: str | None = None, variant: str | None = No
     Raises:
         InputError: if there is no such model, or a file of it is missing; pickles count as missing.
     """
-    folder = _folder(source, revision, partial(choose_weights, variant=variant, where=source))
-    weights = choose_weights(_files(folder), variant=variant, where=str(folder))
+
+    def needed(names: Collection[str], index: Path | None) -> list[str]:
+        layout = layout_of(read_family(index))
+        return needed_files(names, choose_weights(names, layout, variant=variant, where=source), layout)
+
+    folder = _folder(source) or hub.download(source, revision, needed, index=INDEX)
+    layout = layout_of(read_family(folder / INDEX))
+    weights = choose_weights(_files(folder), layout, variant=variant, where=str(folder))
     return folder, {component: folder / file for component, file in weights.items()}
 
 
 def locate_configs(source: str, *, revision: str | None = None) -> Path:
-    """:func:`locate` without weights: of a hub id only configurations and tokenizer are downloaded."""
-    folder = _folder(source, revision, lambda names: {})
-    check_layout(_files(folder), where=str(folder))
+    """:func:`locate` without weights: of a hub id only configurations and tokenizers are downloaded."""
+
+    def needed(names: Collection[str], index: Path | None) -> list[str]:
+        return needed_files(names, {}, layout_of(read_family(index)))
+
+    folder = _folder(source) or hub.download(source, revision, needed, index=INDEX)
+    check_layout(_files(folder), layout_of(read_family(folder / INDEX)), where=str(folder))
     return folder
 
 
+def locate_module(
+    source: str, kind: ComponentKind, *, revision: str | None = None, variant: str | None = None
+) -> tuple[Path, Path]:
+    """:func:`locate` for one network: its folder, and in it its weights file or index of shards."""
+    layout = layout_alone(kind)
+
+    def needed(names: Collection[str], index: Path | None) -> list[str]:
+        del index
+        return needed_files(names, choose_weights(names, layout, variant=variant, where=source), layout)
+
+    folder = _folder(source) or hub.download(source, revision, needed, index="config.json")
+    return folder, folder / choose_weights(_files(folder), layout, variant=variant, where=str(folder))[""]
+
+
+def read_family(index: Path | None) -> Family:
+    """The family that a ``model_index.json`` names; without one Stable Diffusion."""
+    return family_of(read_json(index).get("_class_name") if index is not None and index.is_file() else None)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Settings.
+
+    Raises:
+        InputError: naming the file, if it holds none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds no settings")
+    return content
+
+
+def _join(component: str, name: str) -> str:
+    return f"{component}/{name}" if component else name
+
+
 def _files(folder: Path) -> set[str]:
-    return {file.relative_to(folder).as_posix() for file in folder.glob("*/*") if file.is_file()}
+    files = [*folder.glob("*"), *folder.glob("*/*")]
+    return {file.relative_to(folder).as_posix() for file in files if file.is_file()}
 
 
-def _folder(source: str, revision: str | None, choose: Callable[[Collection[str]], dict[str, str]]) -> Path:
-    """Where a model is, after the download of a hub id's configurations and the weights that are chosen of it."""
+def _folder(source: str) -> Path | None:
+    """The folder that is meant; None for a hub id."""
     folder = Path(source).expanduser()
     if not source:
         raise InputError("no model was given: model.path is empty, it should be a folder or a hub id")
     if folder.is_file():
         raise InputError(
-            f"{source} is a single file, not {_LAYOUT}: convert it once, where PyTorch is installed, with "
-            + _convert(f"from_single_file('{source}')")
+            f"{source} is a single file, not a model in the diffusers layout: convert it once, where PyTorch is "
+            "installed, with " + _convert(f"from_single_file('{source}')")
         )
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-            raise InputError(f"{source}: no such folder, and no hub id (organisation/name) either")
-        folder = _download(source, revision, choose)
-    return folder
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
+        raise InputError(f"{source}: no such folder, and no hub id (organisation/name) either")
+    return None
 
 
-def check_layout(names: Collection[str], *, where: str) -> None:
+def check_layout(names: Collection[str], layout: Layout, *, where: str) -> None:
     """Raise InputError, naming ``where``, unless all files but weights are there."""
-    tokenizer = "tokenizer/tokenizer.json" if "tokenizer/tokenizer.json" in names else "tokenizer/vocab.json"
-    required = [*(f"{component}/config.json" for component in COMPONENTS), "scheduler/scheduler_config.json", tokenizer]
+    required = list(layout.configs)
+    for folder in layout.tokenizers:
+        required.append(f"{folder}/tokenizer.json" if f"{folder}/tokenizer.json" in names else f"{folder}/vocab.json")
     missing = [name for name in required if name not in names]
     if missing:
-        raise InputError(f"{where} is not {_LAYOUT}: it lacks {', '.join(missing)}")
+        raise InputError(f"{where} is not {layout.what}: it lacks {', '.join(missing)}")
 
 
-def choose_weights(names: Collection[str], *, variant: str | None, where: str) -> dict[str, str]:
+def choose_weights(names: Collection[str], layout: Layout, *, variant: str | None, where: str) -> dict[str, str]:
     """Of all file names of a model, each component's weights file or index of shards.
 
     Raises:
         InputError: naming ``where`` and what is missing there.
     """
-    check_layout(names, where=where)
-    chosen = {component: _choose(component, names, variant, where) for component in COMPONENTS}
+    check_layout(names, layout, where=where)
+    chosen = {
+        component: _choose(component, kind, names, variant, where) for component, kind in layout.components.items()
+    }
     if variant and not any(f".{variant}." in name for name in chosen.values()):
-        raise InputError(f"{where} has no weights of variant {variant}: leave model.variant out to take the plain ones")
+        raise InputError(f"{where} has no weights of variant {variant}: leave the variant out to take the plain ones")
     return chosen
 
 
-def _choose(component: str, names: Collection[str], variant: str | None, where: str) -> str:
-    torch, flax = TORCH_STEMS[component], FLAX_STEMS[component]
+def _choose(component: str, kind: ComponentKind, names: Collection[str], variant: str | None, where: str) -> str:
+    torch, flax = kind.stems
     plain = [f"{torch}.safetensors", f"{torch}.safetensors.index.json", f"{flax}.msgpack"]
     varied = [
         f"{torch}.{variant}.safetensors",
@@ -104,110 +192,34 @@ def _choose(component: str, names: Collection[str], variant: str | None, where: 
         f"{flax}.{variant}.msgpack",
     ]
     for name in varied + plain:
-        if f"{component}/{name}" in names:
-            return f"{component}/{name}"
-    beside = sorted(name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/"))
+        if _join(component, name) in names:
+            return _join(component, name)
+    place = _join(where, component) if component else where
+    beside = sorted(name.removeprefix(_join(component, "")) for name in names if name.startswith(_join(component, "")))
     pattern = rf"{torch}\.([^.]+)\.safetensors|{torch}\.safetensors\.index\.([^.]+)\.json"
     variants = sorted({match[1] or match[2] for name in beside if (match := re.fullmatch(pattern, name))})
     if variants:
-        raise InputError(
-            f"{where}/{component} has its weights in variants only: set model.variant to {' or '.join(variants)}"
-        )
+        raise InputError(f"{place} has its weights in variants only: set model.variant to {' or '.join(variants)}")
     if any(name.endswith(_PICKLES) for name in beside):
         raise InputError(
-            f"{where}/{component} has its weights as PyTorch pickles only, which could run any code when opened: "
+            f"{place} has its weights as PyTorch pickles only, which could run any code when opened: "
             "convert them once, where PyTorch is installed, with "
             + _convert(f"from_pretrained('{where}', use_safetensors=False)")
         )
-    raise InputError(f"{where}/{component} has no weights: none of {', '.join(plain)}")
+    raise InputError(f"{place} has no weights: none of {', '.join(plain)}")
 
 
 def _convert(load: str) -> str:
     return f"python -c \"from diffusers import StableDiffusionPipeline as P; P.{load}.save_pretrained('FOLDER')\""
 
 
-def needed_files(names: Collection[str], weights: dict[str, str]) -> list[str]:
-    """What of a repository is worth downloading: configurations, tokenizer, the chosen weights with their shards."""
-    wanted = {"model_index.json", "scheduler/scheduler_config.json", *weights.values()}
-    wanted |= {f"{component}/config.json" for component in COMPONENTS}
+def needed_files(names: Collection[str], weights: dict[str, str], layout: Layout) -> list[str]:
+    """What of a repository is worth downloading: configurations, tokenizers, the chosen weights with their shards."""
+    wanted = {INDEX, *layout.configs, *weights.values()}
     for file in weights.values():
         if index := re.fullmatch(r"(.+)\.safetensors\.index(\.\w+)?\.json", file):
             stem, variant, number = re.escape(index[1]), re.escape(index[2] or ""), r"-\d+-of-\d+"
             shard = re.compile(rf"{stem}({variant}{number}|{number}{variant})\.safetensors")
             wanted.update(name for name in names if shard.fullmatch(name))
-    return sorted(name for name in names if name in wanted or re.fullmatch(r"tokenizer/[^/]+", name))
-
-
-def _download(repo: str, revision: str | None, choose: Callable[[Collection[str]], dict[str, str]]) -> Path:
-    """Snapshot of a hub repository: from the hub, or what its cache holds where there is no network."""
-    import huggingface_hub as hub  # late: a third of a second, and only for hub ids
-    from huggingface_hub import errors
-
-    # OSError and the HTTP client's own base class, whichever client this version of the library uses
-    network_errors: tuple[type[Exception], ...] = (OSError, errors.HfHubHTTPError.__bases__[0])
-    name = repo if revision is None else f"{repo} (revision {revision})"
-    try:
-        names = hub.HfApi().list_repo_files(repo, revision=revision)
-    except errors.GatedRepoError as error:
-        raise InputError(f"{repo} is gated: accept its terms on the hub and log in with `hf auth login`") from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise InputError(
-            f"{name}: neither a folder here nor on the hub; if it is private there, log in with `hf auth login`"
-        ) from error
-    except network_errors as error:
-        cached = hub.try_to_load_from_cache(repo, "model_index.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent
-        raise InputError(
-            f"{name}: no folder here, not in the hub's cache, and the hub cannot be reached ({_first_line(error)})"
-        ) from error
-    files = needed_files(names, choose(names))
-    try:
-        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=files))
-    except network_errors as error:
-        raise InputError(f"downloading {name} broke off, run again to go on ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new folder that becomes ``target``, or whose entries take their places in it, when the block ends well.
-
-    It lies on the target's disk, so that moving is renaming. If the block fails, on a full disk say, what ``target``
-    held is untouched; entries of other names always are.
-
-    Raises:
-        InputError: if the disk is full, the place cannot be written to, or ``target`` is a file.
-    """
-    target = target.expanduser().resolve()
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file: choose a folder to save to")
-    try:
-        home = target if target.is_dir() else target.parent
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=home, ignore_cleanup_errors=True) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            old.mkdir()
-            yield new
-            _take_places(new, target, old)
-    except OSError as error:
-        raise InputError(f"{target} could not be saved, what was there before still is: {error}") from error
-
-
-def _take_places(new: Path, target: Path, old: Path) -> None:
-    if not target.exists():
-        new.rename(target)
-        return
-    try:
-        for entry in sorted(new.iterdir()):
-            if (target / entry.name).exists():
-                (target / entry.name).rename(old / entry.name)
-            entry.rename(target / entry.name)
-    finally:
-        for entry in old.iterdir():  # interrupted between the two
-            if not (target / entry.name).exists():
-                entry.rename(target / entry.name)
+    tokens = [re.compile(rf"{re.escape(folder)}/[^/]+") for folder in layout.tokenizers]
+    return sorted(name for name in names if name in wanted or any(pattern.fullmatch(name) for pattern in tokens))

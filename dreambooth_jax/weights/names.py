@@ -4,7 +4,7 @@
 
     PyTorch       down_blocks.0.attentions.1.proj_in.weight       convolution OIHW, dense [out, in]
     ours          down_blocks_0/attentions_1/proj_in/kernel       convolution HWIO, dense [in, out]
-    legacy Flax   ours, but for the rows of ``LEGACY``            as ours
+    legacy Flax   ours, but for what ``KeyRules`` say             as ours
 
 *Path rule*: ``name.N -> name_N``. *Leaf rule*: ``weight`` is ``kernel``, ``scale`` or ``embedding``, whichever our
 module has there. *Layout rule*: a leaf called ``weight`` lies as in PyTorch, any other as in Flax. What is left after
@@ -16,35 +16,24 @@ import re
 
 import numpy as np
 
-COMPONENTS = ("text_encoder", "unet", "vae")
-
-LEGACY: dict[str, dict[str, str]] = {
-    # Flax up to its end, PyTorch before diffusers 0.17
-    "vae": {"to_q": "query", "to_k": "key", "to_v": "value", "to_out_0": "proj_attn"},
-    # Flax had no prefix rule for lists of transformers: layers/3. The path rule reads it, this row writes it.
-    "text_encoder": {"layers_": "layers/"},
-}
-"""Per component: a path's segment as we call it -> as legacy files do. A trailing underscore stands for any number."""
-
-IGNORED = {"text_encoder": ("text_model/embeddings/position_ids",)}
-"""Per component: keys of buffers that hold no weights."""
+from dreambooth_jax.models.families import KeyRules
 
 _NOT_INDEXED = ("linear_1", "linear_2")  # PyTorch's own names; every other trailing number is a list's index
 _WEIGHTS = ("kernel", "scale", "embedding")
 
 
-def key(component: str, name: str) -> str:
+def key(rules: KeyRules, name: str) -> str:
     """What all dialects' names of one parameter have in common: our path, with the leaf called ``weight`` or ``bias``.
 
-    >>> key("vae", "encoder.mid_block.attentions.0.query.weight")
+    >>> key(KeyRules(legacy={"to_q": "query"}), "encoder.mid_block.attentions.0.query.weight")
     'encoder/mid_block/attentions_0/to_q/weight'
     """
     path = re.sub(r"[./](\d+)(?=[./])", r"_\1", name)
     *parents, leaf = re.split(r"[./]", path)
-    modern = {theirs: ours for ours, theirs in LEGACY.get(component, {}).items()}
+    modern = {theirs: ours for ours, theirs in rules.legacy.items()}
     parents = [modern.get(segment, segment) for segment in parents]
-    if component == "text_encoder" and parents[:1] != ["text_model"]:
-        parents.insert(0, "text_model")  # transformers 5 and some exporters leave it out
+    if rules.prefix and parents[:1] != [rules.prefix]:
+        parents.insert(0, rules.prefix)
     return "/".join([*parents, "weight" if leaf in _WEIGHTS else leaf])
 
 
@@ -59,17 +48,16 @@ def torch_name(name: str) -> str:
     return ".".join([*path, "weight" if leaf in _WEIGHTS else leaf])
 
 
-def flax_name(component: str, name: str) -> str:
+def flax_name(rules: KeyRules, name: str) -> str:
     """Our name -> the one in a legacy Flax file.
 
-    >>> flax_name("text_encoder", "text_model/encoder/layers_3/mlp/fc1/kernel")
+    >>> flax_name(KeyRules(legacy={"layers_": "layers/"}), "text_model/encoder/layers_3/mlp/fc1/kernel")
     'text_model/encoder/layers/3/mlp/fc1/kernel'
     """
-    legacy = LEGACY.get(component, {})
 
     def rename(segment: str) -> str:
         stem = segment.rstrip("0123456789")
-        return legacy.get(segment) or legacy.get(stem, stem) + segment.removeprefix(stem)
+        return rules.legacy.get(segment) or rules.legacy.get(stem, stem) + segment.removeprefix(stem)
 
     return "/".join(rename(segment) for segment in name.split("/"))
 

@@ -22,6 +22,7 @@ from dreambooth_jax.diffusion.loop import sample
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.flops import flops
 from dreambooth_jax.memory import Usage
+from dreambooth_jax.models.condition import Condition, id_leaves
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.objective import DenoisingObjective, Draws
@@ -117,7 +118,7 @@ def step_name(batch: int, text: bool) -> str:
 
 def objective(pipe: Pipeline, n_instances: int) -> DenoisingObjective:
     """Of latents that are scaled already."""
-    networks = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "schedule": pipe.schedule}
+    networks = {"unet": pipe.unet, "conditioner": pipe.conditioner, "schedule": pipe.schedule}
     return DenoisingObjective(**networks, scaling_factor=1.0, n_instances=n_instances)
 
 
@@ -130,7 +131,7 @@ def step_batch(drawn: Examples, n_instances: int, *, text: bool) -> dict[str, np
         "weight": np.ones(n, np.float32),
         "is_prior": np.arange(n) >= n_instances,
         "index": np.arange(n, dtype=np.int32),
-    } | ({"input_ids": drawn.input_ids} if text else {"text_states": drawn.text_states})
+    } | (id_leaves({"text_encoder": drawn.input_ids}) if text else Condition(states=drawn.text_states).leaves())
 
 
 def compile_timed(function: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:

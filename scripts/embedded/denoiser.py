@@ -16,6 +16,8 @@ from jaxtyping import Float16, Int32
 
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextModel, UNet2DConditionModel
+from dreambooth_jax.models.condition import Conditioner, id_leaves
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.trees import Tree, map_named, matcher
 from dreambooth_jax.weights.modules import build_modules
@@ -106,7 +108,7 @@ def objective(modules: dict[str, Any], own: Denoiser, scaling_factor: float) -> 
     """The same that personalisation uses."""
     return DenoisingObjective(
         unet=modules["unet"],
-        text_encoder=modules["text_encoder"],
+        conditioner=Conditioner((("text_encoder", modules["text_encoder"]),), SD.condition),
         schedule=NoiseSchedule.from_config(scheduler_config(own)),
         scaling_factor=scaling_factor,
         n_instances=own.stage.batch_size,
@@ -133,7 +135,7 @@ class Latents:
         return {
             "mean": self.mean[rows].astype(np.float32),
             "logvar": self.logvar[rows].astype(np.float32),
-            "input_ids": ids,
+            **id_leaves({"text_encoder": ids}),
             "weight": np.ones(count, np.float32),
             "is_prior": np.zeros(count, bool),
             "index": np.arange(count, dtype=np.int32),

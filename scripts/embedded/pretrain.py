@@ -18,7 +18,8 @@ from study import judge
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.target import Target
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.pretrained import Components, write_folder
+from dreambooth_jax.weights.pretrained import Components
+from dreambooth_jax.weights.writing import write_folder
 
 from . import card, denoiser, grids, stages, vocabulary
 from .autoencoder import moments
@@ -62,7 +63,7 @@ def train_denoiser(settings: Settings, vae: Tree, corpus: stages.Corpus) -> Comp
 
     def components(trained: Tree) -> Components:
         return Components(
-            **modules,
+            modules=modules,
             params={**trained, "vae": vae},
             configs=configs,
             scheduler_config=denoiser.scheduler_config(own),
@@ -112,7 +113,7 @@ def write(settings: Settings, model: Components) -> None:
         params=model.params,
         configs=model.configs,
         scheduler_config=model.scheduler_config,
-        tokenizer_folder=settings.work / "tokenizer",
+        tokenizers={"tokenizer": settings.work / "tokenizer"},
         dtype="float16",
     )
     (settings.output / "LICENCES").mkdir(exist_ok=True)

@@ -107,18 +107,20 @@ class RandomLeaf:
 
 def write_model(folder: Path, size: str) -> dict[str, int]:
     """A folder in the diffusers layout, safetensors in float32. Returns each part's number of parameters."""
+    from dreambooth_jax.models.families import SD
     from dreambooth_jax.trees import count, map_named, unflatten
     from dreambooth_jax.weights.modules import build_modules, parameter_shapes
-    from dreambooth_jax.weights.pretrained import write_folder
+    from dreambooth_jax.weights.writing import write_folder
 
     configs = SIZES[size]
-    shapes = {part: unflatten(parameter_shapes(module)) for part, module in build_modules(configs).items()}
+    modules = build_modules(configs)
+    shapes = {part: unflatten(parameter_shapes(SD.components[part], module)) for part, module in modules.items()}
     write_folder(
         folder,
         params=map_named(lambda name, leaf: RandomLeaf(name=name, shape=leaf.shape), shapes),
         configs=configs,
         scheduler_config=configs["scheduler"],
-        tokenizer_folder=TOKENIZER,
+        tokenizers={"tokenizer": TOKENIZER},
     )
     return {part: count(tree) for part, tree in shapes.items()}
 

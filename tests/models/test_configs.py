@@ -129,8 +129,8 @@ def test_number_of_heads():
 )
 def test_what_we_lack_is_named(cls, key, value):
     with pytest.raises(InputError) as caught:
-        cls.from_json({key: value})
-    assert cls.FILE in str(caught.value)
+        cls.from_json({key: value}, file="here/config.json")
+    assert str(caught.value).startswith("here/config.json: ")
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)
 

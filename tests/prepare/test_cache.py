@@ -99,9 +99,9 @@ def test_texts_are_stored_once(photos):
     pipe = load_pretrained(runs.MODEL)
     prompts = ["a dog", "a sks dog", "a dog"]
     ids, index = text_table(pipe, prompts, params=pipe.params, encode=False)
-    assert ids["input_ids"].shape == (2, 77)
-    np.testing.assert_array_equal(ids["input_ids"][index], pipe.tokenizer(prompts))
+    assert ids["input_ids/text_encoder"].shape == (2, 77)
+    np.testing.assert_array_equal(ids["input_ids/text_encoder"][index], pipe.tokenizer(prompts))
     states, index = text_table(pipe, prompts, params=pipe.params, encode=True)
     np.testing.assert_allclose(
-        states["text_states"][index], np.asarray(pipe.encode_prompts(pipe.params, prompts)), atol=1e-6
+        states["condition/states"][index], np.asarray(pipe.encode_prompts(pipe.params, prompts)), atol=1e-6
     )

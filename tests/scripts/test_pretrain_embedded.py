@@ -130,9 +130,11 @@ def test_latents_are_a_function_of_the_step_and_a_tenth_has_no_caption():
     first, again, other = latents(3), latents(3), latents(4)
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first["mean"] != other["mean"]).any()
-    empty = (first["input_ids"] == [8, 9, 9, 9, 9]).all(1)
+    empty = (first["input_ids/text_encoder"] == [8, 9, 9, 9, 9]).all(1)
     assert 0.05 < empty.mean() < 0.15
-    np.testing.assert_array_equal(first["input_ids"][~empty], np.broadcast_to(ids[0], (400 - empty.sum(), 5)))
+    np.testing.assert_array_equal(
+        first["input_ids/text_encoder"][~empty], np.broadcast_to(ids[0], (400 - empty.sum(), 5))
+    )
     np.testing.assert_array_equal(ids[:, 1], 1)  # the corpus is left as it was
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from real_size import command, model, stages
 
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.trees import count
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 from dreambooth_jax.weights.pretrained import load_components
@@ -78,7 +79,9 @@ def test_the_folder_holds_what_was_drawn(whole, folder):
 
 def test_real_size_is_that_of_stable_diffusion():
     """The numbers of parameters of the published checkpoint."""
-    counts = {part: count(parameter_shapes(module)) for part, module in build_modules(model.SD15).items()}
+    counts = {
+        part: count(parameter_shapes(SD.components[part], module)) for part, module in build_modules(model.SD15).items()
+    }
     assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
 
 

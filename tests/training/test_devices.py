@@ -12,6 +12,8 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models.condition import Conditioner
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import adamw
@@ -43,7 +45,7 @@ TEXT = CLIPTextConfig.from_json(
 def objective():
     return DenoisingObjective(
         unet=UNet2DConditionModel(UNET),
-        text_encoder=CLIPTextModel(TEXT),
+        conditioner=Conditioner((("text_encoder", CLIPTextModel(TEXT)),), SD.condition),
         schedule=NoiseSchedule.from_config(
             {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
         ),
@@ -58,10 +60,10 @@ def random_params(objective):
         group: unflatten(
             {
                 name: jnp.asarray(r.normal(size=leaf.shape, scale=max(leaf.shape[0], 8) ** -0.5), jnp.float32)
-                for name, leaf in parameter_shapes(module).items()
+                for name, leaf in parameter_shapes(SD.components[group], module).items()
             }
         )
-        for group, module in (("unet", objective.unet), ("text_encoder", objective.text_encoder))
+        for group, module in (("unet", objective.unet), *objective.conditioner.encoders)
     }
 
 
@@ -71,7 +73,7 @@ def batch(prior_weight):
     return {
         "mean": r.normal(size=(2 * N, 8, 8, 4)).astype(np.float32),
         "logvar": r.normal(size=(2 * N, 8, 8, 4)).astype(np.float32),
-        "input_ids": r.integers(0, 50, (2 * N, 77)).astype(np.int32),
+        "input_ids/text_encoder": r.integers(0, 50, (2 * N, 77)).astype(np.int32),
         "weight": np.where(is_prior, prior_weight, 1).astype(np.float32),
         "is_prior": is_prior,
         "index": np.arange(2 * N, dtype=np.int32),

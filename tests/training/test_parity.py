@@ -12,6 +12,8 @@ from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import full
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models.condition import Conditioner
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.state import init_state
@@ -31,7 +33,7 @@ def batch_at(step, dtype):
     return {
         "mean": r.normal(size=(4, 8, 8, 4)).astype(dtype),
         "logvar": r.normal(size=(4, 8, 8, 4), loc=-3).astype(dtype),
-        "input_ids": r.integers(0, 553, size=(4, 77)).astype(np.int32),
+        "input_ids/text_encoder": r.integers(0, 553, size=(4, 77)).astype(np.int32),
         "weight": WEIGHTS.astype(dtype),
         "is_prior": np.asarray([False, False, True, True]),
         "index": np.arange(4, dtype=np.int32),
@@ -39,11 +41,11 @@ def batch_at(step, dtype):
 
 
 def objective_for(models, dtype):
+    text = CLIPTextConfig.from_json(torch_models.config_json(models.text_encoder))
+    text_encoder = CLIPTextModel(text, dtype=dtype)
     return DenoisingObjective(
         unet=UNet2DConditionModel(UNetConfig.from_json(torch_models.config_json(models.unet)), dtype=dtype),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig.from_json(torch_models.config_json(models.text_encoder)), dtype=dtype
-        ),
+        conditioner=Conditioner((("text_encoder", text_encoder),), SD.condition),
         schedule=NoiseSchedule.from_config(torch_models.scheduler_config(models.kind)),
         scaling_factor=0.18215,
         n_instances=2,
@@ -88,7 +90,7 @@ def theirs(models, dtype, draws):
         timesteps = torch.tensor(draw.timesteps)
         alpha_bar = torch.tensor(schedule.alphas_cumprod.astype(dtype))[timesteps.long()].reshape(-1, 1, 1, 1)
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-        text = models.text_encoder(torch.tensor(batch_at(number, dtype)["input_ids"]).long())[0]
+        text = models.text_encoder(torch.tensor(batch_at(number, dtype)["input_ids/text_encoder"]).long())[0]
         prediction = models.unet(noisy, timesteps, text).sample
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
         target = velocity if models.kind == "sd21" else noise

@@ -10,7 +10,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from dreambooth_jax.trees import flatten
-from dreambooth_jax.weights.pretrained import Components, write_folder
+from dreambooth_jax.weights.pretrained import Components
+from dreambooth_jax.weights.writing import write_folder
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 KINDS = ("legacy_flax_sd15", "legacy_flax_sd21")
@@ -25,7 +26,8 @@ def write(path: Path, components: Components, **options) -> Path:
         params=components.params,
         configs=components.configs,
         scheduler_config=components.scheduler_config,
-        tokenizer_folder=components.folder / "tokenizer",
+        tokenizers={name: components.folder / name for name in components.family.text_encoders.values()},
+        family=components.family,
         **options,
     )
     return path

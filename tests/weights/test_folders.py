@@ -12,9 +12,12 @@ import pytest
 from huggingface_hub import errors
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.weights.folders import choose_weights, locate, needed_files, replacing
+from dreambooth_jax.models.families import SD
+from dreambooth_jax.weights.folders import choose_weights, layout_of, locate, needed_files
+from dreambooth_jax.weights.replacing import replacing
 from tests.weights.folders import FIXTURES
 
+LAYOUT = layout_of(SD)
 PLAIN = {
     *("model_index.json", "scheduler/scheduler_config.json"),
     *("tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json"),
@@ -73,7 +76,7 @@ class TestChoice:
         ],
     )
     def test_text_encoder_and_unet(self, names, variant, expected):
-        chosen = choose_weights(names, variant=variant, where="here")
+        chosen = choose_weights(names, LAYOUT, variant=variant, where="here")
         assert chosen["text_encoder"] == f"text_encoder/{expected[0]}"
         assert chosen["unet"] == f"unet/{expected[1]}"
 
@@ -91,11 +94,11 @@ class TestChoice:
     )
     def test_what_is_missing_is_said(self, names, variant, message):
         with pytest.raises(InputError, match=message) as caught:
-            choose_weights(names, variant=variant, where="here")
+            choose_weights(names, LAYOUT, variant=variant, where="here")
         assert "\n" not in str(caught.value)
 
     def test_only_what_is_needed_is_downloaded(self):
-        files = needed_files(SD15, choose_weights(SD15, variant="fp16", where="here"))
+        files = needed_files(SD15, choose_weights(SD15, LAYOUT, variant="fp16", where="here"), LAYOUT)
         weights = {"text_encoder/model.fp16.safetensors"}
         weights |= {f"{name}/diffusion_pytorch_model.fp16.safetensors" for name in ("unet", "vae")}
         assert set(files) == PLAIN | weights
@@ -104,7 +107,7 @@ class TestChoice:
     def test_shards_are_downloaded_with_their_index(self, variant, number_first):
         mine = _sharded(f".{variant}" if variant else "", number_first=number_first)
         names = mine | _sharded(".bf16") | PICKLES
-        assert set(needed_files(names, choose_weights(names, variant=variant, where="here"))) == mine
+        assert set(needed_files(names, choose_weights(names, LAYOUT, variant=variant, where="here"), LAYOUT)) == mine
 
 
 class TestLocate:
@@ -146,10 +149,10 @@ class TestHub:
             return sorted(SD15)
 
         def snapshot_download(repo, *, revision=None, allow_patterns=None):
-            calls.append(("download", repo, revision))
+            calls.append(("index" if allow_patterns == ["model_index.json"] else "download", repo, revision))
             for name in allow_patterns:
                 (tmp_path / name).parent.mkdir(exist_ok=True)
-                (tmp_path / name).touch()
+                (tmp_path / name).write_text("{}")
             return str(tmp_path)
 
         monkeypatch.setattr(hub.HfApi, "list_repo_files", list_repo_files)
@@ -165,7 +168,7 @@ class TestHub:
 
     def test_download(self, repository, tmp_path):
         folder, weights = locate("org/sd-1.5", revision="v2", variant="fp16")
-        assert repository == [("list", "org/sd-1.5", "v2"), ("download", "org/sd-1.5", "v2")]
+        assert repository == [(what, "org/sd-1.5", "v2") for what in ("list", "index", "download")]
         assert folder == tmp_path
         assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()} == {
             *PLAIN,
@@ -182,7 +185,7 @@ class TestHub:
         monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda *_, **__: sorted(PICKLES))
         with pytest.raises(InputError, match=r"pickles only.*from_pretrained\('org/model', use_safetensors=False\)"):
             locate("org/model")
-        assert not repository
+        assert [what for what, *_ in repository] == ["index"]
 
     @pytest.mark.parametrize(
         ("kind", "message"),

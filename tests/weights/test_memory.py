@@ -16,9 +16,11 @@ import jax
 import numpy as np
 import pytest
 
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.trees import nbytes, unflatten
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
-from dreambooth_jax.weights.pretrained import load_components, write_folder
+from dreambooth_jax.weights.pretrained import load_components
+from dreambooth_jax.weights.writing import write_folder
 
 TOKENIZER = Path(__file__).parent.parent / "fixtures" / "legacy_flax_sd15" / "tokenizer"
 CONFIGS = {
@@ -34,13 +36,18 @@ CONFIGS = {
 
 def _write(folder: str, format: str) -> None:
     """A folder of about 400 MB of weights that take no memory: each leaf is one number, seen from everywhere."""
-    shapes = {component: parameter_shapes(module) for component, module in build_modules(CONFIGS).items()}
+    shapes = {
+        component: parameter_shapes(SD.components[component], module)
+        for component, module in build_modules(CONFIGS).items()
+    }
     params = {
         component: unflatten({name: np.broadcast_to(np.float32(0.5), leaf.shape) for name, leaf in leaves.items()})
         for component, leaves in shapes.items()
     }
     before = _peak()
-    write_folder(folder, params=params, configs=CONFIGS, scheduler_config={}, tokenizer_folder=TOKENIZER, format=format)
+    write_folder(
+        folder, params=params, configs=CONFIGS, scheduler_config={}, tokenizers={"tokenizer": TOKENIZER}, format=format
+    )
     _report(before, nbytes(params))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
@@ -27,10 +28,10 @@ def pair(request):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     models = torch_models.build(request.param)
-    configs = {component: torch_models.config_json(getattr(models, component)) for component in names.COMPONENTS}
+    configs = {component: torch_models.config_json(getattr(models, component)) for component in SD.components}
     modules = build_modules(configs)
-    ours = {component: parameter_shapes(module) for component, module in modules.items()}
-    return ours, {component: getattr(models, component).state_dict() for component in names.COMPONENTS}
+    ours = {component: parameter_shapes(SD.components[component], module) for component, module in modules.items()}
+    return ours, {component: getattr(models, component).state_dict() for component in SD.components}
 
 
 def _with_prefix(component, name):
@@ -40,15 +41,17 @@ def _with_prefix(component, name):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("component", names.COMPONENTS)
+@pytest.mark.parametrize("component", SD.components)
 def test_name_sets_are_those_of_torch_both_ways(pair, component):
     ours, theirs = pair[0][component], pair[1][component]
     assert {names.torch_name(name) for name in ours} == {_with_prefix(component, name) for name in theirs}
-    assert {names.key(component, name) for name in ours} == {names.key(component, name) for name in theirs}
+    assert {names.key(SD.components[component].key_rules, name) for name in ours} == {
+        names.key(SD.components[component].key_rules, name) for name in theirs
+    }
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("component", names.COMPONENTS)
+@pytest.mark.parametrize("component", SD.components)
 def test_shapes_are_those_of_torch(pair, component):
     ours, theirs = pair[0][component], pair[1][component]
     shapes = {_with_prefix(component, name): tuple(array.shape) for name, array in theirs.items()}
@@ -57,7 +60,7 @@ def test_shapes_are_those_of_torch(pair, component):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("component", names.COMPONENTS)
+@pytest.mark.parametrize("component", SD.components)
 def test_legacy_flax_names_there_and_back(kind, component):
     legacy = flatten(serialization.msgpack_restore((FIXTURES / kind / FLAX_FILES[component]).read_bytes()))
     ours = {name: name for name in legacy}
@@ -66,9 +69,11 @@ def test_legacy_flax_names_there_and_back(kind, component):
     elif component == "text_encoder":
         ours = {name: name.replace("layers/", "layers_") for name in legacy}
     for name in legacy:
-        assert names.flax_name(component, ours[name]) == name
-        assert names.key(component, name) == names.key(component, ours[name])
-    assert len({names.key(component, name) for name in legacy}) == len(legacy)
+        assert names.flax_name(SD.components[component].key_rules, ours[name]) == name
+        assert names.key(SD.components[component].key_rules, name) == names.key(
+            SD.components[component].key_rules, ours[name]
+        )
+    assert len({names.key(SD.components[component].key_rules, name) for name in legacy}) == len(legacy)
 
 
 def _modern(name: str) -> str:
@@ -103,7 +108,7 @@ def _modern(name: str) -> str:
     ],
 )
 def test_names_of_one_parameter_have_one_key(component, same):
-    assert len({names.key(component, name) for name in same}) == 1
+    assert len({names.key(SD.components[component].key_rules, name) for name in same}) == 1
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class TestLegacyFlax:
         assert np.abs(np.asarray(ours) - reference).max() <= 1e-5 * np.abs(reference).max()
 
     def _apply(self, components, name, *inputs, **options):
-        module = getattr(components, name)
+        module = components.modules[name]
         return jax.jit(lambda p, *x: module.apply({"params": p}, *x, **options))(components.params[name], *inputs)
 
     @pytest.mark.parametrize("prompt", [("input_ids", "text_hidden"), ("uncond_ids", "uncond_hidden")])
@@ -141,8 +141,8 @@ class TestForms:
 
     def test_modules_are_built_as_asked(self, folder):
         components = load_components(folder, dtype=jnp.bfloat16, remat="blocks")
-        assert components.unet.remat == components.text_encoder.remat == "blocks"
-        assert {getattr(components, name).dtype for name in components.params} == {jnp.bfloat16}
+        assert components.modules["unet"].remat == components.modules["text_encoder"].remat == "blocks"
+        assert {components.modules[name].dtype for name in components.params} == {jnp.bfloat16}
 
 
 class TestErrors:
@@ -213,7 +213,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("component", "changes", "message"),
         [
-            ("unet", {"in_channels": 9}, "in_channels = 9 does not fit the vae's latent_channels = 4"),
+            ("unet", {"in_channels": 3}, "unet's in_channels = 3 is less than the vae's latent_channels = 4"),
+            ("unet", {"out_channels": 8}, "unet's out_channels = 8 does not fit the vae's latent_channels = 4"),
             (
                 "unet",
                 {"cross_attention_dim": 64},

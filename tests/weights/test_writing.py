@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.trees import map_named
-from dreambooth_jax.weights.pretrained import load_components, write_folder
+from dreambooth_jax.weights.pretrained import load_components
+from dreambooth_jax.weights.writing import write_folder
 from tests.weights.folders import FIXTURES, weights, write
 
 
@@ -115,7 +116,7 @@ def test_over_the_folder_that_was_read(folder, sd15):
         params=sd15.params,
         configs=sd15.configs,
         scheduler_config=sd15.scheduler_config,
-        tokenizer_folder=folder / "tokenizer",
+        tokenizers={"tokenizer": folder / "tokenizer"},
         dtype="bfloat16",
     )
     assert (folder / "tokenizer" / "vocab.json").exists()

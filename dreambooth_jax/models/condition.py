@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What the denoiser is told besides x and t, as one pytree, and the text encoders that make it of token ids.
+
+    ids -> text encoders -> Condition -> guidance, caches, batches, objective -> denoiser
+
+Every leaf has a row for each example, so rows are taken, joined and split with ``jax.tree.map``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from dreambooth_jax.trees import Tree, flatten, unflatten
+
+CONDITION = "condition"
+INPUT_IDS = "input_ids"
+
+
+class Condition(NamedTuple):
+    """What a denoiser is conditioned on; None is what its kind of model does not have."""
+
+    states: Float[Array, "b s d"]
+    """A vector for each token, which cross-attention looks at."""
+    pooled: Float[Array, "b p"] | None = None
+    """A vector for the whole text."""
+    sizes: Float[Array, "b 6"] | None = None
+    """Height and width of the original picture, top and left of the crop, height and width of what is wanted."""
+    residuals: Any = None
+    """Features that another network adds to the denoiser's."""
+
+    def leaves(self) -> dict[str, Any]:
+        """``condition/states`` and so on: how batches and tables, which are flat, name them."""
+        return flatten({CONDITION: {name: leaf for name, leaf in self._asdict().items() if leaf is not None}})
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Any]) -> "Condition | None":
+        """The inverse of :meth:`leaves`, from a batch with other entries; None if it brings no condition."""
+        found = {name: leaf for name, leaf in batch.items() if name.startswith(f"{CONDITION}/")}
+        return cls(**unflatten(found)[CONDITION]) if found else None
+
+
+class Conditioner(NamedTuple):
+    """Text encoders, and what becomes of their outputs. Hashable, so that it may be a static argument.
+
+    Attributes:
+        encoders: their names in the model, and modules.
+        combine: each encoder's output by name -> the condition.
+    """
+
+    encoders: tuple[tuple[str, nn.Module], ...]
+    combine: Callable[[Mapping[str, Any]], Condition]
+
+    def __call__(self, params: Tree, ids: Mapping[str, Int[Array | np.ndarray, "b s"]]) -> Condition:
+        """Token ids of each encoder -> condition. ``params`` may hold other networks, too."""
+        return self.combine({name: module.apply({"params": params[name]}, ids[name]) for name, module in self.encoders})
+
+    def of_batch(self, params: Tree, batch: Mapping[str, Any]) -> Condition:
+        """The condition that a batch brings, or else what its token ids come to."""
+        condition = Condition.of_batch(batch)
+        if condition is not None:
+            return condition
+        return self(params, {name: batch[f"{INPUT_IDS}/{name}"] for name, _ in self.encoders})
+
+    def clone(self, **changes: Any) -> "Conditioner":
+        """The same with other attributes of the modules, such as ``remat``."""
+        return self._replace(encoders=tuple((name, module.clone(**changes)) for name, module in self.encoders))
+
+
+def id_leaves(ids: Mapping[str, Int[Array | np.ndarray, "b s"]]) -> dict[str, Any]:
+    """Token ids of each encoder as entries of a batch: ``input_ids/text_encoder``."""
+    return {f"{INPUT_IDS}/{name}": rows for name, rows in ids.items()}

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Kinds of models as data: which networks they have, how their files are named, and what conditions the denoiser.
+
+A family is one value and a line in ``FAMILIES``. Each has a denoiser called ``unet`` and an autoencoder called ``vae``;
+its text encoders are listed. The rest of the package asks the family and never for its name.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dreambooth_jax.models.clip_text import CLIPTextModel
+from dreambooth_jax.models.condition import Condition
+from dreambooth_jax.models.configs import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.unet import UNet2DConditionModel
+from dreambooth_jax.models.vae import AutoencoderKL
+
+
+class Stems(NamedTuple):
+    """Names of a network's weight files, without ``.safetensors`` and ``.msgpack``."""
+
+    torch: str
+    flax: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRules:
+    """In what names of a network's parameters differ between files.
+
+    Attributes:
+        prefix: first segment of all names, which some exporters leave out.
+        legacy: a path's segment as we call it -> as legacy files do. A trailing underscore stands for any number.
+        ignored: keys of buffers that hold no weights.
+    """
+
+    prefix: str = ""
+    legacy: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComponentKind:
+    """A kind of network that is stored in a folder of its own, with a ``config.json``.
+
+    Attributes:
+        config_cls: reads the ``config.json``.
+        module_cls: the Flax module; made of a ``config_cls`` and those of dtype, remat and arch that it has.
+        library_class: (library, class) in PyTorch, as ``model_index.json`` says it.
+        stems: of its weight files.
+        dummy_inputs: config -> shapes of inputs, small ones, that the module can be initialised with.
+        key_rules: of its parameters' names.
+    """
+
+    config_cls: type[ModelConfig]
+    module_cls: Callable[..., nn.Module]
+    library_class: tuple[str, str]
+    stems: Stems
+    dummy_inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
+    key_rules: KeyRules = KeyRules()
+
+    def build(self, config: ModelConfig, **how: Any) -> nn.Module:
+        """The module; of ``how`` it gets what it has attributes for."""
+        known = {one.name for one in fields(self.module_cls)}  # type: ignore[arg-type]
+        return self.module_cls(config, **{name: value for name, value in how.items() if name in known})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family:
+    """A kind of model.
+
+    Attributes:
+        name: of the family.
+        pipeline_class: ``_class_name`` in ``model_index.json``.
+        components: folder -> the kind of network in it; ``unet`` and ``vae`` are among them.
+        text_encoders: those of the components that read prompts -> the folder of the tokenizer of each.
+        condition: outputs of the text encoders by name -> what the denoiser is told.
+        misfits: configs of all components -> one line for each way in which they don't fit each other.
+    """
+
+    name: str
+    pipeline_class: str
+    components: Mapping[str, ComponentKind]
+    text_encoders: Mapping[str, str]
+    condition: Callable[[Mapping[str, Any]], Condition]
+    misfits: Callable[[Mapping[str, Any]], Iterator[str]]
+
+
+def _real(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _whole(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+UNET = ComponentKind(
+    config_cls=UNetConfig,
+    module_cls=UNet2DConditionModel,
+    library_class=("diffusers", "UNet2DConditionModel"),
+    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
+    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels), _whole(1), _real(1, 1, c.cross_attention_dim)),
+)
+VAE = ComponentKind(
+    config_cls=VAEConfig,
+    module_cls=AutoencoderKL,
+    library_class=("diffusers", "AutoencoderKL"),
+    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
+    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels),),
+    # Flax up to its end, PyTorch before diffusers 0.17
+    key_rules=KeyRules(legacy={"to_q": "query", "to_k": "key", "to_v": "value", "to_out_0": "proj_attn"}),
+)
+CLIP_TEXT = ComponentKind(
+    config_cls=CLIPTextConfig,
+    module_cls=CLIPTextModel,
+    library_class=("transformers", "CLIPTextModel"),
+    stems=Stems("model", "flax_model"),
+    dummy_inputs=lambda c: (_whole(1, 1),),
+    key_rules=KeyRules(
+        prefix="text_model",  # transformers 5 leaves it out
+        # Flax had no prefix rule for lists of transformers: layers/3. The path rule reads it, this row writes it.
+        legacy={"layers_": "layers/"},
+        ignored=("text_model/embeddings/position_ids",),
+    ),
+)
+
+
+def _sd_condition(outputs: Mapping[str, Any]) -> Condition:
+    return Condition(states=outputs["text_encoder"])
+
+
+def latent_misfits(unet: UNetConfig, vae: VAEConfig) -> Iterator[str]:
+    """Of a denoiser and an autoencoder. A denoiser may take more channels than latents have, such as a mask."""
+    latents = f"the vae's latent_channels = {vae.latent_channels}"
+    if unet.out_channels != vae.latent_channels:
+        yield f"unet's out_channels = {unet.out_channels} does not fit {latents}"
+    if unet.in_channels < vae.latent_channels:
+        yield f"unet's in_channels = {unet.in_channels} is less than {latents}"
+
+
+def _sd_misfits(configs: Mapping[str, Any]) -> Iterator[str]:
+    unet, text = configs["unet"], configs["text_encoder"]
+    yield from latent_misfits(unet, configs["vae"])
+    if unet.cross_attention_dim != text.hidden_size:
+        width = f"unet's cross_attention_dim = {unet.cross_attention_dim}"
+        yield f"{width} does not fit the text_encoder's hidden_size = {text.hidden_size}"
+
+
+SD = Family(
+    name="sd",
+    pipeline_class="StableDiffusionPipeline",
+    components={"text_encoder": CLIP_TEXT, "unet": UNET, "vae": VAE},
+    text_encoders={"text_encoder": "tokenizer"},
+    condition=_sd_condition,
+    misfits=_sd_misfits,
+)
+"""Stable Diffusion 1 and 2."""
+
+FAMILIES: dict[str, Family] = {SD.pipeline_class: SD}
+"""By ``pipeline_class``."""
+
+
+def family_of(pipeline_class: str | None) -> Family:
+    """The family of a ``_class_name``; Stable Diffusion for one that is missing or that we don't know, such as those of
+    its img2img and inpainting pipelines: whether the networks are its own, their configurations tell."""
+    return FAMILIES.get((pipeline_class or "").removeprefix("Flax"), SD)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Modules' parameters -> a folder in the diffusers layout, one leaf at a time. Reading it again in float32 is exact."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.families import SD, ComponentKind, Family
+from dreambooth_jax.trees import Tree, flatten
+from dreambooth_jax.weights import names
+from dreambooth_jax.weights.files import Leaf, turned, write_safetensors
+from dreambooth_jax.weights.flax_msgpack import write_msgpack
+from dreambooth_jax.weights.folders import INDEX, SCHEDULER
+from dreambooth_jax.weights.replacing import replacing
+
+Format = Literal["safetensors", "flax"]
+
+# settings that PyTorch's classes would complain about
+_FLAX_ONLY = ("split_head_dim", "use_memory_efficient_attention")
+# the schedulers of which there was a Flax class
+_FLAX_SCHEDULERS = (
+    *("DDIM", "DDPM", "DPMSolverMultistep", "EulerDiscrete"),
+    *("KarrasVe", "LMSDiscrete", "PNDM", "ScoreSdeVe"),
+)
+
+
+def write_folder(
+    path: str | Path,
+    *,
+    params: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
+    scheduler_config: Mapping[str, Any],
+    tokenizers: Mapping[str, Path],
+    family: Family = SD,
+    format: Format = "safetensors",
+    dtype: DTypeLike = "float32",
+) -> None:
+    """Write a model for ``from_pretrained`` of diffusers' pipelines; the inverse of ``load_components``.
+
+    Args:
+        path: the folder. What it has of these files is replaced when all are written, anything else left alone.
+        params: all leaves of the three components.
+        configs: as in ``Components``.
+        scheduler_config: content of the ``scheduler_config.json``.
+        tokenizers: name of each tokenizer's folder -> where its files are copied from.
+        family: which components there are.
+        format: "safetensors", or "flax" for the msgpack files that the legacy Flax classes read.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        InputError: if it cannot be saved (a full disk), or a value is beyond the dtype's range. What was there stays.
+    """
+    dtype = np.dtype(dtype)
+    with replacing(Path(path)) as folder:
+        for component, kind in family.components.items():
+            config = _config(configs[component], format)
+            if kind.library_class[0] == "transformers":
+                config = {**config, "torch_dtype": dtype.name}  # transformers loads in the dtype that it finds here
+                config.pop("dtype", None)  # its newer name, for which torch_dtype stands in all versions
+            _write_json(folder / component / "config.json", config)
+            _write_weights(folder, component, kind, params[component], format=format, dtype=dtype)
+        scheduler = _config({"_class_name": "DDIMScheduler", **scheduler_config}, format)
+        _write_json(folder / SCHEDULER, scheduler)
+        _write_json(folder / INDEX, _model_index(family, scheduler["_class_name"], format))
+        for name, source in tokenizers.items():
+            (folder / name).mkdir()
+            for file in sorted(source.iterdir()):
+                if file.is_file():
+                    shutil.copyfile(file, folder / name / file.name)
+
+
+def _config(raw: Mapping[str, Any], format: Format) -> dict[str, Any]:
+    """A config.json with the class names, and only the settings, of the format's library."""
+    left_out = ("_name_or_path", *(_FLAX_ONLY if format == "safetensors" else ()))
+    config = {key: value for key, value in raw.items() if key not in left_out}
+    if "_class_name" in config:
+        config["_class_name"] = _class_name(config["_class_name"], format)
+    return config
+
+
+def _class_name(name: str, format: Format) -> str:
+    name = name.removeprefix("Flax")
+    if format == "safetensors":
+        return name
+    if name.endswith("Scheduler") and name.removesuffix("Scheduler") not in _FLAX_SCHEDULERS:
+        name = "DDIMScheduler"
+    return f"Flax{name}"
+
+
+def _model_index(family: Family, scheduler: str, format: Format) -> dict[str, Any]:
+    components = {
+        name: [kind.library_class[0], _class_name(kind.library_class[1], format)]
+        for name, kind in family.components.items()
+    }
+    return {
+        "_class_name": _class_name(family.pipeline_class, format),
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        **components,
+        **{tokenizer: ["transformers", "CLIPTokenizer"] for tokenizer in family.text_encoders.values()},
+    }
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_weights(
+    folder: Path, component: str, kind: ComponentKind, params: Tree, *, format: Format, dtype: np.dtype
+) -> None:
+    def outgoing(name: str, array: Any) -> Leaf:
+        return Leaf(shape=array.shape, dtype=dtype, load=lambda: _cast(f"{component}/{name}", _on_host(array), dtype))
+
+    leaves = {name: outgoing(name, array) for name, array in flatten(params).items()}
+    if format == "flax":
+        legacy = {names.flax_name(kind.key_rules, name): leaf for name, leaf in leaves.items()}
+        write_msgpack(folder / component / f"{kind.stems.flax}.msgpack", legacy)
+    else:
+        theirs = {names.torch_name(name): turned(leaf, partial(names.to_torch, name)) for name, leaf in leaves.items()}
+        write_safetensors(folder / component / f"{kind.stems.torch}.safetensors", theirs)
+
+
+def _on_host(array: Any) -> np.ndarray:
+    if isinstance(array, jax.Array):
+        # the same buffers as a new array, because an array keeps the host's copy that is made of it
+        shards = [shard.data for shard in array.addressable_shards]
+        array = jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
+    return np.asarray(array)
+
+
+def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    lost = np.isinf(cast) & np.isfinite(array)
+    if lost.any():
+        largest = np.abs(array[lost]).max()
+        raise InputError(f"{name} has values beyond {dtype.name}'s range (up to {largest:g}): save bfloat16 or float32")
+    return cast
