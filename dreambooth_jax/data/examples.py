@@ -20,7 +20,7 @@ class ExampleTable:
     mean: Float[np.ndarray, "n v h w c"]
     logvar: Float[np.ndarray, "n v h w c"]
     text: Mapping[str, Shaped[np.ndarray, "u ..."]]
-    """Different texts, stored once: ``condition/...`` [u, ...] of frozen text encoders, or ``input_ids/...`` [u, 77]."""
+    """Different texts, stored once: ``condition/...`` of frozen text encoders, or ``input_ids/...`` [u, 77]."""
     text_index: Int[np.ndarray, "n"]
     """Which of the texts an example has."""
 

@@ -50,7 +50,7 @@ class Layout:
 def layout_of(family: Family) -> Layout:
     """Of a whole model."""
     return Layout(
-        what="a Stable Diffusion model in the diffusers layout",
+        what="Stable Diffusion model in the diffusers layout",
         components=family.components,
         settings=(SCHEDULER,),
         tokenizers=tuple(dict.fromkeys(family.text_encoders.values())),
@@ -59,7 +59,7 @@ def layout_of(family: Family) -> Layout:
 
 def layout_alone(kind: ComponentKind) -> Layout:
     """Of one network, whose files lie in no folder of their own."""
-    return Layout(what=f"a {kind.library_class[1]} in the diffusers layout", components={"": kind})
+    return Layout(what=f"{kind.library_class[1]} in the diffusers layout", components={"": kind})
 
 
 def locate(source: str, *, revision: str | None = None, variant: str | None = None) -> tuple[Path, dict[str, Path]]:
@@ -165,7 +165,7 @@ def check_layout(names: Collection[str], layout: Layout, *, where: str) -> None:
         required.append(f"{folder}/tokenizer.json" if f"{folder}/tokenizer.json" in names else f"{folder}/vocab.json")
     missing = [name for name in required if name not in names]
     if missing:
-        raise InputError(f"{where} is not {layout.what}: it lacks {', '.join(missing)}")
+        raise InputError(f"{where} is no {layout.what}: it lacks {', '.join(missing)}")
 
 
 def choose_weights(names: Collection[str], layout: Layout, *, variant: str | None, where: str) -> dict[str, str]:

@@ -177,7 +177,7 @@ class TestHub:
 
     def test_what_exists_here_is_not_looked_up(self, repository, tmp_path):
         (tmp_path / "org" / "model").mkdir(parents=True)
-        with pytest.raises(InputError, match="org/model is not a Stable Diffusion model"):
+        with pytest.raises(InputError, match="org/model is no Stable Diffusion model"):
             locate("org/model")
         assert not repository
 
