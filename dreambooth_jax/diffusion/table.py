@@ -82,9 +82,13 @@ def make_table(
         size: of the padded table; one of more rows is as long as it must be.
     """
     numbers = [_numbers(row, prediction_type) for row in rows]
-    padding = [(*final, 0.0, 0.0, np.eye(4, 7))] * max(size - len(numbers), 1)
-    columns = (np.asarray(column, np.float64) for column in zip(*numbers, *padding))
-    return SamplerTable(np.asarray(len(numbers), np.int32), np.asarray(clip, np.float64), Rows(*columns))
+    nothing = (*final, 0.0, 0.0, np.eye(4, 7))
+    length, missing = len(numbers), max(size - len(numbers), 1)
+    columns = (
+        np.concatenate([np.asarray(column, np.float64), np.repeat(np.asarray(one)[None], missing, axis=0)])
+        for column, one in zip(zip(*numbers), nothing)
+    )
+    return SamplerTable(np.asarray(length, np.int32), np.asarray(clip, np.float64), Rows(*columns))
 
 
 def _numbers(row: Row, prediction_type: PredictionType) -> tuple[Any, ...]:
