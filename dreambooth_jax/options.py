@@ -20,7 +20,7 @@ class SampleOptions(SamplingConfig):
     prompts_file: str | None = setting(None, path=True, nonempty=True)
     """Text file with a prompt on each line."""
     out: str | None = setting(None, path=True, nonempty=True)
-    """Folder for the pictures and grid.png; by default samples/ in the run folder, or ./samples."""
+    """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     num_images: int = setting(4, at_least=1, at_most=1_000_000)
     """Pictures per prompt; number i has seed + i."""
     seed: int = setting(0, at_least=0, below=2**32)
@@ -29,6 +29,10 @@ class SampleOptions(SamplingConfig):
     """Checkpoint of a run folder; the newest by default."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
+    revision: str | None = setting(None, nonempty=True)
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = setting(None, nonempty=True)
+    """Weight files of a model to prefer, such as fp16."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype."""
 
@@ -45,6 +49,10 @@ class ExportOptions(Settings):
     """Checkpoint of a run folder; the newest by default."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
+    revision: str | None = setting(None, nonempty=True)
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = setting(None, nonempty=True)
+    """Weight files of a model to prefer, such as fp16."""
     format: Literal["safetensors", "flax"] = "safetensors"
     """Weight files: safetensors (PyTorch diffusers, ComfyUI) or legacy Flax msgpack."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

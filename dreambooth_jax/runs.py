@@ -86,7 +86,38 @@ class OpenedModel:
     config: Config | None
 
 
-def open_model(source: str, *, step: int | None = None, ema: bool | None = None, dtype: str = "auto") -> OpenedModel:
+def model_path(folder: RunFolder, config: Config) -> str:
+    """Where the pretrained model of a run is, also for who stands elsewhere than the run was started.
+
+    A run saves the absolute path. One that did not was started where its own folder, as it was given, leads to here.
+    """
+    path, run_dir = Path(config.model.path), Path(config.run_dir)
+    depth = len(run_dir.parts)
+    here = folder.path.resolve()
+    if not path.is_absolute() and here.parts[-depth:] == run_dir.parts:
+        started = Path(*here.parts[:-depth])
+        if (started / path).is_dir():
+            return str(started / path)
+    return config.model.path
+
+
+def with_absolute_model(config: Config) -> Config:
+    """A config that names a local model by its absolute path; hub ids and "embedded" stay."""
+    path = Path(config.model.path)
+    if config.model.path in ("", "embedded") or not path.is_dir():
+        return config
+    return replace(config, model=replace(config.model, path=str(path.absolute())))
+
+
+def open_model(
+    source: str,
+    *,
+    step: int | None = None,
+    ema: bool | None = None,
+    dtype: str = "auto",
+    revision: str | None = None,
+    variant: str | None = None,
+) -> OpenedModel:
     """Open a run folder (its newest checkpoint), a model folder or a hub id.
 
     Args:
@@ -94,6 +125,8 @@ def open_model(source: str, *, step: int | None = None, ema: bool | None = None,
         step: of the checkpoint; the newest by default.
         ema: the moving average instead of the last weights; by default if the run kept one.
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
+        revision: the hub's branch, tag or commit. A run has its own.
+        variant: weight files of a model to prefer, such as fp16. A run has its own.
 
     Raises:
         InputError: if there is no such thing, or no such checkpoint.
@@ -102,12 +135,14 @@ def open_model(source: str, *, step: int | None = None, ema: bool | None = None,
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
-        pipe = load_pretrained(source, dtype=dtype)
+        pipe = load_pretrained(source, revision=revision, variant=variant, dtype=dtype)
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
+    if revision is not None or variant is not None:
+        raise InputError(f"{source} is a run folder, which knows its model: leave revision and variant out")
     config = load_config(folder.config)
     step = pick_step(folder, step)
     model = config.model
-    pipe = load_pretrained(model.path, revision=model.revision, variant=model.variant, dtype=dtype)
+    pipe = load_pretrained(model_path(folder, config), revision=model.revision, variant=model.variant, dtype=dtype)
     if ema is None:
         ema = config.train.ema_decay > 0
     adapter = make_adapter(config)

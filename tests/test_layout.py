@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
             "memory",
             "flops",
         ),
-        *("compilation_cache", "deterministic", "hardware", "platforms", "progress"),
+        *("compilation_cache", "deterministic", "hardware", "platforms", "progress", "text_files"),
     },
     {"models", "diffusion", "data", "adapters"},
     {"training", "weights", "checks"},

@@ -35,8 +35,7 @@ def run(arguments: Sequence[str]) -> None:
         if flags:
             print(pages.page(verb, every_key="--help-all" in flags))
         else:
-            call = read_call(arguments)
-            verb.run(call.settings, call.options)
+            verb.run(read_call(verb, arguments[1:]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,24 +2,26 @@
 # Copyright The dreambooth_jax authors
 """``dreambooth-jax export``."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each
 from dreambooth_jax.options import ExportOptions
 
 
-def export(options: ExportOptions, others: Mapping[str, Any]) -> None:
+def export(call: Call) -> None:
     """Write a diffusers folder."""
-    del others
+    options: ExportOptions = call.settings
     from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.export import save_pretrained
+    from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import open_model
 
     keep_compiled()
-    model = open_model(options.source, step=options.step, ema=options.ema)
-    save_pretrained(options.out, model.pipe, model.params, format=options.format, dtype=options.dtype)
+    with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
+        model = open_model(
+            options.source, step=options.step, ema=options.ema, revision=options.revision, variant=options.variant
+        )
+    with announced(f"writing {options.out}", usually="seconds, or half a minute for a large model"):
+        save_pretrained(options.out, model.pipe, model.params, format=options.format, dtype=options.dtype)
     print(options.out)
 
 

@@ -5,28 +5,13 @@
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.verbs import VERBS
 from dreambooth_jax.cli.words import check_bare, split
 from dreambooth_jax.config import Config, add_settings, keys, new_parser, parse
 from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
-
-
-class Call(NamedTuple):
-    """What was asked for.
-
-    Attributes:
-        verb: the verb.
-        settings: an instance of its dataclass.
-        options: the value of each of its options, None where it is not given.
-    """
-
-    verb: Verb
-    settings: Any
-    options: dict[str, Any]
 
 
 def find_verb(arguments: Sequence[str]) -> Verb:
@@ -67,13 +52,12 @@ def known_keys(verb: Verb) -> list[str]:
     return [*keys(verb.settings), *verb.options]
 
 
-def read_call(arguments: Sequence[str]) -> Call:
-    """Parse a command line, verb first.
+def read_call(verb: Verb, arguments: Sequence[str]) -> Call:
+    """Parse the words after a verb.
 
     Raises:
         InputError: for whatever is wrong with it, on one line.
     """
-    verb = find_verb(arguments)
     parser = new_parser(prog=f"dreambooth-jax {verb.name}", usage=f"dreambooth-jax {verb.name} {verb.usage}")
     if verb.settings is Config:
         add_settings(parser)
@@ -81,13 +65,14 @@ def read_call(arguments: Sequence[str]) -> Call:
         parser.add_class_arguments(verb.settings)
     for name, (kind, text) in verb.options.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
-    parsed = parse(parser, normalise(verb, arguments[1:]), known=known_keys(verb))
+    words = normalise(verb, arguments)
+    parsed = parse(parser, words, known=known_keys(verb))
     names = [entry.name for entry in dataclasses.fields(verb.settings)]
     settings = verb.settings(**{name: parsed[name] for name in names})
     if verb.settings is not Config:  # a run checks its own, which need not come from a command line
         check_arguments(settings)
     return Call(
-        verb=verb,
         settings=settings,
         options={name: parsed[name] for name in verb.options},
+        told=frozenset(word.removeprefix("--").partition("=")[0] for word in words),
     )

@@ -2,23 +2,20 @@
 # Copyright The dreambooth_jax authors
 """``dreambooth-jax plan``."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
-from dreambooth_jax.cli.verb import Option, Verb
+from dreambooth_jax.cli.verb import Call, Option, Verb
 from dreambooth_jax.config import Config
 from dreambooth_jax.errors import InputError
 
 
-def plan(config: Config, options: Mapping[str, Any]) -> None:
+def plan(call: Call) -> None:
     """Compile a run without weights, and tell what it needs.
 
     Raises:
         InputError: if it does not fit.
     """
-    begin(config)
-    devices, target = options["devices"], options["target"]
+    begin(call.settings)
+    devices, target = call.options["devices"], call.options["target"]
     if devices is not None:
         import jax
 
@@ -30,7 +27,7 @@ def plan(config: Config, options: Mapping[str, Any]) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
     from dreambooth_jax import planning
 
-    found = planning.plan(config, target=target)
+    found = planning.plan(call.settings, target=target)
     print(found)
     if not found.fits:
         raise InputError(f"this run {found.verdict}: change what is listed above")

@@ -2,23 +2,20 @@
 # Copyright The dreambooth_jax authors
 """``dreambooth-jax prior``."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
 from dreambooth_jax.cli.settings import USAGE, begin, config_files
-from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.config import Config
 
 
-def prior(config: Config, options: Mapping[str, Any]) -> None:
+def prior(call: Call) -> None:
     """Make the class images of a run."""
-    begin(config)
-    join_processes(options)
+    begin(call.settings)
+    join_processes(call.options)
     from dreambooth_jax.prepare.class_photos import make_class_images
 
-    print_result(make_class_images(config))
+    print_result(make_class_images(call.settings))
 
 
 PRIOR = Verb(

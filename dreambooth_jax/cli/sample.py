@@ -2,56 +2,132 @@
 # Copyright The dreambooth_jax authors
 """``dreambooth-jax sample``."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import logging
+from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
+from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
+from dreambooth_jax.text_files import read_lines
+
+if TYPE_CHECKING:
+    from dreambooth_jax.evaluation.drawing import PictureFolder
+    from dreambooth_jax.evaluation.samples import SampleSettings
+    from dreambooth_jax.runs import OpenedModel
+
+log = logging.getLogger(__name__)
+
+SHOWN = 16
+"""Prompts, and pictures of each, that the grid shows at most."""
 
 
-def sample(options: SampleOptions, others: Mapping[str, Any]) -> None:
-    """Draw pictures and a grid."""
-    del others
+def sample(call: Call) -> None:
+    """Draw pictures and a grid.
+
+    Raises:
+        InputError: if there is no prompt or no such model.
+    """
+    options: SampleOptions = call.settings
+    prompts = read_prompts(options)
+    if options.seed + options.num_images > 2**32:
+        raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {2**32}: seeds end there")
     from dreambooth_jax.compilation_cache import keep_compiled
-    from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_grid, save_pictures
+    from dreambooth_jax.evaluation.drawing import PictureFolder
+    from dreambooth_jax.evaluation.samples import SampleSettings
+    from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import RunFolder, open_model
 
     keep_compiled()
-    prompts = read_prompts(options)
-    model = open_model(options.source, step=options.step, ema=options.ema, dtype=options.dtype)
-    trained_at = model.config.data.size if model.config else None
+    with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
+        model = open_model(
+            options.source,
+            step=options.step,
+            ema=options.ema,
+            dtype=options.dtype,
+            revision=options.revision,
+            variant=options.variant,
+        )
     settings = SampleSettings(
         prompts=prompts,
         num_images=options.num_images,
         seed=options.seed,
-        sampling=options.sampling(size=trained_at),
+        sampling=sampling_of(options, call.told, model),
     )
-    rows = draw_rows(model.pipe, settings, params=model.params)
     run = RunFolder(Path(options.source))
-    out = Path(options.out) if options.out else (run.path if run.is_run() else Path()) / "samples"
-    save_pictures(out, rows, settings, model=model.name)
-    save_grid(out / "grid.png", rows, settings, title=model.name)
-    print(out / "grid.png")
+    folder = PictureFolder(options.out or (run.path if run.is_run() else Path()) / "samples")
+    draw(model, settings, folder)
+    print(folder.grid)
+
+
+def draw(model: "OpenedModel", settings: "SampleSettings", folder: "PictureFolder") -> None:
+    """Make and save all pictures, then the grid."""
+    import numpy as np
+
+    from dreambooth_jax.evaluation.drawing import draw_batches
+    from dreambooth_jax.evaluation.samples import save_grid
+    from dreambooth_jax.prepare.batch_size import pictures_at_once
+    from dreambooth_jax.progress import Progress, announced
+
+    with announced("compiling the sampler", usually="a minute or so the first time"):
+        at_once = pictures_at_once(model.pipe, settings.sampling, count=settings.num_images)
+        batches = draw_batches(model.pipe, settings, at_once=at_once, params=model.params)
+        first = next(batches)
+    total = len(settings.prompts) * settings.num_images
+    rows: list[list] = [[] for _ in settings.prompts[:SHOWN]]
+    done = 0
+    try:
+        with Progress(total=total, desc="pictures", unit="picture") as bar:
+            for batch in chain([first], batches):
+                folder.save(batch, settings, model=model.name)
+                done += len(batch.seeds)
+                bar.update(len(batch.seeds))
+                if batch.row < SHOWN:
+                    rows[batch.row].extend(batch.pictures[: SHOWN - len(rows[batch.row])])
+    finally:
+        if done < total:
+            log.info("%d of %d pictures are made; they are in %s", done, total, folder.path)
+    shown = dataclasses.replace(settings, prompts=settings.prompts[:SHOWN])
+    some = f", {sum(map(len, rows))} of {total} pictures" if sum(map(len, rows)) < total else ""
+    save_grid(folder.grid, [np.stack(row) for row in rows], shown, title=model.name + some)
+
+
+def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedModel") -> SamplingConfig:
+    """What the command line tells; for a run the rest is as in the run's own samples.
+
+    Args:
+        options: of the command line.
+        told: names of those that it gave.
+        model: the model, with its run's settings.
+    """
+    if model.config is None:
+        return options.sampling()
+    fields = {field.name: field for field in dataclasses.fields(SamplingConfig)}
+    values = {name: getattr(options, name) for name in fields if name in told}
+    if "sampler" in told:  # what the run's own sampler was told means nothing to another
+        values |= {name: getattr(options, name) for name, field in fields.items() if rules_of(field).of_sampler}
+    sampling = dataclasses.replace(model.config.samples.sampling(size=model.config.data.size), **values)
+    log.info("%d steps, guidance %g", sampling.steps, sampling.guidance_scale)
+    return sampling
 
 
 def read_prompts(options: SampleOptions) -> list[str]:
     """Prompts of the command line, then those of the file.
 
     Raises:
-        InputError: if there is none, or no such file.
+        InputError: if there is none, one is empty, or no such file.
     """
-    prompts = list(options.prompts)
-    if options.prompts_file:
-        try:
-            lines = Path(options.prompts_file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {options.prompts_file}: {error}") from error
-        prompts += [line.strip() for line in lines if line.strip()]
+    prompts = list(options.prompts) + (read_lines(options.prompts_file) if options.prompts_file else [])
     if not prompts:
         raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
+    if any(not prompt.strip() for prompt in prompts):
+        raise InputError("a prompt is empty: is a variable without a value? Leave it out")
     return prompts
 
 

@@ -2,23 +2,28 @@
 # Copyright The dreambooth_jax authors
 """``dreambooth-jax train``."""
 
-from collections.abc import Mapping
-from typing import Any
+import logging
 
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
 from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
-from dreambooth_jax.cli.verb import Verb
+from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.config import Config
 
+log = logging.getLogger(__name__)
 
-def train(config: Config, options: Mapping[str, Any]) -> None:
+
+def train(call: Call) -> None:
     """Run, or resume, a training."""
-    begin(config)
-    join_processes(options)
+    begin(call.settings)
+    join_processes(call.options)
     from dreambooth_jax import trainer
+    from dreambooth_jax.runs import RunFolder
 
-    print_result(trainer.train(config))
+    run = RunFolder(trainer.train(call.settings))
+    print_result(run.path)
+    if run.before_after.exists():
+        log.info("pictures before and after: %s", run.before_after)
 
 
 TRAIN = Verb(

@@ -19,6 +19,20 @@ class Option(NamedTuple):
     help: str
 
 
+class Call(NamedTuple):
+    """What a command line asks of a verb.
+
+    Attributes:
+        settings: an instance of the verb's dataclass.
+        options: the value of each of the verb's options, None where it is not given.
+        told: keys that the command line gave; all others have their defaults, or what a file says.
+    """
+
+    settings: Any
+    options: Mapping[str, Any]
+    told: frozenset[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verb:
     """A verb, as the command line and its help pages need to know it.
@@ -30,8 +44,7 @@ class Verb:
         settings: dataclass whose fields can be set, as ``KEY=VALUE`` and as ``--KEY VALUE``.
         options: what can be set besides, in the same ways.
         place_words: turns words that are neither into options; raises InputError for those that have no place.
-        run: takes an instance of ``settings`` and a value, or None, for each of ``options``. It imports what takes long
-            itself, so that help does not wait for it.
+        run: does it. It imports what takes long itself, so that help does not wait for it.
         common: keys of ``settings`` that ``--help`` shows, by heading; where there are none, it shows all.
         examples: whole command lines, each with a comment.
     """
@@ -42,6 +55,6 @@ class Verb:
     settings: type
     options: Mapping[str, Option] = field(default_factory=dict)
     place_words: Callable[[Sequence[str]], list[str]]
-    run: Callable[[Any, Mapping[str, Any]], None]
+    run: Callable[[Call], None]
     common: Mapping[str, Sequence[str]] = field(default_factory=dict)
     examples: Sequence[tuple[str, str]] = ()

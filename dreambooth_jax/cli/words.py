@@ -67,9 +67,9 @@ def check_bare(words: Sequence[str], known: Sequence[str]) -> None:
         InputError: naming the first.
     """
     keys = "|".join(re.escape(key) for key in known)
-    spaced = re.compile(rf"[-–—]*({keys})(\s*=.*)?|[-–—]+({keys})\s.*|=.*|[-–—]\S+", re.DOTALL)
-    for word in words:
-        if spaced.fullmatch(word):
+    setting = re.compile(rf"[-–—]*({keys})\s*=.*|[-–—]+({keys})\s.*|=.*|[-–—]\S+", re.DOTALL)
+    for word, following in zip(words, [*words[1:], None]):
+        if setting.fullmatch(word) or (word in known and following is not None):
             raise InputError(f"{word!r} looks like a setting, which is KEY=VALUE or --KEY VALUE; {AS_IT_IS}")
 
 

@@ -97,17 +97,3 @@ def save_beside(path: str | Path, left: str | Path, right: str | Path) -> None:
     height = max(len(sheet) for sheet in sheets)
     padding = [((0, height - len(sheet)), (0, 0), (0, 0)) for sheet in sheets]
     save_png(path, np.concatenate([np.pad(s, p, constant_values=255) for s, p in zip(sheets, padding)], axis=1))
-
-
-def save_pictures(
-    folder: str | Path, rows: Sequence[UInt8[np.ndarray, "n h w 3"]], settings: SampleSettings, *, model: str
-) -> list[Path]:
-    """Every picture as a PNG of its own, ``000-seed0.png`` (prompt 0, seed 0), with its settings inside."""
-    paths = []
-    for number, (prompt, row) in enumerate(zip(settings.prompts, rows, strict=True)):
-        for i, picture in enumerate(row):
-            seed = settings.seed + i
-            path = Path(folder) / f"{number:03d}-seed{seed}.png"
-            save_png(path, picture, {"prompt": prompt, "seed": seed, "model": model} | settings.metadata())
-            paths.append(path)
-    return paths

@@ -4,8 +4,8 @@
 
 from collections.abc import Callable
 
-from dreambooth_jax.config import PriorConfig
-from dreambooth_jax.memory import Usage, usage_of
+from dreambooth_jax.config import PriorConfig, SamplingConfig
+from dreambooth_jax.memory import Usage, bytes_per_device, usage_of, used
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
@@ -74,3 +74,22 @@ def encoded_at_once(target: Target) -> int:
     """Views in one batch. On a CPU one for each device: more are no faster there, and each that fills up the last batch
     costs as much as a photo. On accelerators four: they cost little, and one size for all is one program to compile."""
     return len(target.local) * (1 if target.arch.platform == "cpu" else 4)
+
+
+def pictures_at_once(pipe: Pipeline, sampling: SamplingConfig, *, count: int) -> int:
+    """Pictures to sample at once on all local devices together, when nothing else is to be held in memory.
+
+    Args:
+        pipe: the model; its parameters lie on the devices.
+        sampling: with the size of the pictures.
+        count: pictures to make.
+    """
+    n, device, room = len(pipe.target.local), pipe.target.local[0], pipe.target.memory
+    if room is None or pipe.target.arch.platform == "cpu":
+        return min(count, int(CPU_BATCH * n))
+    room = room - used(device) + bytes_per_device(pipe.params)
+
+    def compiled(batch: int) -> Usage:
+        return usage_of(pipe.lower(batch * n, sampling=sampling))
+
+    return n * largest_batch(compiled, room=room, most=-(-min(LARGEST_BATCH * n, count) // n))

@@ -18,7 +18,7 @@ from dreambooth_jax.prepare.cache import Examples, class_views, encode, instance
 from dreambooth_jax.prepare.class_photos import class_folder, class_photos
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import check_fit, digest, read_photos
-from dreambooth_jax.runs import RunFolder, newest_meta
+from dreambooth_jax.runs import RunFolder, newest_meta, with_absolute_model
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.sharding import replicate
@@ -85,7 +85,7 @@ def prepare(
     pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
     if distributed.is_main():
         folder.path.mkdir(parents=True, exist_ok=True)
-        save_config(folder.config, config)
+        save_config(folder.config, with_absolute_model(config))
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
     stop = interrupt.requested_anywhere
     class_images = class_photos(

@@ -3,6 +3,7 @@
 """Ctrl-C ends the command with 130, at whatever moment it comes."""
 
 import contextlib
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -55,18 +56,18 @@ def press():
 
 
 def test_an_interrupt_that_became_another_error_or_none_is_told_by_the_exit_code(monkeypatch):
-    def swallowed(settings, options):
+    def swallowed(call):
         with contextlib.suppress(KeyboardInterrupt):
             press()
 
-    def turned(settings, options):
+    def turned(call):
         try:
             press()
         except KeyboardInterrupt:
             raise RuntimeError("a callback failed") from None
 
     for run in (lambda *_: press(), swallowed, turned):
-        monkeypatch.setitem(VERBS, "export", VERBS["export"].__class__(**{**vars(VERBS["export"]), "run": run}))
+        monkeypatch.setitem(VERBS, "export", dataclasses.replace(VERBS["export"], run=run))
         assert main(["export", "run", "model"]) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -2,13 +2,22 @@
 # Copyright The dreambooth_jax authors
 import json
 import shutil
+import signal
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import dreambooth_jax as dbx
+from dreambooth_jax import runs
 from dreambooth_jax.cli import main
+from dreambooth_jax.config import load_config, save_config
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prepare import batch_size
+from dreambooth_jax.runs import with_absolute_model
 from tests.runs import MODEL, draw_photos
 
 SETTINGS = [
@@ -57,11 +66,21 @@ def refuse(capsys, *arguments):
         (["train", "data.class_noun=dog", "data.resolution=500"], "data.resolution is 500"),
         (["train", "data.class_noun=dog", "train.batch_size=8"], "no pictures were given"),
         (["train", "data.class_noun="], "data.class_noun is empty"),
-        (["train", "data.class_noun=dog", "data.identifier= "], "data.identifier is empty"),
+        (["train", "data.class_noun=dog", "data.identifier= "], "data.identifier is ' '"),
         (["train", "data.class_noun=dog", "data.instance_prompt=a {thing}"], "unknown field {thing}"),
         (["prior", "data.class_noun=dog", "prior.weight=0"], "prior.weight is 0"),
         (["sample", "nowhere", "a dog"], "nowhere"),
         (["sample", str(MODEL)], "no prompt"),
+        (["sample", str(MODEL), ""], "a prompt is empty"),
+        (["sample", "", "a dog"], "source"),
+        (["sample", str(MODEL), "a dog", "num_images=0"], "num_images = 0"),
+        (["sample", str(MODEL), "a dog", "--height", "0"], "height = 0"),
+        (["sample", str(MODEL), "a dog", "height=100000"], "height = 100000"),
+        (["sample", str(MODEL), "a dog", "out="], "out"),
+        (["sample", str(MODEL), "a dog", "seed=4294967295", "num_images=2"], "seeds end there"),
+        (["sample", str(MODEL), "a dog", "--variant", "fp16"], "no weights of variant fp16"),
+        (["export", str(MODEL), ""], "out"),
+        (["export", str(MODEL), "a", "b"], "'b' is one word too many"),
         (["sample", str(MODEL), "a dog", "--stepz", "3"], "unknown key stepz; did you mean step"),
         (["sample", str(MODEL), "a dog", "--prompts_file", "nowhere.txt"], "nowhere.txt"),
         (["sample", str(MODEL), "a dog", "--step", "3"], "no run folder"),
@@ -147,6 +166,125 @@ def test_an_exported_run_gives_the_runs_pictures(run_folder, tmp_path):
         main(["sample", str(run_folder), "a sks dog", "--steps=2", "--num_images=1", f"--out={tmp_path / 'out'}"]) == 0
     )
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "000-seed0.png")), from_folder[0])
+
+
+def copy_of(run_folder, tmp_path, **changes):
+    """A run with other settings, which its checkpoint does not know of."""
+    copied = tmp_path / "runs" / "dog"
+    shutil.copytree(run_folder, copied)
+    shutil.rmtree(copied / "samples", ignore_errors=True)
+    config = load_config(copied / "config.yaml")
+    groups = {name: replace(getattr(config, name), **values) for name, values in changes.items()}
+    save_config(copied / "config.yaml", replace(config, **groups))
+    return copied
+
+
+def settings_of(folder, name="000-seed0.png"):
+    with Image.open(folder / "samples" / name) as picture:
+        return picture.text
+
+
+def test_a_run_is_sampled_as_its_own_samples_unless_told_otherwise(run_folder, tmp_path):
+    run = copy_of(
+        run_folder, tmp_path, samples={"steps": 3, "guidance_scale": 2.5, "eta": 0.5, "negative_prompt": "😀"}
+    )
+    assert main(["sample", str(run), "a dog", "num_images=1"]) == 0
+    expected = {"steps": "3", "guidance_scale": "2.5", "eta": "0.5", "negative_prompt": "😀"}
+    assert expected.items() <= settings_of(run).items()
+    assert main(["sample", str(run), "a dog", "num_images=1", "guidance_scale=7.5", "sampler=euler"]) == 0
+    told = expected | {"guidance_scale": "7.5", "eta": "0.0", "sampler": "euler"}
+    assert told.items() <= settings_of(run, "001-seed0.png").items()
+    assert {path.name for path in (run / "samples").glob("grid*")} == {"grid.png", "grid-2.png"}
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_made(run_folder, tmp_path, monkeypatch, caplog):
+    run = copy_of(run_folder, tmp_path, samples={"steps": 1})
+    monkeypatch.setattr(batch_size, "CPU_BATCH", 1 / jax.local_device_count())  # one picture at once
+    make = Pipeline.__call__
+    calls = []
+
+    def make_two(self, prompts, **options):
+        calls.append(prompts)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return make(self, prompts, **options)
+
+    monkeypatch.setattr(Pipeline, "__call__", make_two)
+    with caplog.at_level("INFO"):
+        assert main(["sample", str(run), "a dog", "num_images=3000"]) == 130
+    assert {path.name for path in (run / "samples").iterdir()} == {"000-seed0.png", "000-seed1.png"}
+    assert f"2 of 3000 pictures are made; they are in {run / 'samples'}" in caplog.text
+
+
+def test_a_grid_of_very_many_pictures_stays_small(run_folder, tmp_path, monkeypatch):
+    run = copy_of(run_folder, tmp_path, samples={"steps": 1})
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"{i} dogs" for i in range(20)))
+    assert main(["sample", str(run), f"prompts_file={prompts}", "num_images=17", "guidance_scale=1"]) == 0
+    assert len(list((run / "samples").glob("???-seed*.png"))) == 20 * 17
+    with Image.open(run / "samples" / "grid.png") as grid:
+        assert grid.width < 17 * 24 + 500
+        assert grid.height < 17 * 60
+
+
+@pytest.mark.parametrize("saved_as", ["absolute", "relative"])
+def test_a_run_on_a_relative_model_is_sampled_from_anywhere(run_folder, tmp_path, monkeypatch, saved_as):
+    shutil.copytree(MODEL, tmp_path / "models" / "tiny")
+    run = copy_of(run_folder, tmp_path, model={"path": "models/tiny"}, samples={"steps": 1})
+    config = replace(load_config(run / "config.yaml"), run_dir="runs/dog")  # as runs of 0.1.0 wrote it
+    monkeypatch.chdir(tmp_path)
+    save_config(run / "config.yaml", config if saved_as == "relative" else with_absolute_model(config))
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "models" / "tiny").mkdir(parents=True)  # a folder of the same name, which is not meant
+    monkeypatch.chdir(elsewhere)
+    assert main(["sample", "../runs/dog", "a dog", "num_images=1", "--out", "pictures"]) == 0
+    assert (elsewhere / "pictures" / "000-seed0.png").exists()
+
+
+def test_a_run_saves_where_its_model_is(photos, tmp_path, monkeypatch):
+    shutil.copytree(MODEL, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    for model, expected in (("tiny", str(tmp_path / "tiny")), ("embedded", "embedded"), ("org/name", "org/name")):
+        (tmp_path / "embedded").mkdir(exist_ok=True)
+        assert with_absolute_model(load_config(None, [f"model.path={model}"])).model.path == expected
+
+
+def test_home_is_home(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["sample", str(run_folder), "a dog", "steps=1", "num_images=1", "out=~/pictures"]) == 0
+    assert (tmp_path / "home" / "pictures" / "grid.png").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_prompts_saved_on_windows(run_folder, tmp_path, encoding):
+    run = copy_of(run_folder, tmp_path)
+    (tmp_path / "prompts.txt").write_bytes("a dog 😀\r\n\r\na cat\r\n".encode(encoding))
+    assert main(["sample", str(run), f"prompts_file={tmp_path / 'prompts.txt'}", "steps=1", "num_images=1"]) == 0
+    assert settings_of(run)["prompt"] == "a dog 😀"
+    assert settings_of(run, "001-seed0.png")["prompt"] == "a cat"
+
+
+def test_a_run_has_its_own_variant_and_revision(run_folder, capsys):
+    line = refuse(capsys, "export", str(run_folder), "out", "revision=main")
+    assert "is a run folder, which knows its model" in line
+
+
+def test_the_variant_is_read(tmp_path, monkeypatch):
+    """Of a model whose weights are there in a variant alone, and as the plain ones of another model."""
+    seen = []
+    monkeypatch.setattr(runs, "load_pretrained", lambda source, **options: seen.append(options) or exit_here())
+
+    def exit_here():
+        raise InputError("far enough")
+
+    for verb, word in (("sample", "a dog"), ("export", str(tmp_path / "out"))):
+        assert main([verb, str(MODEL), word, "variant=fp16", "--revision", "v2"]) == 2
+    assert all({"variant": "fp16", "revision": "v2"}.items() <= options.items() for options in seen)
+    assert len(seen) == 2
+
+
+def test_the_public_names_are_shown():
+    assert {"train", "load_config", "load_pretrained", "plan", "save_pretrained", "Pipeline"} <= set(dir(dbx))
 
 
 def test_a_missing_checkpoint_names_those_that_are_there(run_folder, capsys):

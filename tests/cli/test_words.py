@@ -24,6 +24,7 @@ def test_words_find_their_options():
     assert words("sample", "--steps", "3", "run", "a, b", "c", "seed=4", "--num-images=2") == [
         "--source=run", '--prompts=["a, b", "c"]', "--steps=3", "--seed=4", "--num_images=2",
     ]  # fmt: skip
+    assert words("export", "run", "out") == ["--source=run", "--out=out"]
     assert words("export", "run", "model", "dtype=float16") == ["--source=run", "--out=model", "--dtype=float16"]
 
 
@@ -37,7 +38,7 @@ def test_every_spelling_of_a_setting_means_the_same_to_every_verb(verb, spell):
     needed = {"source": "run", "out": "model"}
     fields = {field.name: field for field in dataclasses.fields(VERBS[verb].settings)}
     given = {k: v for k, v in (values | needed).items() if k.split(".")[0] in fields}
-    settings = read_call([verb, *(word for key, value in given.items() for word in spell(key, value))]).settings
+    settings = read_call(VERBS[verb], [word for key, value in given.items() for word in spell(key, value)]).settings
     for key, value in given.items():
         found = settings
         for name in key.split("."):
@@ -67,18 +68,18 @@ def test_every_spelling_of_a_setting_means_the_same_to_every_verb(verb, spell):
 )
 def test_a_prompt_is_what_was_typed(prompt):
     separator = ["--"] if prompt == "a=b on a wall" else []
-    assert read_call(["sample", "run", *separator, prompt, "a cat"]).settings.prompts == (prompt, "a cat")
+    assert read_call(VERBS["sample"], ["run", *separator, prompt, "a cat"]).settings.prompts == (prompt, "a cat")
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1))
 def test_after_two_dashes_every_word_is_a_prompt(prompts):
-    assert read_call(["sample", "run", "--", *prompts]).settings.prompts == tuple(prompts)
+    assert read_call(VERBS["sample"], ["run", "--", *prompts]).settings.prompts == tuple(prompts)
 
 
 @pytest.mark.parametrize("text", ["😀", "-blurry", "null", "{a: b}", "a=b", "[1, 2]"])
 def test_the_value_of_an_option_is_what_was_typed(text):
-    assert read_call(["sample", "run", "a dog", f"negative_prompt={text}"]).settings.negative_prompt == text
-    assert read_call(["train", f"data.instance_prompt={text}"]).settings.data.instance_prompt == text
+    assert read_call(VERBS["sample"], ["run", "a dog", f"negative_prompt={text}"]).settings.negative_prompt == text
+    assert read_call(VERBS["train"], [f"data.instance_prompt={text}"]).settings.data.instance_prompt == text
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_the_value_of_an_option_is_what_was_typed(text):
     [
         (["sample", "run", "a dog", "stepz=1"], "unknown key stepz"),
         (["sample", "run", "a dog", "num-imagez=1"], "unknown key num_imagez; did you mean num_images"),
-        (["sample", "run", "a dog", "steps"], "'steps' looks like a setting"),
+        (["sample", "run", "a dog", "steps", "20"], "'steps' looks like a setting"),
         (["sample", "run", "a dog", "steps", "=", "20"], "'steps' looks like a setting"),
         (["sample", "run", "a dog", "=20"], "'=20' looks like a setting"),
         (["sample", "run", "a dog", "steps = 20"], "'steps = 20' looks like a setting"),
@@ -104,6 +105,6 @@ def test_the_value_of_an_option_is_what_was_typed(text):
 )
 def test_a_word_that_has_no_place_is_one_line(arguments, message):
     with pytest.raises(InputError) as error:
-        read_call(arguments)
+        read_call(VERBS[arguments[0]], arguments[1:])
     assert message in str(error.value)
     assert "\n" not in str(error.value)

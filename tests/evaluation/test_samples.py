@@ -4,14 +4,7 @@ import numpy as np
 from PIL import Image
 
 from dreambooth_jax.config import SamplingConfig
-from dreambooth_jax.evaluation.samples import (
-    SampleSettings,
-    draw_rows,
-    labelled_grid,
-    save_beside,
-    save_grid,
-    save_pictures,
-)
+from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, labelled_grid, save_beside
 from tests.prepare.fake import FakePipeline
 
 SETTINGS = SampleSettings(
@@ -51,26 +44,3 @@ def test_a_lower_grid_gets_paper_below(tmp_path):
     save_beside(tmp_path / "both.png", tmp_path / "left.png", tmp_path / "right.png")
     found = np.asarray(Image.open(tmp_path / "both.png"))
     np.testing.assert_array_equal(found[..., 0], [[10] * 5 + [20] * 5] * 4 + [[255] * 5 + [20] * 5] * 2)
-
-
-def test_files_say_how_they_were_made(tmp_path):
-    rows = draw_rows(FakePipeline(), SETTINGS)
-    paths = save_pictures(tmp_path, rows, SETTINGS, model="the model")
-    assert [path.name for path in paths[:2]] == ["000-seed5.png", "000-seed6.png"]
-    with Image.open(paths[1]) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), rows[0][1])
-        expected = {
-            "prompt": "a sks dog",
-            "seed": "6",
-            "steps": "7",
-            "guidance_scale": "7.5",
-            "sampler": "ddim",
-            "model": "the model",
-        }
-        assert expected.items() <= picture.text.items()
-        assert (
-            picture.text["parameters"].splitlines()[-1]
-            == "Steps: 7, Sampler: ddim, CFG scale: 7.5, Seed: 6, Model: the model"
-        )
-    save_grid(tmp_path / "grid.png", rows, SETTINGS, title="x")
-    assert not list(tmp_path.glob(".*")), "nothing unfinished is left"

@@ -13,6 +13,7 @@ import yaml
 
 from dreambooth_jax.cli.parsing import read_call
 from dreambooth_jax.cli.processes import PROCESSES
+from dreambooth_jax.cli.verbs import VERBS
 
 LAUNCH = Path(__file__).parents[2] / "scripts" / "launch"
 RUN = ["train", str(LAUNCH.parents[1] / "configs" / "sd15.yaml"), "data.class_noun=a big dog", "run_dir=runs/dog"]
@@ -69,7 +70,7 @@ def test_slurm_starts_the_command_that_it_is_given(machine):
     program = call.index(f"{machine.home}/venv/bin/dreambooth-jax")
     assert call[:program] == ["--kill-on-bad-exit=1"]
     assert call[program + 1 :] == RUN
-    assert read_call(call[program + 1 :]).settings.data.class_noun == "a big dog"
+    assert read_call(VERBS[RUN[0]], call[program + 2 :]).settings.data.class_noun == "a big dog"
 
 
 def test_slurm_asks_for_a_task_for_each_gpu():
@@ -134,5 +135,5 @@ def test_kubernetes_pods_find_process_0(machine):
     assert ended.returncode == 0, ended.stderr
     (call,) = machine.calls("dreambooth-jax")
     call[1] = str(LAUNCH.parents[1] / call[1])
-    found = read_call(call)
+    found = read_call(VERBS[call[0]], call[1:])
     assert [found.options[name] for name in PROCESSES] == [environment["COORDINATOR"], int(environment["NODES"]), 1]

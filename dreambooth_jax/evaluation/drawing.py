@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Many pictures of each prompt, in batches, each saved when it is made, next to those that are there already.
+
+samples/000-seed0.png  000-seed1.png  001-seed0.png ...  grid.png          a first call with two prompts
+        002-seed0.png  002-seed1.png ...                 grid-2.png        the next one
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dreambooth_jax.data.png import save_png
+from dreambooth_jax.evaluation.samples import SampleSettings
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.trees import Tree
+
+
+class Batch(NamedTuple):
+    """Some pictures of one prompt.
+
+    Attributes:
+        row: number of the prompt, from 0.
+        seeds: of each picture.
+        pictures: the pictures.
+    """
+
+    row: int
+    seeds: list[int]
+    pictures: UInt8[np.ndarray, "n h w 3"]
+
+
+def draw_batches(
+    pipe: Pipeline, settings: SampleSettings, *, at_once: int, params: Tree | None = None
+) -> Iterator[Batch]:
+    """All pictures, prompt by prompt; picture i of every prompt has seed ``settings.seed + i``.
+
+    Args:
+        pipe: the model.
+        settings: what to draw.
+        at_once: pictures of a batch. All have so many, or one has all, so that the sampler compiles once.
+        params: in the place of the pipeline's own.
+    """
+    size = min(at_once, settings.num_images)
+    for row, prompt in enumerate(settings.prompts):
+        for first in range(0, settings.num_images, size):
+            offsets = range(first, min(first + size, settings.num_images))
+            seeds = [settings.seed + i for i in offsets]
+            filled = seeds + seeds[-1:] * (size - len(seeds))
+            pictures = pipe([prompt] * size, seed=filled, sampling=settings.sampling, params=params)
+            yield Batch(row, seeds, pictures[: len(seeds)])
+
+
+class PictureFolder:
+    """A folder that pictures of each call are added to; nothing in it is written over.
+
+    Args:
+        path: made if it is not there.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        taken = [re.fullmatch(r"(\d{3,})-seed\d+\.png", file.name) for file in self.path.glob("*.png")]
+        self._first = 1 + max((int(match[1]) for match in taken if match), default=-1)
+        names = ("grid.png" if n == 1 else f"grid-{n}.png" for n in count(1))
+        self.grid = next(self.path / name for name in names if not (self.path / name).exists())
+
+    def save(self, batch: Batch, settings: SampleSettings, *, model: str) -> list[Path]:
+        """Each picture as a PNG of its own, ``000-seed0.png``, with its settings inside."""
+        paths = []
+        for seed, picture in zip(batch.seeds, batch.pictures):
+            path = self.path / f"{self._first + batch.row:03d}-seed{seed}.png"
+            about = {"prompt": settings.prompts[batch.row], "seed": seed, "model": model} | settings.metadata()
+            save_png(path, picture, about)
+            paths.append(path)
+        return paths

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Text that people wrote with whatever editor they have."""
+
+import codecs
+import re
+from pathlib import Path
+
+from dreambooth_jax.errors import InputError
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read_text(path: str | Path) -> str:
+    """A file's text: UTF-8, with or without a mark at its beginning, or UTF-16 with one, as Windows saves it.
+
+    Raises:
+        InputError: if it cannot be read, or is no such text.
+    """
+    try:
+        content = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 (byte {error.start}): save it as UTF-8") from error
+    if "\0" in text:
+        raise InputError(f"{path} is not text in UTF-8 (it has zero bytes): save it as UTF-8")
+    return text
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Lines that hold more than blanks, without blanks around them; they end as on any system."""
+    lines = re.split(r"\r\n|\r|\n", read_text(path))
+    return [line.strip() for line in lines if line.strip()]
