@@ -16,13 +16,14 @@ import warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from dreambooth_jax.data import host_rng
+from dreambooth_jax.data.png import without_text
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 
@@ -30,6 +31,16 @@ from dreambooth_jax.size import Size
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # White in modes of more than eight bits: the first that no pixel exceeds, else the brightest pixel.
 FULL_SCALE = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
+# What turns a picture of that EXIF orientation upright; 1 is upright.
+UPRIGHT: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 RANDOM_VIEWS = 4
 # Random views have at least this share of the largest one's sides: 72 % of its area.
 MIN_SIDE = 0.85
@@ -108,7 +119,8 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on sizes below its limit and on odd metadata
-            return _open(BytesIO(source) if isinstance(source, bytes) else Path(source), ground, at_least)
+            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            return _open(without_text(data), ground, at_least)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except Image.DecompressionBombError:
@@ -132,14 +144,24 @@ def colour(name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _open(file: BytesIO | Path, ground: tuple[int, int, int], at_least: int | None) -> Image.Image:
+def _open(data: bytes, ground: tuple[int, int, int], at_least: int | None) -> Image.Image:
     Image.init()
-    with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+    with Image.open(BytesIO(data), formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
         if at_least is not None:
             image.draft(None, (2 * at_least, 2 * at_least))
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        method = UPRIGHT.get(_orientation(image))
+        upright = image if method is None else image.transpose(method)
     return _flatten(_to_srgb(_eight_bits(upright)), ground)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """What EXIF or XMP says. Nothing is written back, as Pillow's ``exif_transpose`` does: it fails for sound photos
+    with other tags that cannot be written."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # parsers raise whatever they stumble over; then it says nothing
+        return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

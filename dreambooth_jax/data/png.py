@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""PNG files that say how they were made."""
+"""PNG files that say how they were made, and what to do with those that say too much."""
 
 import os
 from collections.abc import Mapping
@@ -13,6 +13,27 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreambooth_jax.errors import InputError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Text that may say how a photo is turned.
+ABOUT_THE_PHOTO = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG file without text chunks, but for what cameras say; any other file as it is.
+
+    Web UIs keep whole workflows in them, and decoders refuse a picture whose text unpacks to more than some limit.
+    """
+    if not data.startswith(SIGNATURE):
+        return data
+    parts, start = [SIGNATURE], len(SIGNATURE)
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind, content = data[start + 4 : start + 8], data[start + 8 : start + 40]
+        if kind not in (b"tEXt", b"zTXt", b"iTXt") or content.startswith(ABOUT_THE_PHOTO):
+            parts.append(data[start:end])
+        start = end
+    return b"".join([*parts, data[start:]])
 
 
 def settings_line(settings: Mapping[str, Any]) -> str:

@@ -4,15 +4,16 @@
 
     "a photo of {identifier} {class_noun}"  +  Subject("sks", "dog")  ->  "a photo of sks dog"
 
-Captions lie beside the pictures (``photo.jpg`` and ``photo.txt``) or in a table, ``metadata.jsonl`` or
-``metadata.csv`` with the columns ``file_name`` and ``text`` or ``caption``, which is the convention of ``datasets``
-for a folder of images. They may use the same fields.
+Braces themselves are written ``{{`` and ``}}``. Captions lie beside the pictures (``photo.jpg`` and ``photo.txt``) or
+in a table, ``metadata.jsonl`` or ``metadata.csv`` with the columns ``file_name`` and ``text`` or ``caption``, which is
+the convention of ``datasets`` for a folder of images. They may use the same fields.
 """
 
 import csv
 import difflib
 import json
 import logging
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from dreambooth_jax.errors import InputError
 log = logging.getLogger(__name__)
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+SIDECARS = (".txt", ".TXT", ".Txt")
 # Columns that hold a caption; the first that is there.
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 
@@ -38,7 +40,7 @@ class Subject:
     """What it is: dog, backpack, person. May be empty."""
 
     def fill(self, template: str) -> str:
-        """The template with its fields filled in and runs of white space made one blank.
+        """The template with its fields filled in, ``{{`` and ``}}`` as braces, and runs of white space made one blank.
 
         Raises:
             InputError: a field in braces that is none of this class's.
@@ -46,12 +48,17 @@ class Subject:
         known = [field.name for field in fields(self)]
 
         def value(match: re.Match[str]) -> str:
+            if match[1] is None:
+                return match[0][0]
             if match[1] not in known:
                 (nearest,) = difflib.get_close_matches(match[1], known, n=1, cutoff=0)
-                raise InputError(f"unknown field {match[0]} in {template!r}; did you mean {{{nearest}}}?")
+                raise InputError(
+                    f"unknown field {match[0]} in {template!r}; did you mean {{{nearest}}}? "
+                    "Braces themselves are written {{ and }}"
+                )
             return getattr(self, match[1])
 
-        return " ".join(re.sub(r"\{([^{}]*)\}", value, template).split())
+        return " ".join(re.sub(r"\{\{|\}\}|\{([^{}]*)\}", value, template).split())
 
 
 def find_caption(row: Mapping[str, object]) -> str | None:
@@ -62,34 +69,44 @@ def find_caption(row: Mapping[str, object]) -> str | None:
 
 def read_sidecar(picture: Path) -> str | None:
     """The text beside a picture; None where there is none or it is blank. Raises InputError if it is not UTF-8."""
-    path = picture.with_suffix(".txt")
-    return (_read(path).strip() or None) if path.is_file() else None
+    path = next((path for path in map(picture.with_suffix, SIDECARS) if path.is_file()), None)
+    return path and (read_text(path).strip() or None)
 
 
 def read_metadata(folder: Path) -> dict[str, str | None]:
     """File name (relative to the folder, with forward slashes) -> caption, from the folder's table if it has one.
 
     Raises:
-        InputError: the table is not UTF-8, a line is no JSON object, or a row has no ``file_name``.
+        InputError: the table is not UTF-8, a line is no JSON object, or a row has no ``file_name``, or one that is
+            not in the folder.
     """
-    path = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    found = {path.name.lower(): path for path in folder.iterdir() if path.is_file()}
+    path = next((found[name] for name in METADATA if name in found), None)
     if path is None:
         return {}
     captions, columns = {}, set[str]()
     for number, row in _rows(path):
         if not isinstance(row, dict) or not row.get("file_name"):
             raise InputError(f"{path}, line {number}: no file_name; every row names a picture of the folder")
-        captions[Path(str(row["file_name"])).as_posix()] = find_caption(row)
+        captions[_inside(str(row["file_name"]), where=f"{path}, line {number}")] = find_caption(row)
         columns.update(map(str, row))
     if columns and columns.isdisjoint(CAPTION_COLUMNS):
         log.warning("%s: no column %s, so no captions; it has %s", path, " or ".join(CAPTION_COLUMNS), sorted(columns))
     return captions
 
 
+def _inside(name: str, *, where: str) -> str:
+    """A path relative to the folder of its table, in the shortest form."""
+    path = posixpath.normpath(name.replace("\\", "/"))
+    if path.startswith("/") or path.split("/")[0] in ("", ".", "..") or re.match("[A-Za-z]:", path) or "\0" in path:
+        raise InputError(f"{where}: file_name {name!r} is not in the folder; name pictures as seen from the table")
+    return path
+
+
 def _rows(path: Path) -> Iterator[tuple[int, object]]:
     """(line number, row) of a JSON-lines or CSV file with a header."""
-    text = _read(path)
-    if path.suffix == ".csv":
+    text = read_text(path)
+    if path.suffix.lower() == ".csv":
         table = csv.DictReader(StringIO(text, newline=""))
         yield from ((table.line_num, row) for row in table)
         return
@@ -101,8 +118,15 @@ def _rows(path: Path) -> Iterator[tuple[int, object]]:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg}); write one object per line") from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A text file, also one that was saved on Windows: a byte order mark is no text, every line ends in ``\\n``.
+
+    Raises:
+        InputError: it is not UTF-8, or cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ imported where a hub id was given or the folder holds Parquet files.
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -93,7 +93,10 @@ def load_images(
         except (InputError, OSError) as error:
             failed.append(str(error))
             continue
-        text = subject.fill(caption) if caption and use_captions else default
+        try:
+            text = subject.fill(caption) if caption and use_captions else default
+        except InputError as error:
+            raise InputError(f"{source}: caption of {name}: {error}") from error
         photos.append(Photo(name=name, prompt=text, digest=images.content_hash(data), file=file, background=background))
         if width < size.width or height < size.height:
             small.append(f"{name} ({width}x{height})")
@@ -137,7 +140,7 @@ def _find(source: str, use_captions: bool) -> Iterable[Found]:
         raise InputError(f"{source}: a file; name the folder that holds the pictures")
     if folder.is_dir():
         parquet = [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]
-        return _from_datasets(str(folder)) if parquet else _from_folder(folder, use_captions)
+        return _from_datasets(str(folder), folder=folder) if parquet else _from_folder(folder, use_captions)
     # owner/name may be a hub id, unless "owner" is a folder here: then it is a path with a slip in it.
     if not HUB_ID.fullmatch(source) or folder.parent.is_dir():
         raise InputError(f"{source}: no such folder; name a folder of photos, or a data set's hub id (owner/name)")
@@ -150,9 +153,46 @@ def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
     names = _pictures(folder) | captions.keys()
     if not names and (folder / "train").is_dir():
         yield from _from_folder(folder / "train", use_captions)
+        return
+    check_deeper(folder, named=names)
     for name in sorted(names):
         sidecar = prompts.read_sidecar(folder / name) if use_captions else None
         yield name, folder / name, captions.get(name) or sidecar
+
+
+def check_deeper(folder: Path, *, named: Collection[str]) -> None:
+    """See to pictures in the folders of a folder, which are not read: ``reg/1_dog/a.png``.
+
+    Args:
+        folder: to look into, one level deep.
+        named: pictures that are read, relative to the folder.
+
+    Raises:
+        InputError: there are some, and none is read. Otherwise they get a line.
+    """
+    inner = {
+        path.name: len(here)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not COMPANY.fullmatch(path.name)
+        if (here := [name for name in _picture_files(path) if f"{path.name}/{name}" not in named])
+    }
+    places = _some([f"{name} ({count} pictures)" for name, count in inner.items()])
+    if inner and not named:
+        raise InputError(f"{folder}: the pictures are one folder deeper, in {places}: name the folder that holds them")
+    if inner:
+        log.warning("%s: pictures in its folders are left out: %s", folder, places)
+
+
+def _picture_files(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir() if is_picture(path)]
+    except OSError:  # a folder that must not be read
+        return []
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is a file that means to be a picture."""
+    return bool(PICTURE.fullmatch(path.name)) and not COMPANY.fullmatch(path.name) and path.is_file()
 
 
 def _pictures(folder: Path) -> set[str]:
@@ -164,8 +204,11 @@ def _pictures(folder: Path) -> set[str]:
     return pictures
 
 
-def _from_datasets(path: str, config: str | None = None) -> Iterator[Found]:
-    """Rows of a data set: its first column of pictures, its caption column, its train split or else its first."""
+def _from_datasets(path: str, config: str | None = None, *, folder: Path | None = None) -> Iterator[Found]:
+    """Rows of a data set: its first column of pictures, its caption column, its train split or else its first.
+
+    Of a local ``folder``, rows may name files in it, but no others.
+    """
     import datasets  # late: takes seconds, and most sources are plain folders
 
     try:
@@ -183,4 +226,8 @@ def _from_datasets(path: str, config: str | None = None) -> Iterator[Found]:
         cell = row[column] or {"bytes": None, "path": None}
         name = Path(cell["path"]).name if cell["path"] else f"{number:05d}"
         file = Path(cell["path"]) if cell["path"] and not cell["bytes"] else cell["bytes"] or b""
+        if folder is not None and isinstance(file, Path):
+            file = (folder / file).resolve()
+            if not file.is_relative_to(folder.resolve()):
+                raise InputError(f"{path}, row {number}: the picture {cell['path']!r} is not in the folder")
         yield name, file, prompts.find_caption(row)

@@ -32,7 +32,12 @@ class Tokenizer:
     """Ids per prompt, the first and last token among them."""
 
     def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b n"]:
-        """Ids of each prompt. One that is too long is cut, and a warning shows what it loses."""
+        """Ids of each prompt. One that is too long is cut, and a warning shows what it loses.
+
+        Raises:
+            InputError: for a prompt that is no text.
+        """
+        prompts = [_text(prompt) for prompt in prompts]
         for prompt in prompts:
             if lost := self.lost(prompt):
                 warnings.warn(
@@ -41,18 +46,19 @@ class Tokenizer:
                 )
         if not prompts:
             return np.zeros((0, self.max_length), np.int32)
-        encoded = self.backend(list(prompts), padding="max_length", max_length=self.max_length, truncation=True)
+        encoded = self.backend(prompts, padding="max_length", max_length=self.max_length, truncation=True)
         return np.asarray(encoded["input_ids"], np.int32)
 
     def lost(self, prompt: str) -> str:
         """The end of the prompt that does not fit, in the prompt's own spelling; empty where all of it fits."""
+        prompt = _text(prompt)
         encoded = self.backend(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         over = encoded["offset_mapping"][self.max_length - 2 :]
         return prompt[over[0][0] :] if over else ""
 
     def pieces(self, text: str) -> list[str]:
         """The entries of the vocabulary that text falls into; those that end a word end in ``</w>``."""
-        ids = self.backend(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.backend(_text(text), add_special_tokens=False, verbose=False)["input_ids"]
         special = set(self.backend.all_special_ids)
         return self.backend.convert_ids_to_tokens([i for i in ids if i not in special])
 
@@ -69,6 +75,18 @@ class Tokenizer:
             )
         count = "1 token" if len(pieces) == 1 else f"{len(pieces)} tokens"
         return f"identifier {identifier!r} is {count}: {' '.join(pieces)}"
+
+
+def _text(prompt: str) -> str:
+    """The same text with one character for each pair of surrogates, as which some escapes spell an emoji.
+
+    Raises:
+        InputError: for half a pair, which is no character.
+    """
+    try:
+        return prompt.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise InputError(f"the prompt {prompt!r} has half a character (a lone surrogate): write it anew") from None
 
 
 def load_tokenizer(folder: Path, *, max_length: int = 77) -> Tokenizer:

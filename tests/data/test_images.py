@@ -7,14 +7,17 @@ import warnings
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from dreambooth_jax.data import images
+from dreambooth_jax.data.png import without_text
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 from tests.data.pictures import array, noise, quadrants, to_bytes
@@ -56,6 +59,52 @@ def test_every_exif_orientation_is_undone(orientation, kind, options, tolerance)
 def test_broken_exif_costs_no_picture(junk, header):
     data = to_bytes(quadrants(), "JPEG", exif=b"Exif\0\0" + header + junk)
     assert sorted(images.decode(data).size) == [32, 64]
+
+
+PHOTOS = Path(__file__).parents[1] / "fixtures" / "photos"
+
+
+@pytest.mark.parametrize("name", ["exif_ok_rot6", "exif_rot6_signed_short", "exif_rot6_two_xres"])
+@pytest.mark.parametrize("at_least", [None, 16])
+def test_photos_whose_exif_cannot_be_written_back_are_turned(name, at_least):
+    """The first can be; of the others a tag has a type or a length that Pillow writes not."""
+    data = (PHOTOS / f"{name}.jpg").read_bytes()
+    with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data)) as stored:
+        turned = array(stored.convert("RGB").transpose(Image.Transpose.ROTATE_270))
+    seen = images.decode(data, at_least=at_least)
+    assert seen.height > seen.width
+    if at_least is None:
+        np.testing.assert_array_equal(array(seen), turned)
+
+
+def test_a_png_with_a_whole_workflow_in_it_is_a_picture():
+    file = PHOTOS / "comfy_workflow.png"
+    with pytest.raises(ValueError, match="too large"), Image.open(file) as refused:
+        refused.load()
+    assert min(images.decode(file).size) > 1
+    np.testing.assert_array_equal(array(images.decode(file)), array(images.decode(file.read_bytes())))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("international", [False, True])
+def test_no_text_in_a_png_costs_the_picture_or_its_rotation(compressed, international):
+    info = PngInfo()
+    add = info.add_itxt if international else info.add_text
+    add("workflow", "x" * 2_000_000, zip=compressed)
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    xmp += '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    stored = quadrants().transpose(STORED[6])
+    np.testing.assert_array_equal(array(images.decode(to_bytes(stored, "PNG", pnginfo=info))), array(quadrants()))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=40), st.integers(0, 60))
+def test_taking_text_out_of_anything_changes_no_sound_picture(junk, cut):
+    whole = to_bytes(noise(1), "PNG")
+    assert without_text(whole) == whole
+    for data in (whole[: len(whole) - cut] + junk, whole[:8] + junk, junk):
+        assert len(without_text(data)) <= len(data)
 
 
 def _half_transparent(kind: str) -> bytes:

@@ -24,6 +24,9 @@ DOG = Subject(identifier="sks", class_noun="dog")
         ("a  cat\n on\ta mat ", "a cat on a mat"),
         ("", ""),
         ("a lone { brace", "a lone { brace"),
+        ("a photo of {{sks}} {class_noun}", "a photo of {sks} dog"),
+        ("{{{identifier}}}", "{sks}"),
+        ("{{identifier}}", "{identifier}"),
     ],
 )
 def test_fields_are_filled_in(template, filled):
@@ -51,6 +54,12 @@ def test_an_unknown_field_names_the_nearest(template, nearest):
         DOG.fill(template)
     assert template in str(caught.value)
     assert f"did you mean {nearest}" in str(caught.value)
+    assert "{{ and }}" in str(caught.value)
+
+
+@given(st.text())
+def test_any_text_can_be_written_with_doubled_braces(text):
+    assert DOG.fill(text.replace("{", "{{").replace("}", "}}")) == " ".join(text.split())
 
 
 @given(st.text(st.characters(exclude_characters="{}")), st.text(st.characters(exclude_characters="{}")))
@@ -71,6 +80,12 @@ def test_sidecars(tmp_path):
         prompts.read_sidecar(tmp_path / "c.jpg")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.Txt"])
+def test_a_sidecar_may_be_written_in_capitals_and_on_windows(tmp_path, name):
+    (tmp_path / name).write_bytes("\ufeffa {identifier}\r\nin snow\r\n".encode())
+    assert prompts.read_sidecar(tmp_path / "a.JPG") == "a {identifier}\nin snow"
+
+
 CAPTIONS = {"a.png": "one, two", "sub/b.png": 'line\u2028break "quoted"', "c.png": None}
 
 
@@ -89,6 +104,48 @@ def _write(folder, kind, column="text"):
 def test_tables_of_captions(tmp_path, kind, column):
     _write(tmp_path, kind, column)
     assert prompts.read_metadata(tmp_path) == CAPTIONS
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "Metadata.JSONL", "METADATA.CSV"])
+def test_a_table_that_was_saved_on_windows(tmp_path, name):
+    if name.lower().endswith("csv"):
+        text = "file_name,text\r\nmore\\a.png,ein Hund\r\n"
+    else:
+        text = '{"file_name": "more\\\\a.png", "text": "ein Hund"}\r\n\r\n'
+    (tmp_path / name).write_bytes(("\ufeff" + text).encode())
+    assert prompts.read_metadata(tmp_path) == {"more/a.png": "ein Hund"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.png",
+        "/etc/a.png",
+        "x/../../a.png",
+        "..\\a.png",
+        "C:\\a.png",
+        "C:/a.png",
+        "\\\\host\\a.png",
+        "..",
+        ".",
+        "a\0.png",
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_table_may_not_name_files_outside_its_folder(tmp_path, name, kind):
+    if kind == "csv" and "\0" in name:
+        return
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    text = f"file_name\n{name}\n" if kind == "csv" else json.dumps({"file_name": name})
+    (folder / f"metadata.{kind}").write_text(text)
+    with pytest.raises(InputError, match=r"line \d: file_name .* is not in the folder"):
+        prompts.read_metadata(folder)
+
+
+def test_a_table_may_take_a_detour_inside_its_folder(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "./x/../a.png", "text": "t"}')
+    assert prompts.read_metadata(tmp_path) == {"a.png": "t"}
 
 
 def test_a_folder_without_a_table_has_no_captions(tmp_path):

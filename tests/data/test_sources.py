@@ -163,6 +163,38 @@ def test_a_table_names_pictures_in_subfolders_and_missing_ones(photos, caplog):
     assert [photo.prompt for photo in load(photos)] == ["flag"]
 
 
+def test_a_caption_that_cannot_be_read_names_its_picture(photos):
+    (photos / "a.txt").write_text("a photo of {sks} dog")
+    with pytest.raises(InputError, match=r"caption of a\.JPG: unknown field {sks} .* written {{ and }}"):
+        load(photos)
+    (photos / "a.txt").write_text("a photo of {{sks}} dog")
+    assert load(photos)[0].prompt == "a photo of {sks} dog"
+
+
+@pytest.mark.parametrize("inner", [["1_dog"], ["1_dog", "10_cat"]])
+def test_pictures_one_folder_deeper_are_refused_by_name(photos, inner):
+    for name in inner:
+        shutil.copytree(photos, photos.parent / "set" / name)
+    (photos.parent / "set" / ".cache").mkdir()
+    with pytest.raises(InputError, match=r"one folder deeper, in .*1_dog \(3 pictures\).*: name the folder"):
+        load(photos.parent / "set")
+    assert len(load(photos.parent / "set" / "1_dog")) == 3
+
+
+def test_pictures_in_folders_beside_pictures_get_a_line(photos, caplog):
+    shutil.copytree(photos, photos / "more")
+    assert len(load(photos)) == 3
+    assert "pictures in its folders are left out: more (3 pictures)" in caplog.text
+
+
+def test_pictures_in_folders_that_the_table_names_get_no_line(photos, caplog):
+    (photos / "more").mkdir()
+    noise(9).save(photos / "more" / "n.png")
+    (photos / "metadata.jsonl").write_text(json.dumps({"file_name": "more/n.png", "text": "x"}))
+    assert len(load(photos)) == 4
+    assert not caplog.records
+
+
 def test_plain_folders_need_no_datasets(photos):
     """Importing it takes seconds."""
     code = (
@@ -215,6 +247,23 @@ def test_a_data_set_of_parquet_files(photos, datasets, tmp_path):
     assert [photo.prompt for photo in found] == ["sks!", "a dog", "a dog"]
     assert [photo.digest for photo in found] == [photo.digest for photo in load(photos)][::-1]
     np.testing.assert_array_equal(array(found[1].image()), array(noise(0)))
+
+
+def test_a_data_set_in_a_folder_may_not_name_files_outside_it(photos, datasets, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    shutil.copy(photos / "b.png", folder)
+    features = datasets.Features(image=datasets.Image())
+
+    def write(path):
+        cells = {"image": [{"bytes": None, "path": path}]}
+        datasets.Dataset.from_dict(cells, features=features).to_parquet(folder / "train.parquet", batch_size=1)
+
+    write("b.png")
+    assert [photo.name for photo in load(folder)] == ["b.png"]
+    write(str(photos / "b.png"))
+    with pytest.raises(InputError, match="row 0: the picture .* is not in the folder"):
+        load(folder)
 
 
 def test_a_data_set_without_pictures_names_its_columns(datasets, tmp_path):

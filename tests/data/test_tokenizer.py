@@ -53,6 +53,22 @@ def test_layout_of_a_row(kind, tokenizer):
         assert set(row[2 + len(inside) :].tolist()) == {KINDS[kind]}
 
 
+@pytest.mark.parametrize("prompt", ["a 🐶 dog", "🐶", "a 👩\u200d👧 dog", "dog\u200b", "ﬁ", "𝒹𝑜𝑔"])
+def test_an_emoji_however_it_is_spelt(tokenizer, prompt):
+    """Some escapes, JSON's among them, spell it as two surrogates."""
+    units = np.frombuffer(prompt.encode("utf-16-le"), np.uint16)
+    spelt = "".join(map(chr, units.tolist()))
+    np.testing.assert_array_equal(tokenizer([spelt]), tokenizer([prompt]))
+    assert tokenizer.pieces(spelt) == tokenizer.pieces(prompt)
+    assert tokenizer.lost(" ".join(["dog"] * 75 + [spelt])) == prompt
+    assert len(set(tokenizer([prompt])[0].tolist())) > 3
+
+
+def test_half_an_emoji_is_named(tokenizer):
+    with pytest.raises(InputError, match=r"'a \\ud83d dog' has half a character"):
+        tokenizer(["a dog", "a \ud83d dog"])
+
+
 def test_no_prompts(tokenizer):
     assert tokenizer([]).shape == (0, 77)
 

@@ -12,6 +12,7 @@ from dreambooth_jax.config import PriorConfig
 from dreambooth_jax.memory import Usage
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import CPU_BATCH, LARGEST_BATCH, ROOM_TO_USE, class_batch, largest_batch
+from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 
 MODEL, COMMON, EACH = 1000, 300, 100
@@ -68,7 +69,7 @@ def test_no_more_than_are_wanted(most, batch):
 
 
 def test_a_number_that_was_set_is_taken_and_a_cpu_has_one():
-    options = {"size": 64, "room": 10**9, "missing": 200}
+    options = {"size": Size(64, 64), "room": 10**9, "missing": 200}
     assert class_batch(Compiler(), prior=PriorConfig(batch_size=7), **options) == 7
     assert class_batch(Compiler(), prior=PriorConfig(), **options) == CPU_BATCH
 
@@ -77,7 +78,7 @@ def test_on_an_accelerator_it_is_found():
     devices = [Mock(spec=jax.Device, platform="gpu", process_index=0, id=i) for i in range(2)]
     for missing, batch in ((200, LARGEST_BATCH), (5, 4)):
         pipe = Compiler(devices)
-        options = {"prior": PriorConfig(), "size": 64, "room": 10**9, "missing": missing}
+        options = {"prior": PriorConfig(), "size": Size(64, 64), "room": 10**9, "missing": missing}
         sampler = Sampler()
         assert class_batch(pipe, **options) == class_batch(pipe, **options, usage_at=sampler) == batch
         assert sampler.compiled == [batch]
