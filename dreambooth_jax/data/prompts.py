@@ -21,6 +21,7 @@ from io import StringIO
 from pathlib import Path
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.text_files import read_text
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def find_caption(row: Mapping[str, object]) -> str | None:
 def read_sidecar(picture: Path) -> str | None:
     """The text beside a picture; None where there is none or it is blank. Raises InputError if it is not UTF-8."""
     path = next((path for path in map(picture.with_suffix, SIDECARS) if path.is_file()), None)
-    return path and (read_text(path).strip() or None)
+    return (read_text(path).strip() or None) if path else None
 
 
 def read_metadata(folder: Path) -> dict[str, str | None]:
@@ -116,17 +117,3 @@ def _rows(path: Path) -> Iterator[tuple[int, object]]:
                 yield number, json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg}); write one object per line") from None
-
-
-def read_text(path: Path) -> str:
-    """A text file, also one that was saved on Windows: a byte order mark is no text, every line ends in ``\\n``.
-
-    Raises:
-        InputError: it is not UTF-8, or cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -72,18 +72,20 @@ def test_filling_is_idempotent_and_keeps_every_word(before, after):
 def test_sidecars(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffein Hund, größer \n".encode())
     (tmp_path / "b.txt").write_text("  \n")
-    (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00a")
+    (tmp_path / "c.txt").write_bytes("größer".encode("latin-1"))
     assert prompts.read_sidecar(tmp_path / "a.jpg") == "ein Hund, größer"
     assert prompts.read_sidecar(tmp_path / "b.jpg") is None
     assert prompts.read_sidecar(tmp_path / "none.jpg") is None
-    with pytest.raises(InputError, match=r"c\.txt: not UTF-8"):
+    with pytest.raises(InputError, match=r"c\.txt is not text in UTF-8"):
         prompts.read_sidecar(tmp_path / "c.jpg")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.Txt"])
 def test_a_sidecar_may_be_written_in_capitals_and_on_windows(tmp_path, name):
     (tmp_path / name).write_bytes("\ufeffa {identifier}\r\nin snow\r\n".encode())
-    assert prompts.read_sidecar(tmp_path / "a.JPG") == "a {identifier}\nin snow"
+    assert DOG.fill(prompts.read_sidecar(tmp_path / "a.JPG")) == "a sks in snow"
+    (tmp_path / name).write_bytes("a {identifier}\r\nin snow\r\n".encode("utf-16"))
+    assert DOG.fill(prompts.read_sidecar(tmp_path / "a.JPG")) == "a sks in snow"
 
 
 CAPTIONS = {"a.png": "one, two", "sub/b.png": 'line\u2028break "quoted"', "c.png": None}
