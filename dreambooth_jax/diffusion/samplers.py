@@ -16,8 +16,8 @@ from dreambooth_jax.diffusion.table import D, E, Line, Row, SamplerTable, X, Z, 
 from dreambooth_jax.errors import InputError
 
 
-def noise_beside(a: Level) -> Line:
-    """What of x at level a is not D: ε, but that clipping D changes it, while it does not change E."""
+def implied_noise(a: Level) -> Line:
+    """(x − α D) / σ, the noise in x if D is the data: E, unless D was clipped."""
     return (X - a.alpha * D) / a.sigma
 
 
@@ -40,13 +40,13 @@ def ddpm(steps: Sequence[Step]) -> Iterator[Row]:
     """DDPM (arXiv 2006.11239, equations 6 and 7): draws from the posterior of x' given x and x_0 = D."""
     for a, b in steps:
         s = ancestral_noise(a, b)
-        yield Row(a, b.alpha * D + math.sqrt(max(b.sigma**2 - s**2, 0)) * noise_beside(a) + s * Z)
+        yield Row(a, b.alpha * D + math.sqrt(max(b.sigma**2 - s**2, 0)) * implied_noise(a) + s * Z)
 
 
 def euler(steps: Sequence[Step]) -> Iterator[Row]:
     """Euler's method for the probability flow in k (arXiv 2206.00364, algorithm 1 without its correction)."""
     for a, b in steps:
-        yield Row(a, b.alpha * D + b.sigma * noise_beside(a))
+        yield Row(a, b.alpha * D + b.sigma * implied_noise(a))
 
 
 def ancestral_noise(a: Level, b: Level) -> float:

@@ -16,7 +16,7 @@ from dreambooth_jax.diffusion import samplers
 from dreambooth_jax.diffusion.levels import Level
 from dreambooth_jax.diffusion.loop import advance, begin, sample
 from dreambooth_jax.diffusion.process import reading
-from dreambooth_jax.diffusion.samplers import Sampler, build_table, ddim, noise_beside
+from dreambooth_jax.diffusion.samplers import Sampler, build_table, ddim, implied_noise
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.diffusion.table import R1, R2, D, E, Row, X, Z, make_table
 
@@ -28,13 +28,13 @@ KINDS = ("epsilon", "sample", "v_prediction")
 def heun(steps):
     """Two calls of the network in each step (arXiv 2206.00364, algorithm 1)."""
     for a, b in steps:
-        forward = b.alpha * D + b.sigma * noise_beside(a)
+        forward = b.alpha * D + b.sigma * implied_noise(a)
         if b.k == 0 or a.k == math.inf:
             yield Row(a, forward)
             continue
         half = b.alpha * (b.k - a.k) / 2
-        yield Row(a, forward, r1=b.alpha / a.alpha * X + half * noise_beside(a))
-        yield Row(b, R1 + half * noise_beside(b))
+        yield Row(a, forward, r1=b.alpha / a.alpha * X + half * implied_noise(a))
+        yield Row(b, R1 + half * implied_noise(b))
 
 
 def dpmpp_2m(steps):
