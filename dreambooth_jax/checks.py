@@ -5,6 +5,8 @@
 Bounds of single settings stand at their fields; here is what settings must be to each other.
 """
 
+import logging
+import re
 from collections.abc import Iterator
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
@@ -13,14 +15,18 @@ from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
 
+log = logging.getLogger(__name__)
+
 UNUSED = {"adamw": (), "lion": ("eps",), "adafactor": ("beta1", "beta2", "eps", "moments")}
 """Settings that an optimizer does not have."""
 
 
 def check_config(config: Config) -> None:
-    """Raise InputError for the first setting that cannot work, with the way out."""
+    """Raise InputError for the first setting that cannot work, with the way out; warn of what can hardly be meant."""
     for problem in problems(config):
         raise InputError(problem)
+    for doubt in doubts(config):
+        log.warning("%s", doubt)
 
 
 def problems(config: Config) -> Iterator[str]:
@@ -48,12 +54,48 @@ def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:
             yield f"{group}.{name} is {side}, but must be a multiple of 8, such as 512"
 
 
-def _words(config: Config) -> Iterator[str]:
-    templates = [config.data.instance_prompt, *config.samples.prompts]
+def doubts(config: Config) -> Iterator[str]:
+    """What works, but can hardly be meant, one line each."""
+    template, identifier = config.data.instance_prompt, config.data.identifier
+    if not _names_the_subject(template, identifier):
+        yield (
+            f"data.instance_prompt {template!r} has no {{identifier}}: photos without a caption of their own change the "
+            f"whole class, and {identifier!r} learns nothing"
+        )
+    for key, template in _templates(config):
+        if key.startswith("prior.") and "{identifier}" in template:
+            yield f"{key} {template!r} has {{identifier}}: class images must be called without the subject's word"
+        if re.search(r"[{}]", re.sub(r"\{\{|\}\}|\{[^{}]*\}", "", template)):
+            yield f"{key} {template!r} has a brace without its partner: it is read as it stands, not as a field"
+
+
+def _templates(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, prompt with fields) of all that the run uses."""
+    yield "data.instance_prompt", config.data.instance_prompt
     if config.prior.weight:
-        templates += [config.prior.class_prompt, config.prior.class_images_prompt or ""]
-    if not config.data.class_noun.strip() and any("{class_noun}" in template for template in templates):
+        yield "prior.class_prompt", config.prior.class_prompt
+        yield "prior.class_images_prompt", config.prior.class_images_prompt or ""
+    for key in ("prompts", "class_prompts"):
+        for template in getattr(config.samples, key):
+            yield f"samples.{key}", template
+
+
+def _names_the_subject(template: str, identifier: str) -> bool:
+    return "{identifier}" in template or identifier.strip() in template
+
+
+def _words(config: Config) -> Iterator[str]:
+    templates = list(_templates(config))
+    # of the samples' class prompts it may be missing: they are drawn without, too
+    if not config.data.class_noun.strip() and any(
+        "{class_noun}" in template for key, template in templates if key != "samples.class_prompts"
+    ):
         yield "data.class_noun is empty: say what the subject is, such as data.class_noun=dog"
     subject = Subject(identifier=config.data.identifier, class_noun=config.data.class_noun)
-    for template in [*templates, *config.samples.class_prompts]:
+    if config.samples.every and not (config.samples.prompts or config.samples.class_prompts):
+        yield "samples.prompts is empty, and samples.class_prompts too: give one, or samples.every=0"
+    for key in ("prompts", "class_prompts"):
+        if any(not prompt.strip() for prompt in getattr(config.samples, key)):
+            yield f"samples.{key} has an empty prompt: leave it out"
+    for _, template in templates:
         subject.fill(template)  # raises, naming the unknown field

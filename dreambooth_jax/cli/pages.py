@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 from dreambooth_jax.cli.verb import Option, Verb
 
 DESCRIPTION = "DreamBooth for Stable Diffusion in JAX: a few photos of one subject in, a personalised model out."
-HOW_TO_SET = 'Settings are KEY=VALUE or --KEY VALUE, and win over those of files. Lists: KEY=\'["one", "two"]\'.'
+HOW_TO_SET = 'Settings are KEY=VALUE or --KEY VALUE, and win over those of files. Lists: KEY="one; another".'
 MOST_COLUMNS = 110
 
 

@@ -66,7 +66,7 @@ def read_call(verb: Verb, arguments: Sequence[str]) -> Call:
     for name, (kind, text) in verb.options.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     words = normalise(verb, arguments)
-    parsed = parse(parser, words, known=known_keys(verb))
+    parsed = parse(parser, words, known=known_keys(verb), settings=verb.settings)
     names = [entry.name for entry in dataclasses.fields(verb.settings)]
     settings = verb.settings(**{name: parsed[name] for name in names})
     if verb.settings is not Config:  # a run checks its own, which need not come from a command line

@@ -5,9 +5,10 @@
 from collections.abc import Sequence
 
 from dreambooth_jax.config import Config
+from dreambooth_jax.config.files import shipped
 from dreambooth_jax.errors import InputError
 
-USAGE = "[CONFIG.yaml ...] [KEY=VALUE ...]"
+USAGE = "[CONFIG ...] [KEY=VALUE ...]"
 
 COMMON = {
     "what to train": (
@@ -24,14 +25,17 @@ COMMON = {
 
 
 def config_files(words: Sequence[str]) -> list[str]:
-    """Words that are no settings are configuration files.
+    """Words that are no settings are configuration files, or names of those that ship with the package.
 
     Raises:
         InputError: for one that is not.
     """
     for word in words:
-        if not word.endswith((".yaml", ".yml")):
-            raise InputError(f"{word!r} is neither a setting (KEY=VALUE) nor a file that ends in .yaml")
+        if not word.endswith((".yaml", ".yml")) and word not in shipped():
+            names = ", ".join(shipped())
+            raise InputError(
+                f"{word!r} is neither a setting (KEY=VALUE) nor a file that ends in .yaml nor one of {names}"
+            )
     return [f"--config={word}" for word in words]
 
 

@@ -4,16 +4,20 @@
 
 import dataclasses
 import difflib
-import re
+import types
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from dreambooth_jax.config.schema import Config
+from dreambooth_jax.config.setting import shown
 from dreambooth_jax.errors import InputError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+LONGEST_MESSAGE = 400
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -27,18 +31,25 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def keys(config_class: Any = Config) -> Iterator[str]:
+def keys(settings: Any = Config) -> Iterator[str]:
     """Every key that can be set: ``run_dir``, ``model.path``, ..."""
-    for entry in dataclasses.fields(config_class):
-        if dataclasses.is_dataclass(entry.type):
-            yield from (f"{entry.name}.{inner}" for inner in keys(entry.type))
+    yield from key_types(settings)
+
+
+def key_types(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """The type of every key."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(field.type):
+            found |= key_types(field.type, f"{prefix}{field.name}.")
         else:
-            yield entry.name
+            found[f"{prefix}{field.name}"] = field.type
+    return found
 
 
 def add_settings(parser: "ArgumentParser") -> "ArgumentParser":
     """Give a parser ``--config FILE`` and an option for every key."""
-    parser.add_argument("--config", action="config", help="YAML file with settings that differ; may be repeated.")
+    parser.add_argument("--config", type=list[str], help="YAML file with settings that differ; may be repeated.")
     parser.add_class_arguments(Config)
     return parser
 
@@ -48,16 +59,17 @@ def new_parser(**options: Any) -> "ArgumentParser":
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return ArgumentParser(exit_on_error=False, **options)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
 
 
-def parse(parser: "ArgumentParser", arguments: Sequence[str], *, known: Sequence[str]) -> Any:
-    """Parsed and instantiated arguments.
+def parse(parser: "ArgumentParser", arguments: Sequence[str], *, known: Sequence[str], settings: Any = Config) -> Any:
+    """Parsed and instantiated arguments. Those of files are overridden by the others, later ones by earlier ones.
 
     Args:
         parser: of :func:`new_parser`.
-        arguments: as on a command line.
-        known: keys to propose for an unknown one.
+        arguments: as on a command line, ``--KEY=VALUE`` each; ``--config=FILE`` may be among them.
+        known: all keys.
+        settings: the class that most of the keys are of.
 
     Raises:
         InputError: for whatever is wrong with them, on one line; an unknown key comes with the nearest known one.
@@ -66,46 +78,129 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], *, known: Sequence
 
     from jsonargparse import ArgumentError
 
+    kinds = key_types(settings)
+    files, options = [], []
+    for text in arguments:
+        key, equals, value = text.removeprefix("--").partition("=")
+        if key == "config" and settings is Config:
+            files.append(value)
+        else:
+            _check_known(key, [*known])
+            options.append(f"--{key}={_value_of(key, value, kinds[key])}" if equals and key in kinds else text)
     try:
-        parsed = parser.parse_args(list(arguments))
-        empty = [name for name in dataclasses.asdict(Config()) if name in parsed and parsed[name] is None]
-        if empty:
-            raise InputError(f"{empty[0]} is empty: give it keys, or leave it out")
-        return parser.instantiate(parsed)
+        of_files = parser.parse_object(_from_files(files, kinds)) if files else None
+        return parser.instantiate(parser.parse_args(options, namespace=of_files))
     except (ArgumentError, argparse.ArgumentError) as error:
-        raise InputError(_one_line(str(error), known)) from error
+        raise InputError(_one_line(str(error))) from error
+    except OverflowError as error:
+        raise InputError(f"a number is too large: {error}") from error
 
 
-def _one_line(text: str, known: Sequence[str]) -> str:
-    text = " ".join(text.split())
-    unknown = re.search(r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)", text)
-    if unknown is None:
-        return text
-    group = re.search(r"Group '([\w.]+)'", text)
-    name = unknown[1] or unknown[2]
-    full = f"{group[1]}.{name}" if group and not name.startswith(group[1]) else name
-    near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
+def _check_known(key: str, known: list[str]) -> None:
+    """Raise InputError, with the nearest of the known keys, for another one."""
+    if key in known:
+        return
+    if key.endswith("+") and key[:-1] in known:
+        raise InputError(f"{key}= adds to a list, which is not done here: write {key[:-1]}= and all of it")
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        raise InputError(f"{key} is a group of settings: set one of them, such as {inside[0]}=VALUE")
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     # "stepz" alone is nearer to "train.steps" than whole names tell
-    near = near or [key for key in known if difflib.get_close_matches(name, [key.split(".")[-1]], cutoff=0.7)]
-    return f"unknown key {full}" + (f"; did you mean {near[0]}?" if near else "; see --help for all keys")
+    last = key.split(".")[-1]
+    near = near or [one for one in known if difflib.get_close_matches(last, [one.split(".")[-1]], cutoff=0.7)]
+    hint = f"; did you mean {near[0]}?" if near else "; see --help for all keys"
+    raise InputError(f"unknown key {shown(key)[1:-1]}{hint}")
+
+
+def _value_of(key: str, text: str, kind: Any) -> str:
+    """The value of an option, as the parser reads it."""
+    from dreambooth_jax.config.files import load_yaml
+
+    if _is_text(kind):
+        return text
+    if not text.strip():
+        raise InputError(f"{key} is empty: give it a value, or leave it out")
+    if get_origin(kind) is tuple:
+        listed = load_yaml(text, name=key) if text.lstrip().startswith("[") else split_list(text)
+        for one in listed:
+            if not isinstance(one, str):
+                raise InputError(f"{key} has {shown(one)}, which YAML takes for no text: quote it, or use one; another")
+        return _quoted(listed)
+    if text.lstrip()[0] in "[{&*!|>" or len(text) > 1000:
+        raise InputError(f"{key} is {shown(text)}, but must be a single value")
+    return text
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (isinstance(kind, types.UnionType) and str in get_args(kind))
+
+
+def split_list(text: str) -> list[str]:
+    """``one; another`` -> [one, another]."""
+    return [part.strip() for part in text.split(";") if part.strip()]
+
+
+def _quoted(values: Any) -> str:
+    """A list on one line that YAML reads back as it is: texts quoted, emoji and control characters, too."""
+    import yaml
+
+    return yaml.safe_dump(values, default_style='"', default_flow_style=True, width=2**30).strip()
+
+
+def _from_files(names: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:
+    """The settings of files, as nested dicts; later files win."""
+    from dreambooth_jax.config.files import read_settings
+
+    found: dict[str, Any] = {}
+    for name in names:
+        for key, value in _flat(read_settings(name), kinds):
+            place = found
+            *groups, last = key.split(".")
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[last] = value
+    return found
+
+
+def _flat(values: dict[Any, Any], kinds: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of what a file holds, checked as far as the parser does not."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        is_group = any(one.startswith(f"{key}.") for one in kinds)
+        if value is None and (is_group or (key in kinds and type(None) not in get_args(kinds[key]))):
+            raise InputError(f"{key} is empty: give it {'keys' if is_group else 'a value'}, or leave it out")
+        if is_group and isinstance(value, dict):
+            yield from _flat(value, kinds, f"{key}.")
+            continue
+        _check_known(key, list(kinds))
+        yield key, split_list(value) if get_origin(kinds[key]) is tuple and isinstance(value, str) else value
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split()).replace("Parser key ", "")
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
+
+
+@cache
+def _parser() -> "ArgumentParser":
+    return add_settings(new_parser())
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The config of a YAML file, with overrides such as ``"train.steps=400"``.
+    """The config of a YAML file, or of one that ships with the package, with overrides such as ``"train.steps=400"``.
 
     Raises:
         InputError: for a missing file, an unknown key or a value of the wrong type.
     """
     files = [f"--config={path}"] if path is not None else []
-    parser = add_settings(new_parser())
-    parsed = parse(
-        parser, files + [text if text.startswith("--") else f"--{text}" for text in overrides], known=list(keys())
-    )
-    return Config(**{entry.name: parsed[entry.name] for entry in dataclasses.fields(Config)})
+    parsed = parse(_parser(), files + [f"--{text.removeprefix('--')}" for text in overrides], known=list(keys()))
+    return Config(**{field.name: parsed[field.name] for field in dataclasses.fields(Config)})
 
 
 def save_config(path: str | Path, config: Config) -> None:
     """Write the resolved config as YAML that :func:`load_config` reads back."""
     import yaml
 
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    Path(path).write_text(text, encoding="utf-8")

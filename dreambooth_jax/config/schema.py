@@ -20,9 +20,9 @@ class ModelConfig(Settings):
 
     path: str = setting("", path=True)
     """Folder in the diffusers layout, a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or "embedded"."""
-    revision: str | None = None
+    revision: str | None = setting(None, nonempty=True)
     """Branch, tag or commit of a hub id."""
-    variant: str | None = None
+    variant: str | None = setting(None, nonempty=True)
     """Weight files to prefer, such as fp16 (diffusion_pytorch_model.fp16.safetensors)."""
 
 

@@ -60,12 +60,46 @@ def test_bad_files_are_one_line(tmp_path, text, message):
         ("learning_rate=1", r"did you mean optimizer.learning_rate\?"),
         ("train.steps=many", "train.steps.*many"),
         ("zzz=1", "see --help"),
+        ("train.step=1", r"unknown key train.step; did you mean train.steps\?"),
+        ("samples.prompts+=x", "adds to a list, which is not done here: write samples.prompts="),
+        ("train=5", "train is a group of settings: set one of them, such as train.steps=VALUE"),
+        ("train.steps", r"train.steps.*expected"),
+        ("train.steps.x=3", "unknown key train.steps.x; did you mean train.steps"),
+        ("train.steps=true", "train.steps.*int.*True"),
+        ("train.steps=[1, 2]", "train.steps is '.1, 2.', but must be a single value"),
+        ("samples.prompts=[a, [b]]", "samples.prompts has .*quote it"),
+        ("samples.prompts=[yes]", "samples.prompts has True, which YAML takes for no text: quote it"),
+        ("samples.prompts=[a", "samples.prompts, line 1"),
+        ("samples.prompts=[&a x, *a]", "anchors"),
+        ("config=nowhere.yaml", "nowhere.yaml is not there"),
     ],
 )
 def test_bad_overrides_are_one_line(override, message):
     with pytest.raises(InputError, match=message) as error:
         load_config(None, [override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("a {identifier} dog on the beach; a painting", ("a {identifier} dog on the beach", "a painting")),
+        ("one alone", ("one alone",)),
+        ("a, b: c", ("a, b: c",)),
+        ("null; 5; yes", ("null", "5", "yes")),
+        (" a ;; b; ", ("a", "b")),
+        ("a 😀; 'quoted' \"twice\"; back\\slash", ("a 😀", "'quoted' \"twice\"", "back\\slash")),
+        ('["a; b", c]', ("a; b", "c")),
+        ("[]", ()),
+    ],
+)
+def test_lists_are_separated_by_semicolons(text, prompts):
+    assert load_config(None, [f"samples.prompts={text}"]).samples.prompts == prompts
+
+
+def test_one_config_does_not_depend_on_those_before_it(tmp_path):
+    load_config(write(tmp_path, "data: {flip: true}"), ["train.steps=7"])
+    assert load_config() == Config()
 
 
 def test_a_missing_file_is_named(tmp_path):
