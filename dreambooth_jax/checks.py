@@ -59,8 +59,8 @@ def doubts(config: Config) -> Iterator[str]:
     template, identifier = config.data.instance_prompt, config.data.identifier
     if not _names_the_subject(template, identifier):
         yield (
-            f"data.instance_prompt {template!r} has no {{identifier}}: photos without a caption of their own change the "
-            f"whole class, and {identifier!r} learns nothing"
+            f"data.instance_prompt {template!r} has no {{identifier}}: photos without a caption of their own change "
+            f"the whole class, and {identifier!r} learns nothing"
         )
     for key, template in _templates(config):
         if key.startswith("prior.") and "{identifier}" in template:

@@ -32,10 +32,8 @@ def config_files(words: Sequence[str]) -> list[str]:
     """
     for word in words:
         if not word.endswith((".yaml", ".yml")) and word not in shipped():
-            names = ", ".join(shipped())
-            raise InputError(
-                f"{word!r} is neither a setting (KEY=VALUE) nor a file that ends in .yaml nor one of {names}"
-            )
+            kinds = f"a setting (KEY=VALUE) nor a file that ends in .yaml nor one of {', '.join(shipped())}"
+            raise InputError(f"{word!r} is neither {kinds}")
     return [f"--config={word}" for word in words]
 
 

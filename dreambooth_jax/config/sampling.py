@@ -25,7 +25,7 @@ class SamplingConfig(Settings):
 
     steps: int = setting(50, at_least=1, at_most=10_000)
     """Sampling steps."""
-    guidance_scale: float = setting(7.5, at_most=1000)
+    guidance_scale: float = setting(7.5, at_least=-1000, at_most=1000)
     """How far to lean towards the prompt and away from the negative one; 1 is no guidance."""
     negative_prompt: str = setting("")
     """What not to draw."""

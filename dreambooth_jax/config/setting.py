@@ -62,7 +62,7 @@ class Rules:
 
     def _broken_by_text(self, text: str) -> str | None:
         if self.nonempty and not text.strip():
-            return "given"
+            return "given" + (f"; {self.hint}" if self.hint else "")
         if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
             return "text (UTF-8, and no zero bytes)"
         if self.pattern:
@@ -163,10 +163,11 @@ def check_arguments(settings: Any) -> None:
 
 def shown(value: Any) -> str:
     """A value as it stands in a message: short, on one line."""
+    if isinstance(value, str) and not value.strip():
+        return "empty"
     if isinstance(value, int) and abs(value) >= 10**30:
         return f"a number of {int(math.log10(abs(value))) + 1} digits"
     text = str(value) if isinstance(value, (int, float)) else ascii(value) if _odd(value) else repr(value)
-    text = text if text != "''" else "empty"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -66,7 +66,7 @@ def refuse(capsys, *arguments):
         (["train", "data.class_noun=dog", "data.resolution=500"], "data.resolution is 500"),
         (["train", "data.class_noun=dog", "train.batch_size=8"], "no pictures were given"),
         (["train", "data.class_noun="], "data.class_noun is empty"),
-        (["train", "data.class_noun=dog", "data.identifier= "], "data.identifier is ' '"),
+        (["train", "data.class_noun=dog", "data.identifier= "], "data.identifier is empty"),
         (["train", "data.class_noun=dog", "data.instance_prompt=a {thing}"], "unknown field {thing}"),
         (["prior", "data.class_noun=dog", "prior.weight=0"], "prior.weight is 0"),
         (["sample", "nowhere", "a dog"], "nowhere"),
