@@ -14,6 +14,8 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 def read_text(path: str | Path) -> str:
     """A file's text: UTF-8, with or without a mark at its beginning, or UTF-16 with one, as Windows saves it.
 
+    Lines of the result end as on Linux.
+
     Raises:
         InputError: if it cannot be read, or is no such text.
     """
@@ -28,10 +30,9 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path} is not text in UTF-8 (byte {error.start}): save it as UTF-8") from error
     if "\0" in text:
         raise InputError(f"{path} is not text in UTF-8 (it has zero bytes): save it as UTF-8")
-    return text
+    return re.sub(r"\r\n?", "\n", text)
 
 
 def read_lines(path: str | Path) -> list[str]:
     """Lines that hold more than blanks, without blanks around them; they end as on any system."""
-    lines = re.split(r"\r\n|\r|\n", read_text(path))
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]  # splitlines knows more line ends

@@ -2,8 +2,10 @@
 # Copyright The dreambooth_jax authors
 """The class images of a run, from its settings: ``dreambooth-jax prior``, and a part of ``train``."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT
 
 import jax
 import numpy as np
@@ -23,6 +25,8 @@ from dreambooth_jax.prepare.photos import check_fit, read_photos, subject_of
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.interrupt import Interrupt
+
+log = logging.getLogger(__name__)
 
 
 def make_class_images(config: Config) -> Path:
@@ -46,6 +50,9 @@ def make_class_images(config: Config) -> Path:
     with Interrupt() as interrupt:
         stop = interrupt.requested_anywhere
         class_photos(pipe, prior=config.prior, data=config.data, folder=folder, should_stop=stop)
+    if interrupt.signal is SIGINT:  # Ctrl-C: what is made is kept, but what was to come after must not
+        log.info("stopped; the class images so far are in %s, run the same command to go on", folder)
+        raise KeyboardInterrupt
     return folder
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import ComponentKind, Family, family_of
 from dreambooth_jax.weights import hub
+from dreambooth_jax.weights.nearest import is_path, nearest, no_model
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -152,9 +153,14 @@ def _folder(source: str) -> Path | None:
             "installed, with " + _convert(f"from_single_file('{source}')")
         )
     if folder.is_dir():
+        if hint := no_model(folder):
+            raise InputError(f"{source} {hint}")
         return folder
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        raise InputError(f"{source}: no such folder, and no hub id (organisation/name) either")
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
+    if is_path(source) and not (is_id and hub.in_cache(source, INDEX)):
+        raise InputError(f"{source}: no such folder{nearest(source)}")
+    if not is_id:
+        raise InputError(f"{source}: no such folder, and no hub id (organisation/name) either{nearest(source)}")
     return None
 
 
@@ -199,7 +205,10 @@ def _choose(component: str, kind: ComponentKind, names: Collection[str], variant
     pattern = rf"{torch}\.([^.]+)\.safetensors|{torch}\.safetensors\.index\.([^.]+)\.json"
     variants = sorted({match[1] or match[2] for name in beside if (match := re.fullmatch(pattern, name))})
     if variants:
-        raise InputError(f"{place} has its weights in variants only: set model.variant to {' or '.join(variants)}")
+        raise InputError(
+            f"{place} has its weights in variants only: choose variant={' or variant='.join(variants)} "
+            "(in a run's settings, model.variant)"
+        )
     if any(name.endswith(_PICKLES) for name in beside):
         raise InputError(
             f"{place} has its weights as PyTorch pickles only, which could run any code when opened: "

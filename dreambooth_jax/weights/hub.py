@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.progress import announced
+from dreambooth_jax.weights.nearest import nearest
 
 Needed = Callable[[Collection[str], Path | None], list[str]]
 """(all names of a repository, its index if it has one) -> names of the files to download; or it raises."""
@@ -30,7 +32,8 @@ def download(repo: str, revision: str | None, needed: Needed, *, index: str) -> 
     network_errors: tuple[type[Exception], ...] = (OSError, errors.HfHubHTTPError.__bases__[0])
     name = repo if revision is None else f"{repo} (revision {revision})"
     try:
-        names = hub.HfApi().list_repo_files(repo, revision=revision)
+        with announced(f"asking the hub for {name}", usually="a second; half a minute where there is no network"):
+            names = hub.HfApi().list_repo_files(repo, revision=revision)
     except errors.GatedRepoError as error:
         raise InputError(f"{repo} is gated: accept its terms on the hub and log in with `hf auth login`") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
@@ -43,6 +46,7 @@ def download(repo: str, revision: str | None, needed: Needed, *, index: str) -> 
             return Path(cached).parent
         raise InputError(
             f"{name}: no folder here, not in the hub's cache, and the hub cannot be reached ({_first_line(error)})"
+            f"{nearest(repo)}"
         ) from error
 
     def fetch(files: list[str]) -> Path:
@@ -52,6 +56,13 @@ def download(repo: str, revision: str | None, needed: Needed, *, index: str) -> 
             raise InputError(f"downloading {name} broke off, run again to go on ({_first_line(error)})") from error
 
     return fetch(needed(names, fetch([index]) / index if index in names else None))
+
+
+def in_cache(repo: str, index: str) -> bool:
+    """Was it downloaded before?"""
+    import huggingface_hub as hub
+
+    return isinstance(hub.try_to_load_from_cache(repo, index), str)
 
 
 def _first_line(error: BaseException) -> str:

@@ -297,3 +297,17 @@ def test_class_images_can_be_made_alone(tmp_path, capsys):
     assert main(["prior", *settings, f"run_dir={tmp_path}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "class_images")
     assert len(list((tmp_path / "class_images").glob("*.png"))) == 3
+
+
+def test_ctrl_c_while_class_images_are_made_ends_with_130_and_keeps_them(tmp_path, monkeypatch, capsys):
+    settings = [*SETTINGS, "prior.weight=1", "prior.num_images=24", "prior.steps=1", "prior.batch_size=1"]
+    make = Pipeline.__call__
+
+    def make_and_press(self, prompts, **options):
+        signal.raise_signal(signal.SIGINT)
+        return make(self, prompts, **options)
+
+    monkeypatch.setattr(Pipeline, "__call__", make_and_press)
+    assert main(["prior", *settings, f"run_dir={tmp_path}"]) == 130
+    assert capsys.readouterr().out == ""
+    assert len(list((tmp_path / "class_images").glob("*.png"))) == jax.local_device_count()

@@ -84,7 +84,7 @@ class TestChoice:
         ("names", "variant", "message"),
         [
             (SD15, "fp61", "no weights of variant fp61"),
-            (_sharded(".fp16"), None, "text_encoder has its weights in variants only: set model.variant to fp16"),
+            (_sharded(".fp16"), None, "text_encoder has its weights in variants only: choose variant=fp16"),
             (PICKLES, None, r"text_encoder has its weights as PyTorch pickles only.*python -c .*use_safetensors=False"),
             (PLAIN, None, "here/text_encoder has no weights"),
             (SD15 - {"vae/config.json"}, None, "it lacks vae/config.json"),

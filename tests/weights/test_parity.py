@@ -80,7 +80,7 @@ def test_we_open_their_shards_and_variants(theirs, tmp_path):
     assert_same(load_components(tmp_path / "shards").params, expected)
     pipe.save_pretrained(tmp_path / "variant", variant="fp16", max_shard_size="200KB")
     assert_same(load_components(tmp_path / "variant", variant="fp16").params, expected)
-    with pytest.raises(InputError, match="set model.variant to fp16"):
+    with pytest.raises(InputError, match="choose variant=fp16"):
         load_components(tmp_path / "variant")
 
 
