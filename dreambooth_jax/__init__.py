@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dreambooth_jax.pipeline import Pipeline as Pipeline
     from dreambooth_jax.pipeline import load_pretrained as load_pretrained
     from dreambooth_jax.planning import plan as plan
+    from dreambooth_jax.trainer import RunResult as RunResult
     from dreambooth_jax.trainer import train as train
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "load_pretrained": "pipeline",
     "plan": "planning",
+    "RunResult": "trainer",
     "train": "trainer",
 }
 

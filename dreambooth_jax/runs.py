@@ -5,7 +5,7 @@
 config.yaml      resolved settings            checkpoints/   Orbax
 class_images/    with manifest.jsonl          samples/       step_000400.png
 cache/           latents                      metrics.jsonl  and TensorBoard events
-model/           the diffusers folder, at the end
+model/           the diffusers folder, at the end, and exported.json, which says how it was written
 """
 
 from dataclasses import dataclass, replace
@@ -58,6 +58,11 @@ class RunFolder:
     def samples(self, step: int) -> Path:
         """The grid made after so many steps."""
         return self.path / "samples" / f"step_{step:06d}.png"
+
+    @property
+    def exported(self) -> Path:
+        """Which step the model was written from, and how."""
+        return self.path / "exported.json"
 
     @property
     def before_after(self) -> Path:

@@ -111,7 +111,9 @@ def test_on_a_cpu_a_run_is_the_same_with_it_and_twice(tmp_path):
     short = ("train.steps=2", "checkpoint.every=2", "prior.num_images=2")
     results = []
     for name, setting in {"a": "false", "b": "true", "c": "true"}.items():
-        folder = train(tiny_config(tmp_path, *short, f"run_dir={tmp_path / name}", f"train.deterministic={setting}"))
+        folder = train(
+            tiny_config(tmp_path, *short, f"run_dir={tmp_path / name}", f"train.deterministic={setting}")
+        ).folder
         results.append(weights(folder, 2))
     assert_same(results[0], results[1])
     assert_same(results[1], results[2])

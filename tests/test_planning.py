@@ -26,7 +26,7 @@ from dreambooth_jax.prepare import prepared
 from dreambooth_jax.prepare.prepared import prepare
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
-from dreambooth_jax.trainer import Training
+from dreambooth_jax.trainer.training import set_up
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import make_mapper
@@ -184,10 +184,11 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
     )
     mapper = train_setup.mapper_of(config, Target.here())
     prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt(), mapper)
-    training = Training(config, RunFolder(tmp_path / "run"), prepared, mapper)
-    (phase,) = training.phases
-    phase_inputs = training.inputs_for(phase, training.state)
-    real = training.state, phase_inputs.frozen, mapper.place_batch(phase_inputs.data.batch_at(0))
+    training, trainable = set_up(config, RunFolder(tmp_path / "run"), prepared, mapper)
+    (phase,) = training.setup.phases
+    placed = mapper.place(training.setup.fresh_state(trainable))
+    phase_inputs = training.inputs_for(phase, placed)
+    real = placed, phase_inputs.frozen, mapper.place_batch(phase_inputs.data.batch_at(0))
     state, frozen, batch, _ = training.setup.step_shapes(phase.active)
     assumed = mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch)
     assert jax.tree.structure(real) == jax.tree.structure(assumed)
@@ -196,13 +197,15 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
         assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
     assert phase_inputs.step is training.setup.steps[phase.active]
 
-    def refuse(asked, *, first_step):
-        assert asked is training.setup
+
+def test_a_run_that_does_not_fit_saves_nothing(tmp_path, monkeypatch):
+    def refuse(setup, *, first_step):
+        assert (list(setup.steps), first_step) == ([("unet",)], 0)
         raise InputError("does not fit")
 
-    monkeypatch.setattr("dreambooth_jax.trainer.check_steps", refuse)
+    monkeypatch.setattr("dreambooth_jax.trainer.run.check_steps", refuse)
     with pytest.raises(InputError, match="does not fit"):
-        training.run(Interrupt())
+        dbx.train(tiny_config(tmp_path, "prior.weight=0", "train.batch_size=8"))
     assert complete_steps(tmp_path / "run" / "checkpoints") == []
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from PIL import Image
 import dreambooth_jax as dbx
 from dreambooth_jax import trees
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import locked
 from dreambooth_jax.training.checkpoint import complete_steps
 from tests.runs import assert_same, killed_at, tiny_config, weights
 
@@ -27,7 +29,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def uninterrupted(root):
     """A whole run with samples: six steps on all eight pretended devices."""
-    return dbx.train(tiny_config(root, f"run_dir={root / 'whole'}", "samples.every=3", "samples.steps=2"))
+    return dbx.train(tiny_config(root, f"run_dir={root / 'whole'}", "samples.every=3", "samples.steps=2")).folder
 
 
 def test_the_run_folder_is_complete(uninterrupted):
@@ -69,8 +71,8 @@ def test_sample_grids_carry_their_settings_and_change_with_training(uninterrupte
 def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
     config = tiny_config(root, f"run_dir={root / 'killed'}")
     with monkeypatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.run_phases", killed_at(2))
-        folder = dbx.train(config)
+        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(2))
+        folder = dbx.train(config).folder
     assert complete_steps(folder / "checkpoints") == [2]
     assert not (folder / "model").exists()
     dbx.train(config)
@@ -81,7 +83,7 @@ def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
 
 def test_a_finished_run_is_left_alone(uninterrupted):
     before = {path: path.stat().st_mtime_ns for path in (uninterrupted / "model").rglob("*")}
-    dbx.train(dbx.load_config(uninterrupted / "config.yaml"))
+    assert dbx.train(dbx.load_config(uninterrupted / "config.yaml")).finished
     assert before == {path: path.stat().st_mtime_ns for path in (uninterrupted / "model").rglob("*")}
 
 
@@ -98,6 +100,94 @@ def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
     assert complete_steps(folder / "checkpoints") == [3, 6]
 
 
+def test_the_result_says_where_it_is_and_how_far_it_came(root, uninterrupted):
+    again = dbx.train(dbx.load_config(uninterrupted / "config.yaml"))
+    assert again == dbx.RunResult(
+        folder=uninterrupted,
+        step=6,
+        finished=True,
+        model=uninterrupted / "model",
+        picture=uninterrupted / "samples" / "before_after.png",
+    )
+    heard = []
+    stopped = dbx.train(
+        tiny_config(root, f"run_dir={root / 'asked'}", "checkpoint.every=100"),
+        listeners=[lambda step, values: heard.append((step, values["loss"]))],
+        should_stop=lambda: len(heard) >= 2,
+    )
+    assert (stopped.finished, stopped.model, stopped.picture, stopped.signal) == (False, None, None, None)
+    assert complete_steps(stopped.folder / "checkpoints") == [stopped.step]
+    lines = [json.loads(line) for line in (stopped.folder / "metrics.jsonl").read_text().splitlines()]
+    assert heard == [(line["step"], line["loss"]) for line in lines]
+    assert len(heard) >= 2
+    assert dbx.train(tiny_config(root, f"run_dir={stopped.folder}", "checkpoint.every=100")).finished
+    assert_same(weights(uninterrupted, 6), weights(stopped.folder, 6))
+
+
+def test_fewer_steps_than_were_taken_are_refused(root, uninterrupted):
+    """Else the longer trained weights would pass for those of the shorter run."""
+    before = (uninterrupted / "config.yaml").read_text()
+    for steps, way in ((4, r"export the checkpoint of step 3 \(--step 3\)$"), (2, "choose another run_dir$")):
+        overrides = [f"run_dir={uninterrupted}", "samples.every=3", "samples.steps=2", f"train.steps={steps}"]
+        with pytest.raises(InputError, match=f"train.steps is {steps}, but this run has taken 6 steps already.*{way}"):
+            dbx.train(tiny_config(root, *overrides))
+    assert (uninterrupted / "config.yaml").read_text() == before
+
+
+def test_a_finished_run_exports_again_what_is_asked_for_otherwise(root, uninterrupted, caplog):
+    folder = root / "again"
+    shutil.copytree(uninterrupted, folder)
+    settings = [f"run_dir={folder}", "samples.every=3", "samples.steps=2"]
+    file = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    size = file.stat().st_size
+    dbx.train(tiny_config(root, *settings, "export.dtype=float16"))
+    assert file.stat().st_size < 0.6 * size
+    dbx.train(tiny_config(root, *settings))
+    assert file.read_bytes() == (uninterrupted / file.relative_to(folder)).read_bytes()
+    caplog.clear()
+    dbx.train(tiny_config(root, *settings[:1], "samples.every=2", "samples.steps=2"))
+    assert "samples.every=2 (was 3): too late" in caplog.text
+
+
+def test_a_model_of_fewer_steps_does_not_pass_for_that_of_more(root, uninterrupted):
+    """The run was continued, and ended between its last checkpoint and its export."""
+    folder = root / "continued"
+    shutil.copytree(uninterrupted, folder)
+    model = {path: path.read_bytes() for path in (folder / "model").rglob("*.safetensors")}
+    more = tiny_config(root, f"run_dir={folder}", "train.steps=7")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreambooth_jax.trainer.run.export", lambda *_: None)
+        dbx.train(more)
+    assert complete_steps(folder / "checkpoints")[-1] == 7
+    dbx.train(more)
+    trained, exported = weights(folder, 7), trees.flatten(dbx.load_pretrained(folder / "model").params)
+    assert_same(trained, {name: np.asarray(exported[name]) for name in trained})
+    assert any(path.read_bytes() != content for path, content in model.items())
+
+
+def test_a_last_update_that_spoils_the_weights_is_not_saved(root):
+    """Its loss is that of the weights before, and finite."""
+    config = tiny_config(root, f"run_dir={root / 'spoilt'}", "train.steps=1", "checkpoint.every=1")
+    spoilt = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=3e38))
+    with pytest.raises(InputError, match=r"the weight unet/\S+ is not finite after step 1 .* no checkpoint was due"):
+        dbx.train(spoilt)
+    assert complete_steps(root / "spoilt" / "checkpoints") == []
+    assert not (root / "spoilt" / "model").exists()
+
+
+def test_the_same_photos_elsewhere_are_the_same_run(root, uninterrupted):
+    folder, photos = root / "moved", root / "moved_photos"
+    shutil.copytree(uninterrupted, folder)
+    shutil.copytree(root / "photos", photos)
+    settings = [f"run_dir={folder}", f"data.instance_images={photos}", "samples.every=3", "samples.steps=2"]
+    assert dbx.train(tiny_config(root, *settings)).finished
+
+
+def test_two_runs_in_one_folder_are_refused(root, uninterrupted):
+    with locked(uninterrupted), pytest.raises(InputError, match="in use by another run"):
+        dbx.train(dbx.load_config(uninterrupted / "config.yaml"))
+
+
 def test_without_prior_preservation_no_class_image_is_made(root):
     config = tiny_config(
         root,
@@ -107,7 +197,7 @@ def test_without_prior_preservation_no_class_image_is_made(root):
         "train.batch_size=8",
         "train.steps=1",
     )
-    folder = dbx.train(config)
+    folder = dbx.train(config).folder
     assert not (folder / "class_images").exists()
     assert json.loads((folder / "metrics.jsonl").read_text())["prior_loss"] == 0
 
@@ -149,7 +239,7 @@ def test_the_options_work_together_and_masters_stay_float32(root):
         "text_encoder.learning_rate=1e-4",
         "export.dtype=float16",
     ]
-    folder = dbx.train(tiny_config(root, f"run_dir={root / 'options'}", *options))
+    folder = dbx.train(tiny_config(root, f"run_dir={root / 'options'}", *options)).folder
     for ema in (False, True):
         leaves = weights(folder, 2, ema=ema)
         assert {leaf.dtype for leaf in leaves.values()} == {np.dtype(np.float32)}

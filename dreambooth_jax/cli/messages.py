@@ -12,7 +12,9 @@ def plain_messages() -> None:
     """Our own lines and everybody's warnings, plainly; nothing of what libraries tell of their own doings."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax
+    # What Orbax's threads fail with, hundreds of times where a disk is full, also reaches us, and is told once.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # the hub's library warns of every retry; what they end with is an error, which is told
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.captureWarnings(True)

@@ -3,6 +3,7 @@
 """``dreambooth-jax train``."""
 
 import logging
+import signal
 
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
@@ -14,16 +15,21 @@ log = logging.getLogger(__name__)
 
 
 def train(call: Call) -> None:
-    """Run, or resume, a training."""
+    """Run, or resume, a training.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when all is saved: what was to come after this command must not.
+    """
     begin(call.settings)
     join_processes(call.options)
     from dreambooth_jax import trainer
-    from dreambooth_jax.runs import RunFolder
 
-    run = RunFolder(trainer.train(call.settings))
-    print_result(run.path)
-    if run.before_after.exists():
-        log.info("pictures before and after: %s", run.before_after)
+    result = trainer.train(call.settings)
+    print_result(result.folder)
+    if result.picture:
+        log.info("pictures to look at: %s", result.picture)
+    if result.signal is signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 TRAIN = Verb(

@@ -19,10 +19,11 @@ from dreambooth_jax.prepare.class_photos import class_folder, class_photos
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import check_fit, digest, read_photos
 from dreambooth_jax.runs import RunFolder, newest_meta, with_absolute_model
+from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.sharding import replicate
-from dreambooth_jax.training.resume import check_same_run
+from dreambooth_jax.training.resume import check_not_beyond, check_same_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ def prepare(
     """
     check_hosts(config, folder.path, *([class_folder(config)] if config.prior.weight else []))
     meta = newest_meta(folder)
+    if meta:
+        check_not_beyond(meta, steps=config.train.steps, kept=complete_steps(folder.checkpoints))
     photos = read_photos(config.data.instance_images, prompt=config.data.instance_prompt, data=config.data)
     before_loading()
     pipe = load_pretrained(

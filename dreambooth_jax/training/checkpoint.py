@@ -11,12 +11,13 @@ What is stored is the logical state, so that one written by pmap on eight device
 Orbax is imported here and nowhere else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -70,14 +71,18 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, target: TrainState, *, step: int) -> TrainState:
-        """The logical state at ``step``, with the shardings of ``target`` (:meth:`Mapper.restore_target`)."""
+        """The logical state at ``step``, with the shardings of ``target`` (:meth:`Mapper.restore_target`).
+
+        Raises:
+            InputError: if the checkpoint is damaged, naming the newest that is not.
+        """
         items = {
             "trainable": ocp.args.StandardRestore(target.trainable),
             "opt_state": ocp.args.StandardRestore(target.opt_state),
         }
         if target.ema:
             items["ema"] = ocp.args.StandardRestore(target.ema)
-        with _clear_errors(f"cannot read the checkpoint {self.folder / str(step)}"):
+        with _reading(self.folder, step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         leaf = jax.tree.leaves(target.trainable)[0]
         step_array = jax.device_put(jax.numpy.asarray(step, target.step.dtype), _whole(leaf.sharding))
@@ -112,7 +117,16 @@ def complete_steps(folder: str | Path) -> list[int]:
 
 
 def read_meta(folder: str | Path, step: int) -> dict[str, Any]:
-    """What ``save`` was given as ``meta``."""
+    """What ``save`` was given as ``meta``.
+
+    Raises:
+        InputError: if it is damaged, naming the newest checkpoint that is not.
+    """
+    with _reading(folder, step):
+        return _read_meta(folder, step)
+
+
+def _read_meta(folder: str | Path, step: int) -> dict[str, Any]:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return dict(reader.restore(Path(folder).absolute() / str(step) / "meta"))
 
@@ -129,21 +143,25 @@ def read_weights(
         sharding: where arrays are put; by default the default device.
 
     Raises:
-        InputError: if the moving average is asked for and was not kept.
+        InputError: if the moving average is asked for and was not kept, or the checkpoint is damaged.
     """
     path = Path(folder).absolute() / str(step) / ("ema" if ema else "trainable")
     if not path.exists():
         raise InputError(f"{path.parent} holds no moving average: it was trained with train.ema_decay 0")
-    item = path.name
     here = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with _reading(folder, step):
+        return _read_item(folder, step, path.name, lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here))
+
+
+def _read_item(folder: str | Path, step: int, item: str, target: Callable[[Any], Any]) -> Any:
+    """One of the trees of a checkpoint, each leaf as ``target`` of its shape and dtype wants it."""
     options = ocp.CheckpointManagerOptions(read_only=True)
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
     handlers.add(item, ocp.args.StandardRestore, ocp.StandardCheckpointHandler())
-    manager = ocp.CheckpointManager(Path(folder).absolute(), options=options, handler_registry=handlers)
-    with manager, _clear_errors(f"cannot read the checkpoint {path}"):
+    with ocp.CheckpointManager(Path(folder).absolute(), options=options, handler_registry=handlers) as manager:
         stored = manager.item_metadata(step)[item]
-        target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), dict(stored))
-        return manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+        targets = jax.tree.map(target, dict(stored))
+        return manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(targets)}))[item]
 
 
 def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
@@ -152,13 +170,46 @@ def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
     return sharding
 
 
+def is_good(folder: str | Path, step: int) -> bool:
+    """Can all of a checkpoint be read? It is, one tree after the other, into the host's memory."""
+    try:
+        _read_meta(folder, step)
+        for item in ("trainable", "opt_state", "ema"):
+            if item != "ema" or (Path(folder) / str(step) / item).exists():
+                _read_item(folder, step, item, lambda m: np.empty(m.shape, m.dtype))
+    except Exception:  # whatever the libraries make of what a file holds
+        return False
+    return True
+
+
+@contextmanager
+def _reading(folder: str | Path, step: int) -> Iterator[None]:
+    """Orbax and TensorStore fail in many ways on damaged files; the user gets one line with the way out."""
+    try:
+        yield
+    except Exception as error:
+        path = Path(folder) / str(step)
+        others = (other for other in reversed(complete_steps(folder)) if other != step)
+        good = next((other for other in others if is_good(folder, other)), None)
+        way = (
+            "delete that folder to begin anew: no other checkpoint can be read"
+            if good is None
+            else f"step {good} is good: delete {path} to go on from there, or name it with --step {good}"
+        )
+        raise InputError(f"cannot read the checkpoint of step {step}, {path} ({_cause(error)}); {way}") from error
+
+
 @contextmanager
 def _clear_errors(doing: str) -> Iterator[None]:
     """Orbax and TensorStore fail with whatever their threads met first; the user gets one line with the cause."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        cause: BaseException = error
-        while (deeper := cause.__cause__ or cause.__context__) is not None:
-            cause = deeper
-        raise InputError(f"{doing}: {' '.join(str(cause).split())[:300]}") from error
+        raise InputError(f"{doing}: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first error of a chain, on one line."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return " ".join((str(error) or type(error).__name__).split())[:300]

@@ -24,18 +24,26 @@ LAG = 2
 
 
 class Interrupt:
-    """A context in which both signals only set a flag; a second Ctrl-C interrupts at once, as usual."""
+    """A context in which both signals only set a flag; a second Ctrl-C interrupts at once, as usual.
 
-    def __init__(self) -> None:
+    Args:
+        should_stop: another way to ask for the end.
+
+    Attributes:
+        signal: the one that came, or None.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         self.signal: signal.Signals | None = None
+        self._should_stop = should_stop
         self._previous: dict[signal.Signals, object] = {}
 
     def requested(self) -> bool:
-        """Has a signal come?"""
-        return self.signal is not None
+        """Has a signal come, or anybody else asked for the end?"""
+        return self.signal is not None or self._should_stop()
 
     def requested_anywhere(self) -> bool:
-        """Has a signal come to any process? Asked by all together; waits for all, so not for every step."""
+        """Has any process been asked for the end? Asked by all together; waits for all, so not for every step."""
         return bool(distributed.gather(self.requested()).any())
 
     def _note(self, number: int, frame: FrameType | None) -> None:

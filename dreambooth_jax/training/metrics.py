@@ -10,6 +10,8 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.progress import Progress
 
 LAG = 2
+
+Listener = Callable[[int, dict[str, float]], None]
+"""``listener(step, values)``, for each line of metrics."""
 
 
 class MetricsFiles:
@@ -40,16 +45,31 @@ class MetricsFiles:
         self._events = SummaryWriter(str(run_dir), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, on disk at once."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        """One line, on disk at once.
+
+        Raises:
+            InputError: if it cannot be written, as on a full disk.
+        """
+        with self._writing():
+            self._file.write(json.dumps({"step": step} | values) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._events.close()
+        try:
+            with self._writing():
+                self._file.close()
+        finally:
+            self._events.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
 
 
 def _step_of(line: str) -> Any:
@@ -63,23 +83,31 @@ class Recorder:
     """Takes each step's device metrics and gives them to the files and the bar, a little later.
 
     Args:
-        files: where lines go; None on the processes that write none. They check that the numbers are finite all the
+        listeners: take the lines; none on the processes that write none. They check that the numbers are finite all the
             same: the numbers are the same everywhere, so all stop at the same one.
         first_step: steps taken before.
         steps: steps of the whole run.
         images_per_step: examples per step, for the speed.
         log_every: steps between two lines; a line holds the means since the last one.
+        show_bar: on the screen.
     """
 
     def __init__(
-        self, files: MetricsFiles | None, *, first_step: int, steps: int, images_per_step: int, log_every: int
+        self,
+        listeners: Sequence[Listener],
+        *,
+        first_step: int,
+        steps: int,
+        images_per_step: int,
+        log_every: int,
+        show_bar: bool = True,
     ):
-        self._files, self._log_every, self._images_per_step = files, log_every, images_per_step
+        self._listeners, self._log_every, self._images_per_step = listeners, log_every, images_per_step
         self._pending: deque[tuple[int, dict[str, jax.Array], dict[str, float]]] = deque()
         self._since: list[dict[str, float]] = []
         self._clock: float | None = None  # runs from the end of the first step, which compiles
         self._timed = 0
-        self._bar = Progress(total=steps, initial=first_step, desc="train", unit="step", disable=files is None)
+        self._bar = Progress(total=steps, initial=first_step, desc="train", unit="step", disable=not show_bar)
 
     def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
         """Metrics of the step that made state number ``step``; ``extra`` are host numbers such as learning rates."""
@@ -112,13 +140,13 @@ class Recorder:
         if step % self._log_every == 0 or step == self._bar.total:
             means = {name: sum(v[name] for v in self._since) / len(self._since) for name in values}
             speeds = {"images_per_second": speed} if self._timed else {}
-            if self._files:
-                self._files.write(step, means | extra | speeds)
+            for listener in self._listeners:
+                listener(step, means | extra | speeds)
             self._since, self._clock, self._timed = [], now, 0
 
 
 class NonFinite(InputError):
-    """The loss or the gradient is NaN or infinite."""
+    """A loss, a gradient or a weight is NaN or infinite."""
 
 
 def check_finite(values: dict[str, float], step: int) -> None:

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """May this run go on from that checkpoint? Only if nothing that changes the result has changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth_jax.config import Config, to_dict
@@ -39,6 +39,27 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if b["optimizer.schedule"] == "constant" and b["text_encoder.stop"] >= 0:
         free.add("train.steps")
     return sorted(key for key in (a.keys() | b.keys()) - free if a.get(key) != b.get(key))
+
+
+def check_not_beyond(meta: Mapping[str, Any], *, steps: int, kept: Sequence[int]) -> None:
+    """Refuse to call a run of more steps one of fewer.
+
+    Args:
+        meta: of the newest checkpoint.
+        steps: that the run should have.
+        kept: steps of all checkpoints.
+
+    Raises:
+        InputError: if the checkpoint has taken more.
+    """
+    if meta["step"] <= steps:
+        return
+    near = max((step for step in kept if step <= steps), default=None)
+    way = f", or export the checkpoint of step {near} (--step {near})" if near is not None else ""
+    raise InputError(
+        f"train.steps is {steps}, but this run has taken {meta['step']} steps already: set train.steps to at least "
+        f"{meta['step']}, or choose another run_dir{way}"
+    )
 
 
 def check_same_run(meta: Mapping[str, Any], *, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:

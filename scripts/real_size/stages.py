@@ -157,12 +157,11 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
 
     What ``dreambooth_jax.train`` does, but for writing checkpoints and the result.
     """
-    from dreambooth_jax.preparation import prepare
-
     from dreambooth_jax import config, rng
+    from dreambooth_jax.prepare.prepared import prepare
     from dreambooth_jax.runs import RunFolder
     from dreambooth_jax.target import Target
-    from dreambooth_jax.trainer import Training
+    from dreambooth_jax.trainer.training import set_up
     from dreambooth_jax.training.interrupt import Interrupt
     from dreambooth_jax.training.parallel import make_mapper
 
@@ -183,10 +182,11 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
         prepared = prepare(settings, run, Interrupt(), mapper)
         assert prepared is not None, "nobody interrupts"
         mark("load, encode pictures")
-        training = Training(settings, run, prepared, mapper)
+        training, trainable = set_up(settings, run, prepared, mapper)
         del prepared  # the last one to hold the weights that the state owns now
-        state = training.state
-        phase_inputs = training.inputs_for(training.phases[0], state)
+        state = mapper.place(training.setup.fresh_state(trainable))
+        del trainable
+        phase_inputs = training.inputs_for(training.setup.phases[0], state)
         mark("state, encode prompts")
         losses = []
         for step in range(TRAINING_STEPS):

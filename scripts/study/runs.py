@@ -107,10 +107,8 @@ def run(study: Study, job: Job) -> None:
     if not missing:
         return
     instances, config = prepare(study, training, subject, seed)
-    if training.trained:
-        folder = train(config)
-        if not (folder / "model").exists():
-            raise SystemExit("stopped by a signal; the same command goes on from there")
+    if training.trained and not train(config).finished:
+        raise SystemExit("stopped by a signal; the same command goes on from there")
     pipe = load_pretrained(Path(config.run_dir) / "model" if training.trained else study.model)
     asked = prompts(called(training, subject), subject.class_noun)
     for sampling in missing:

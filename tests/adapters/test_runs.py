@@ -81,7 +81,7 @@ def _the_model_is_what_is_composed(folder):
 def _killed_and_resumed_is_bit_identical(folder, root, settings, monkeypatch):
     config = tiny_config(root, f"run_dir={folder}-killed", *settings)
     with monkeypatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.run_phases", killed_at(2))
+        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(2))
         dbx.train(config)
     assert not (root / f"{folder.name}-killed" / "model").exists()
     dbx.train(config)

@@ -7,10 +7,10 @@ python -m tests.hosts.killed train KEY=VALUE ... --coordinator ... --num_process
 
 import sys
 
-from dreambooth_jax import trainer
 from dreambooth_jax.cli import main
+from dreambooth_jax.trainer import training
 from tests.runs import killed_at
 
 if __name__ == "__main__":
-    trainer.run_phases = killed_at(2, process=1)
+    training.run_phases = killed_at(2, process=1)
     sys.exit(main())

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 import itertools
+import re
 import resource
 import shutil
+from contextlib import closing
 
 import jax
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.target import Target
-from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps, read_meta, read_weights
+from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps, is_good, read_meta, read_weights
 from dreambooth_jax.training.parallel import make_mapper
+from dreambooth_jax.training.state import TrainState
 from tests.training import toy
 
 
@@ -122,15 +125,74 @@ def test_saving_goes_on_after_a_stray_folder(tmp_path):
     assert complete_steps(tmp_path) == [2]
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(toy.setup()[2], step=2, meta={})
-    checkpoints.wait()
-    for chunk in (tmp_path / "2" / "trainable").rglob("d/*"):
-        chunk.write_bytes(b"\0" * 7)
-    m = mapper("auto", 1)
-    with pytest.raises(InputError, match="cannot read the checkpoint .*2"):
-        checkpoints.restore(m.restore_target(jax.eval_shape(lambda: toy.setup()[2])), step=2)
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Checkpoints of steps 2 and 4, and the state of the second."""
+    folder = tmp_path_factory.mktemp("two")
+    state = toy.setup()[2]
+    newer = jax.tree.map(lambda leaf: leaf + 1, state).replace(step=np.int32(4))
+    with closing(Checkpoints(folder, keep_last=2)) as checkpoints:
+        checkpoints.save(state, step=2, meta={"note": "kept"})
+        checkpoints.save(newer, step=4, meta={"note": "kept"})
+    return folder, newer
+
+
+FILES = [
+    *("_CHECKPOINT_METADATA", "meta/metadata", "meta/_METADATA"),
+    *(f"{item}/{name}" for item in ("trainable", "opt_state", "ema") for name in ("_METADATA", "_sharding", "d/*")),
+    *("trainable/manifest.ocdbt", "trainable/ocdbt.process_0/*", "trainable/array_metadatas/process_0"),
+]
+
+
+@pytest.mark.parametrize("spoil", ["emptied", "halved", "gone"])
+@pytest.mark.parametrize("pattern", FILES)
+def test_a_damaged_checkpoint_is_one_line_that_offers_a_good_one_or_does_no_harm(tmp_path, two_steps, pattern, spoil):
+    whole, state = two_steps
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(whole, folder)
+    for file in sorted((folder / "4").glob(pattern)):
+        content = file.read_bytes() if file.is_file() else b""
+        if file.is_file():
+            file.write_bytes(content[: len(content) // 2 if spoil == "halved" else 0])
+        if spoil == "gone" and file.is_file():
+            file.unlink()
+    if max(complete_steps(folder)) == 2:
+        return  # it does not pass for one at all: the run goes on from the one before
+    refused = []
+    for read in (lambda: _restored(folder), lambda: read_meta(folder, 4), lambda: read_weights(folder, 4, ema=True)):
+        try:
+            found = read()
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        if isinstance(found, TrainState):
+            assert_same(state, found)
+        else:
+            assert found == {"note": "kept", "step": 4} or assert_same(state.ema, found) is None
+    for line in refused:
+        assert re.search(r"cannot read the checkpoint of step 4, .*/4 \(.+\); step 2 is good: delete .*--step 2$", line)
+
+
+def _restored(folder):
+    target = mapper("auto", 1).restore_target(jax.eval_shape(lambda: toy.setup()[2]))
+    with closing(Checkpoints(folder, keep_last=2)) as checkpoints:
+        return checkpoints.restore(target, step=4)
+
+
+def test_what_is_damaged_is_seen(tmp_path, two_steps):
+    """The test above would pass if nothing were ever refused."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_steps[0], folder)
+    assert is_good(folder, 2)
+    assert is_good(folder, 4)
+    for file in (folder / "4" / "opt_state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:-7])
+    assert not is_good(folder, 4)
+    with pytest.raises(InputError, match=r"cannot read the checkpoint of step 4.*step 2 is good"):
+        _restored(folder)
+    shutil.rmtree(folder / "2")
+    with pytest.raises(InputError, match="no other checkpoint can be read"):
+        _restored(folder)
 
 
 def test_a_full_disk_is_one_clear_line_and_keeps_what_was_saved(tmp_path):

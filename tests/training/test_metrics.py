@@ -12,7 +12,7 @@ from dreambooth_jax.training.metrics import MetricsFiles, NonFinite, Recorder
 
 def recorder(tmp_path, *, first_step=0, steps=10, log_every=2):
     files = MetricsFiles(tmp_path, first_step=first_step)
-    return files, Recorder(files, first_step=first_step, steps=steps, images_per_step=4, log_every=log_every)
+    return files, Recorder([files.write], first_step=first_step, steps=steps, images_per_step=4, log_every=log_every)
 
 
 def push(rec, step, loss):

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
+
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dreambooth_jax import distributed
+from dreambooth_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made if it is not there and goes again if nothing was put there.
+
+    Of several processes of one run process 0 holds the lock; all have to enter together.
+
+    Raises:
+        InputError: if another run holds it.
+    """
+    handle, holder = _acquire(folder) if distributed.is_main() else (None, "")
+    try:
+        if distributed.gather(bool(holder))[0]:
+            raise InputError(
+                f"{folder} is in use by another run ({holder or 'seen by process 0'}): wait for it, stop it, or choose "
+                "another run_dir"
+            )
+        yield
+    finally:
+        if handle is not None:
+            _release(folder, handle)
+
+
+def _acquire(folder: Path) -> tuple[int | None, str]:
+    """(open file that holds the lock, or None; who else holds it)."""
+    try:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(handle, 200).decode(errors="replace").strip()
+                os.close(handle)
+                return None, holder or "which has just begun"
+            except OSError as error:
+                os.close(handle)
+                log.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
+                return None, ""
+            if _is_still_there(folder, handle):
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle, ""
+            os.close(handle)  # the one before us has just removed it: what we hold nobody else would find
+    except OSError as error:
+        raise InputError(f"cannot write to run_dir {folder}: {error.strerror}") from error
+
+
+def _is_still_there(folder: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(folder / FILE), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _release(folder: Path, handle: int) -> None:
+    """The file stays where a run is: it says nothing by being there. Of a run that was refused nothing stays."""
+    try:
+        if [path.name for path in folder.iterdir()] == [FILE]:
+            (folder / FILE).unlink()
+            folder.rmdir()
+    except OSError:
+        pass  # somebody puts something there right now, or removed it all
+    finally:
+        os.close(handle)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What came of a run."""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth_jax.runs import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What :func:`~dreambooth_jax.train` returns.
+
+    Attributes:
+        folder: of the run.
+        step: steps that have been taken and saved, by this call and those before.
+        finished: were all steps taken, and the model written?
+        model: the diffusers folder; None before the run is finished.
+        picture: the grid of pictures to look at; None where no samples were asked for.
+        signal: that ended this call, if one did.
+    """
+
+    folder: Path
+    step: int
+    finished: bool
+    model: Path | None
+    picture: Path | None
+    signal: signal.Signals | None = None
+
+
+def result_of(folder: RunFolder, *, step: int, finished: bool, stopped_by: signal.Signals | None = None) -> RunResult:
+    """What there is in a run's folder."""
+    grids = [folder.before_after, *sorted((folder.path / "samples").glob("step_*.png"), reverse=True)]
+    return RunResult(
+        folder=folder.path,
+        step=step,
+        finished=finished,
+        model=folder.model if finished else None,
+        picture=next((grid for grid in grids if grid.exists()), None),
+        signal=stopped_by,
+    )
