@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The steps of a run, put together from its config and a model: what ``trainer.py`` runs and ``planning.py`` measures.
+"""The steps of a run, put together from its config and a model: what ``trainer/`` runs and ``planning.py`` measures.
 
     config, model -> adapter, phases -> optimizers -> for each set of trained groups one step, mapped over the devices
 

@@ -4,6 +4,8 @@
 
 import logging
 import os
+import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -12,13 +14,25 @@ def plain_messages() -> None:
     """Our own lines and everybody's warnings, plainly; nothing of what libraries tell of their own doings."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
-    # What Orbax's threads fail with, hundreds of times where a disk is full, also reaches us, and is told once.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _quiet_threads()
     # the hub's library warns of every retry; what they end with is an error, which is told
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: str(message)
+
+
+def _quiet_threads() -> None:
+    """Where a disk is full, hundreds of writes of Orbax and TensorBoard fail, each with a traceback of its own. The run
+    learns of it from what it waits for, and says so in one line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    of_thread, of_callback = threading.excepthook, sys.unraisablehook
+
+    def is_told_elsewhere(error: BaseException | None) -> bool:
+        return isinstance(error, OSError) or "Event loop is closed" in str(error)
+
+    threading.excepthook = lambda what: None if is_told_elsewhere(what.exc_value) else of_thread(what)
+    sys.unraisablehook = lambda what: None if is_told_elsewhere(what.exc_value) else of_callback(what)
 
 
 def print_result(path: Path | str) -> None:

@@ -2,9 +2,9 @@
 # Copyright The dreambooth_jax authors
 """What came of a run."""
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 from dreambooth_jax.runs import RunFolder
 
@@ -27,10 +27,10 @@ class RunResult:
     finished: bool
     model: Path | None
     picture: Path | None
-    signal: signal.Signals | None = None
+    signal: Signals | None = None
 
 
-def result_of(folder: RunFolder, *, step: int, finished: bool, stopped_by: signal.Signals | None = None) -> RunResult:
+def result_of(folder: RunFolder, *, step: int, finished: bool, stopped_by: Signals | None = None) -> RunResult:
     """What there is in a run's folder."""
     grids = [folder.before_after, *sorted((folder.path / "samples").glob("step_*.png"), reverse=True)]
     return RunResult(

@@ -58,11 +58,11 @@ class MetricsFiles:
 
     def close(self) -> None:
         """Flush and close both."""
-        try:
-            with self._writing():
+        with self._writing():
+            try:
                 self._file.close()
-        finally:
-            self._events.close()
+            finally:
+                self._events.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
