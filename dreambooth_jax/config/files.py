@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Files of settings: which one is meant, its text in whatever encoding it was saved, and YAML without its traps.
+"""Files of settings: which one is meant, and YAML without its traps.
 
 Refused are what hides mistakes (a key that stands there twice) and what plain settings do not need (anchors, with which
 a few lines become gigabytes, and tags).
 """
 
-import codecs
 import re
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,12 @@ from typing import Any
 import yaml
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.text_files import read_text
 
 LARGEST_FILE = 1_000_000
 """Bytes; the longest file of settings has a few thousand."""
 HOMES = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 """Where shipped files lie: in the package, and beside it in a checkout that knows no links."""
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 
 
 def shipped() -> dict[str, Path]:
@@ -58,30 +53,14 @@ def read_settings(name: str | Path) -> dict[Any, Any]:
         InputError: if it is missing, no text, no YAML or no settings, on one line.
     """
     path = find_settings(name)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    if len(raw) > LARGEST_FILE:
+    if path.stat().st_size > LARGEST_FILE:
         raise InputError(f"{path} has more than {LARGEST_FILE} bytes: it is no file of settings")
-    loaded = load_yaml(_decoded(raw, path), name=str(path))
+    loaded = load_yaml(read_text(path), name=str(path))
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds no settings: write KEY: VALUE, or groups of them")
     return loaded
-
-
-def _decoded(raw: bytes, path: Path) -> str:
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "utf-8")
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not {encoding} text (byte {error.start}): save it as UTF-8") from None
-    if "\0" in text:
-        raise InputError(f"{path} is no text file: it has zero bytes")
-    return text
 
 
 def load_yaml(text: str, *, name: str) -> Any:

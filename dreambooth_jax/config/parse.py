@@ -48,8 +48,7 @@ def key_types(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def add_settings(parser: "ArgumentParser") -> "ArgumentParser":
-    """Give a parser ``--config FILE`` and an option for every key."""
-    parser.add_argument("--config", type=list[str], help="YAML file with settings that differ; may be repeated.")
+    """Give a parser an option for every key."""
     parser.add_class_arguments(Config)
     return parser
 

@@ -33,6 +33,21 @@ def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, .
     )
 
 
+def check_captions(photos: Sequence[Photo], data: DataConfig) -> None:
+    """Warn of captions without the identifier: their photos teach it nothing, and change the class instead."""
+    template = subject_of(data).fill(data.instance_prompt)  # what is wrong with this is said before
+    silent = [p.prompt for p in photos if data.identifier.strip() not in p.prompt and p.prompt != template]
+    if silent:
+        log.warning(
+            "%d of %d captions do not have the identifier %r, such as %r: their photos change the whole class; write "
+            "{identifier} into them, or data.use_captions=false",
+            len(silent),
+            len(photos),
+            data.identifier,
+            silent[0],
+        )
+
+
 def check_fit(pipe: Pipeline, data: DataConfig) -> None:
     """Say what the identifier and the size of pictures are to this model.
 

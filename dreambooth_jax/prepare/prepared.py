@@ -17,7 +17,7 @@ from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.cache import Examples, class_views, encode, instance_views
 from dreambooth_jax.prepare.class_photos import class_folder, class_photos
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
-from dreambooth_jax.prepare.photos import check_fit, digest, read_photos
+from dreambooth_jax.prepare.photos import check_captions, check_fit, digest, read_photos
 from dreambooth_jax.runs import RunFolder, newest_meta, with_absolute_model
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.interrupt import Interrupt
@@ -84,6 +84,7 @@ def prepare(
     check_same("instance images", fingerprints["instance"])
     if meta:
         check_same_run(meta, config=to_dict(config), fingerprints=fingerprints)
+    check_captions(photos, config.data)
     check_fit(pipe, config.data)
     pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
     if distributed.is_main():

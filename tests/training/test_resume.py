@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+import copy
 import os
+import re
 import signal
 
 import pytest
 
-from dreambooth_jax.config import load_config, to_dict
+from dreambooth_jax.config import Config, keys, load_config, to_dict
+from dreambooth_jax.config.setting import resumable_keys
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.loop import split_phases
@@ -23,6 +26,8 @@ BASE = to_dict(load_config())
         "samples.every=7",
         "checkpoint.every=3",
         "export.format=flax",
+        "samples.sampler=ddpm",
+        "data.instance_images=moved",  # the pictures are known by their fingerprint
     ],
 )
 def test_harmless_changes_are_free(override):
@@ -36,6 +41,27 @@ def test_harmless_changes_are_free(override):
 def test_changes_of_the_result_are_named(override):
     key = override.split("=")[0]
     assert changed_keys(BASE, to_dict(load_config(None, [override]))) == [key]
+
+
+@pytest.mark.parametrize("key", sorted(set(keys()) - set(resumable_keys(Config)) - {"train.steps"}))
+def test_a_setting_that_an_older_checkpoint_does_not_know_had_its_default(key):
+    """As it is for every setting that comes later."""
+    old = copy.deepcopy(BASE)
+    group, _, name = key.partition(".")
+    default = old[group].pop(name)
+    assert changed_keys(old, BASE) == []
+    other = copy.deepcopy(BASE)
+    other[group][name] = 7
+    assert changed_keys(old, other) == [key]
+    meta = {"step": 4, "config": old, "fingerprints": {}}
+    with pytest.raises(InputError, match=re.escape(f"{key} was {default!r} and is 7")):
+        check_same_run(meta, config=other, fingerprints={})
+
+
+def test_a_setting_of_a_later_version_is_named():
+    later = copy.deepcopy(BASE)
+    later["train"]["of_tomorrow"] = 3
+    assert changed_keys(later, BASE) == ["train.of_tomorrow"]
 
 
 @pytest.mark.parametrize("measured_by_steps", ["optimizer.schedule=cosine", "text_encoder.stop=-1"])
