@@ -29,7 +29,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(root):
-    return dbx.train(tiny_config(root, *WIDE, *GRIDS))
+    return dbx.train(tiny_config(root, *WIDE, *GRIDS)).folder
 
 
 def size_of(path):
@@ -50,9 +50,14 @@ def test_everything_of_a_run_has_that_size(root, run):
 
 def test_the_run_is_known_again(root, run):
     assert load_config(run / "config.yaml").data.size == Size(height=16, width=24)
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix != ".yaml"}
+
+    def times():
+        files = (path for path in run.rglob("*") if path.name not in ("config.yaml", ".lock"))
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = times()
     dbx.train(tiny_config(root, *WIDE, *GRIDS))
-    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix != ".yaml"}
+    assert before == times()
 
 
 def test_samples_of_the_run_have_its_size(run, tmp_path):
