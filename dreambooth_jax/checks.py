@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
-from dreambooth_jax.config.setting import broken
+from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
@@ -59,14 +59,14 @@ def doubts(config: Config) -> Iterator[str]:
     template, identifier = config.data.instance_prompt, config.data.identifier
     if not _names_the_subject(template, identifier):
         yield (
-            f"data.instance_prompt {template!r} has no {{identifier}}: photos without a caption of their own change "
-            f"the whole class, and {identifier!r} learns nothing"
+            f"data.instance_prompt {shown(template)} has no {{identifier}}: photos without a caption of their own "
+            f"change the whole class, and {identifier!r} learns nothing"
         )
     for key, template in _templates(config):
         if key.startswith("prior.") and "{identifier}" in template:
-            yield f"{key} {template!r} has {{identifier}}: class images must be called without the subject's word"
+            yield f"{key} {shown(template)} has {{identifier}}: class images must be called without the subject's word"
         if re.search(r"[{}]", re.sub(r"\{\{|\}\}|\{[^{}]*\}", "", template)):
-            yield f"{key} {template!r} has a brace without its partner: it is read as it stands, not as a field"
+            yield f"{key} {shown(template)} has a brace without its partner: it is read as it stands, not as a field"
 
 
 def _templates(config: Config) -> Iterator[tuple[str, str]]:

@@ -100,7 +100,7 @@ def _check_known(key: str, known: list[str]) -> None:
     if key in known:
         return
     if key.endswith("+") and key[:-1] in known:
-        raise InputError(f"{key}= adds to a list, which is not done here: write {key[:-1]}= and all of it")
+        raise InputError(f"{key}= does not add: write {key[:-1]}= and all of it, a list as one; another")
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         raise InputError(f"{key} is a group of settings: set one of them, such as {inside[0]}=VALUE")
@@ -109,7 +109,8 @@ def _check_known(key: str, known: list[str]) -> None:
     last = key.split(".")[-1]
     near = near or [one for one in known if difflib.get_close_matches(last, [one.split(".")[-1]], cutoff=0.7)]
     hint = f"; did you mean {near[0]}?" if near else "; see --help for all keys"
-    raise InputError(f"unknown key {shown(key)[1:-1]}{hint}")
+    name = shown(key).strip("'")
+    raise InputError(f"unknown key {name if key.strip() else repr(key)}{hint}")
 
 
 def _value_of(key: str, text: str, kind: Any) -> str:

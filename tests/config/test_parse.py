@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, keys, load_config, save_config, to_dict
 from dreambooth_jax.errors import InputError
 
@@ -61,7 +62,7 @@ def test_bad_files_are_one_line(tmp_path, text, message):
         ("train.steps=many", "train.steps.*many"),
         ("zzz=1", "see --help"),
         ("train.step=1", r"unknown key train.step; did you mean train.steps\?"),
-        ("samples.prompts+=x", "adds to a list, which is not done here: write samples.prompts="),
+        ("samples.prompts+=x", "does not add: write samples.prompts= and all of it"),
         ("train=5", "train is a group of settings: set one of them, such as train.steps=VALUE"),
         ("train.steps", r"train.steps.*expected"),
         ("train.steps.x=3", "unknown key train.steps.x; did you mean train.steps"),
@@ -71,6 +72,8 @@ def test_bad_files_are_one_line(tmp_path, text, message):
         ("samples.prompts=[yes]", "samples.prompts has True, which YAML takes for no text: quote it"),
         ("samples.prompts=[a", "samples.prompts, line 1"),
         ("samples.prompts=[&a x, *a]", "anchors"),
+        ("=3", "unknown key ''; see --help"),
+        ("a\nb=3", r"unknown key a\\nb"),
         ("config=nowhere.yaml", "nowhere.yaml is not there"),
     ],
 )
@@ -128,3 +131,32 @@ def test_keys_are_all_there():
         for g, v in to_dict(Config()).items()
         for k in (v if isinstance(v, dict) else [g])
     }
+
+
+ODD = ["null", "[]", "{a: 1}", ".nan", "-1", "1e400", "0x10", "1:30", "'", "%", "&a", "*a", "!!x", "|", "\t", "a\nb"]
+ODD += [
+    "\0",
+    "\udc80",
+    "😀",
+    "x" * 5000,
+    "[" * 3000,
+    "(",
+    "\\",
+    "~nobody/x",
+    "2026-01-01",
+    "[[a]]",
+    "{{x}}",
+    "}",
+    "{x}",
+]
+
+
+@pytest.mark.parametrize("key", list(keys()))
+def test_whatever_a_setting_is_set_to_is_a_value_or_one_line(key, caplog):
+    refused = []
+    for value in ODD:
+        try:
+            check_config(load_config(None, ["data.class_noun=dog", f"{key}={value}"]))
+        except InputError as error:
+            refused.append(str(error))
+    assert all(len(line) < 600 and "\n" not in line for line in [*refused, *caplog.messages])
