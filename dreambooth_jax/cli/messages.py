@@ -10,9 +10,21 @@ import warnings
 from pathlib import Path
 
 
+class _BesideBars(logging.StreamHandler):
+    """Lines on stderr that do not run into a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" in sys.modules:
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=self.stream)
+        else:
+            super().emit(record)
+
+
 def plain_messages() -> None:
     """Our own lines and everybody's warnings, plainly; nothing of what libraries tell of their own doings."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_BesideBars()])
     logging.getLogger("dreambooth_jax").setLevel(logging.INFO)
     _quiet_threads()
     # the hub's library warns of every retry; what they end with is an error, which is told

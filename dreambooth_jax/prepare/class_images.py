@@ -24,7 +24,7 @@ from dreambooth_jax.prepare.class_image_store import (
     read_manifest,
     usable_pictures,
 )
-from dreambooth_jax.progress import Progress
+from dreambooth_jax.progress import Progress, announced
 
 
 def ensure_class_images(
@@ -65,7 +65,10 @@ def ensure_class_images(
     store = ClassImageStore(folder, recipe, seed=seed, patience=max(16, num_images))
     store.open(present)
     hidden = not distributed.is_main()
-    with Progress(total=num_images, initial=count, desc="class images", unit="image", disable=hidden) as bar:
+    with (
+        announced("making class images", usually="a minute before the first, which compiles the sampler"),
+        Progress(total=num_images, initial=count, desc="class images", unit="image", disable=hidden) as bar,
+    ):
         while count < num_images and not should_stop():
             n_makers = min(jax.process_count(), -(-(num_images - count) // batch_size))
             numbers = range(number, number + n_makers * batch_size)

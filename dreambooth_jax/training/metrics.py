@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,16 @@ class Recorder:
         self._since: list[dict[str, float]] = []
         self._clock: float | None = None  # runs from the end of the first step, which compiles
         self._timed = 0
-        self._bar = Progress(total=steps, initial=first_step, desc="train", unit="step", disable=not show_bar)
+        self._steps = steps
+        self._new_bar = partial(
+            Progress, total=steps, initial=first_step, desc="train", unit="step", disable=not show_bar
+        )
+        self._bar: Progress | None = None  # from the first step on: what comes before it is told in other ways
 
     def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
         """Metrics of the step that made state number ``step``; ``extra`` are host numbers such as learning rates."""
+        if self._bar is None:
+            self._bar = self._new_bar()
         self._pending.append((step, metrics, extra))
         while len(self._pending) > LAG:
             self._read()
@@ -122,22 +129,25 @@ class Recorder:
 
     def close(self) -> None:
         """Leave the bar on the screen as it is."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _read(self) -> None:
         step, arrays, extra = self._pending.popleft()
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
         check_finite(values, step)
         self._since.append(values)
-        self._bar.update(1)
         now = time.perf_counter()
         if self._clock is None:
             self._clock = now
         else:
             self._timed += 1
         speed = self._images_per_step * self._timed / (now - self._clock) if self._timed else 0.0
-        self._bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{speed:.2f}", refresh=False)
-        if step % self._log_every == 0 or step == self._bar.total:
+        if self._bar is not None:
+            shown = {"images_per_s": f"{speed:.2f}"} if self._timed else {}
+            self._bar.set_postfix(loss=f"{values['loss']:.4f}", **shown, refresh=False)
+            self._bar.update(1)
+        if step % self._log_every == 0 or step == self._steps:
             means = {name: sum(v[name] for v in self._since) / len(self._since) for name in values}
             speeds = {"images_per_second": speed} if self._timed else {}
             for listener in self._listeners:

@@ -113,3 +113,13 @@ def test_help_is_no_error_and_needs_neither_jax_nor_a_parser(arguments):
 def test_the_version_is_told(capsys):
     assert main(["--version"]) == 0
     assert re.fullmatch(r"dreambooth-jax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_line_does_not_run_into_a_progress_bar():
+    code = (
+        "import logging\nfrom dreambooth_jax.cli.messages import plain_messages\n"
+        "from dreambooth_jax.progress import Progress\nplain_messages()\n"
+        "with Progress(total=3, desc='train'):\n    logging.getLogger('dreambooth_jax.x').info('a line of its own')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "a line of its own" in re.split(r"[\r\n]", ended.stderr)

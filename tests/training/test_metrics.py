@@ -85,3 +85,14 @@ def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     rec.close()
     files.close()
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(2, 1), (4, 5.0)]
+
+
+def test_the_bar_begins_with_the_first_step_and_shows_no_speed_before_there_is_one(capsys):
+    rec = Recorder([], first_step=0, steps=10, images_per_step=4, log_every=2)
+    assert capsys.readouterr().err == ""  # what comes before the first step takes long, too
+    push(rec, 1, 1.0)
+    rec.flush()
+    rec.close()
+    shown = capsys.readouterr().err
+    assert "1/10" in shown
+    assert "images_per_s" not in shown
