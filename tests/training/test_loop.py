@@ -57,7 +57,7 @@ def drive(tmp_path, monkeypatch, *, first_step=0, stop_after=None):
     data = Data(streams=[Stream(name="instance", table=table, rows=8)])
     phase_inputs = PhaseInputs(step=Step(), frozen={}, data=data, learning_rates=lambda step: {})
     files = MetricsFiles(tmp_path, first_step=first_step)
-    recorder = Diary(files, first_step=first_step, steps=6, images_per_step=8, log_every=1)
+    recorder = Diary([files.write], first_step=first_step, steps=6, images_per_step=8, log_every=1)
     recorder.events = events
     taken = []
     _, last = run_phases(
