@@ -187,6 +187,15 @@ def test_two_runs_in_one_folder_are_refused(root, uninterrupted):
         dbx.train(dbx.load_config(uninterrupted / "config.yaml"))
 
 
+def test_lost_and_damaged_class_images_are_made_again_bit_for_bit(root, uninterrupted):
+    folder = root / "class"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "000001.png").unlink()
+    (folder / "000004.png").write_bytes(before["000004.png"][:-50])
+    dbx.train(dbx.load_config(uninterrupted / "config.yaml"))  # refuses to go on if any class image changed
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_without_prior_preservation_no_class_image_is_made(root):
     config = tiny_config(
         root,

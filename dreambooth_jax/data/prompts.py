@@ -109,11 +109,15 @@ def _rows(path: Path) -> Iterator[tuple[int, object]]:
     text = read_text(path)
     if path.suffix.lower() == ".csv":
         table = csv.DictReader(StringIO(text, newline=""))
-        yield from ((table.line_num, row) for row in table)
+        try:
+            yield from ((table.line_num, row) for row in table)
+        except csv.Error as error:
+            raise InputError(f"{path}, line {table.line_num}: no CSV ({error})") from None
         return
     for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a caption
         try:
             if line.strip():
                 yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg}); write one object per line") from None
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise InputError(f"{path}, line {number}: not JSON ({reason}); write one object per line") from None

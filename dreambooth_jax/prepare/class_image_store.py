@@ -2,8 +2,8 @@
 # Copyright The dreambooth_jax authors
 """The folder of class images: pictures, and a manifest with a line for each that was made, kept or rejected.
 
-So a broken-off run goes on with the next number, and a picture that its owner deletes is replaced by a new one.
-Pictures that are not in the manifest are the owner's own, and count.
+So a broken-off run goes on with the next number, and a kept picture that was lost or damaged is made again from its
+seed. To be rid of one, delete its line, too. Pictures that are not in the manifest are the owner's own, and count.
 
     class_images/000000.png ...
     class_images/manifest.jsonl         {"file", "status": kept | black | duplicate, "seed", "prompt", ..., "model"}
@@ -12,6 +12,7 @@ Pictures that are not in the manifest are the owner's own, and count.
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,13 +25,14 @@ from dreambooth_jax import distributed
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data import images
 from dreambooth_jax.data.png import save_png
-from dreambooth_jax.data.sources import PICTURE
+from dreambooth_jax.data.sources import is_picture
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prepare import screening
 from dreambooth_jax.prepare.multihost import wait_until
 
 MANIFEST = "manifest.jsonl"
 MADE = ".made"
+NAME = re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ class ClassImageStore:
         kept = status == "kept"
         if kept:
             staged = self.folder / MADE / record["file"]
+            record["file"] = self._free(number)
             if staged.exists():
                 os.replace(staged, self.folder / record["file"])
             else:
@@ -110,6 +113,12 @@ class ClassImageStore:
         self.refused = 0 if kept else self.refused + 1
         append_line(self.folder, record)
         return int(kept)
+
+    def _free(self, number: int) -> str:
+        """A name that is not taken: one of this kind may be the owner's own picture."""
+        while (self.folder / f"{number:06d}.png").exists():
+            number += 1
+        return f"{number:06d}.png"
 
     def clear(self) -> None:
         """Remove what was staged."""
@@ -127,19 +136,46 @@ def judge(picture: UInt8[np.ndarray, "h w 3"], seen: list[screening.Signature]) 
 
 def usable_pictures(folder: Path) -> list[str]:
     """Names of the pictures in a folder."""
-    return sorted(path.name for path in folder.glob("*") if PICTURE.fullmatch(path.name) and path.is_file())
+    return sorted(path.name for path in folder.glob("*") if is_picture(path))
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """Lines of the manifest; a torn last one, from a run that was killed, is left out."""
+    """Lines of the manifest; a torn last one, from a run that was killed, and what is no such line are left out."""
     path = folder / MANIFEST
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict) and type(line.get("seed")) is int and NAME.fullmatch(str(line.get("file"))):
+            lines.append(line | {"status": line.get("status")})
     return lines
+
+
+def lost_pictures(
+    folder: Path, lines: list[dict[str, Any]], recipe: Recipe, *, num_images: int
+) -> list[dict[str, Any]]:
+    """Lines of pictures that were kept, by this recipe, and are not there any more, or cannot be read.
+
+    Args:
+        folder: of the pictures.
+        lines: of its manifest.
+        recipe: of pictures that can be made again.
+        num_images: pictures to have; of names behind them nothing is needed.
+    """
+    kept = {line["file"]: line for line in lines if line["status"] == "kept" and not changed(line, recipe)}
+    wanted = sorted(kept.keys() | usable_pictures(folder))[:num_images]
+    return [kept[name] for name in wanted if name in kept and not readable(folder / name)]
+
+
+def readable(path: Path) -> bool:
+    """Whether a picture can be decoded to its end."""
+    try:
+        images.decode(path)
+    except InputError:
+        return False
+    return True
 
 
 def append_line(folder: Path, record: dict[str, Any]) -> None:
@@ -155,20 +191,22 @@ def append_line(folder: Path, record: dict[str, Any]) -> None:
 
 
 def check_recipe(folder: Path, lines: list[dict[str, Any]], recipe: Recipe) -> None:
-    """Raise InputError if pictures that are still there were made otherwise.
-
-    An option of the samplers that a manifest does not know, because it is older, had its default.
-    """
-    wanted, defaults = recipe.record(), asdict(SamplingConfig())
+    """Raise InputError if pictures that are still there were made otherwise."""
     for line in lines:
         if line["status"] != "kept" or not (folder / line["file"]).exists():
             continue
-        sides = {"height": line["size"], "width": line["size"]} if "size" in line else {}  # versions before height
-        made = defaults | sides | line
-        different = [key for key, value in wanted.items() if made.get(key) != value]
-        if different:
-            key = different[0]
+        for key, (was, wanted) in changed(line, recipe).items():
             raise InputError(
-                f"{folder} holds class images made with {key} {made.get(key)!r}, not {wanted[key]!r}: choose another "
+                f"{folder} holds class images made with {key} {was!r}, not {wanted!r}: choose another "
                 "folder (prior.class_images), or delete it to make them anew"
             )
+
+
+def changed(line: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Of a line's settings, those that are not the recipe's: what they were, and what they are now.
+
+    An option of the samplers that a manifest does not know, because it is older, had its default.
+    """
+    sides = {"height": line["size"], "width": line["size"]} if "size" in line else {}  # versions before height
+    made = asdict(SamplingConfig()) | sides | line
+    return {key: (made.get(key), value) for key, value in recipe.record().items() if made.get(key) != value}

@@ -7,24 +7,31 @@ batch each, and process 0 looks at what they made in the order of the numbers: s
 made it.
 """
 
+import itertools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from dreambooth_jax import distributed
+from dreambooth_jax.data.png import save_png
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.class_image_store import (
     ClassImageStore,
     Recipe,
     check_recipe,
+    lost_pictures,
     read_manifest,
     usable_pictures,
 )
 from dreambooth_jax.progress import Progress, announced
+
+log = logging.getLogger(__name__)
 
 
 def ensure_class_images(
@@ -44,7 +51,7 @@ def ensure_class_images(
         folder: made if it is not there.
         recipe: what to make.
         num_images: pictures to have, the owner's own included.
-        seed: of picture 0.
+        seed: of picture 0. Where pictures of other seeds are there, new ones begin with the first seed that has none.
         batch_size: pictures that this process makes at once. Always so many, so that the sampler compiles once.
         should_stop: asked between batches; of several processes all must get the same answer.
 
@@ -59,10 +66,11 @@ def ensure_class_images(
     check_recipe(folder, lines, recipe)
     present = usable_pictures(folder)
     # What process 0 sees is what counts: the view of another host may be older.
-    count, number = _of_main(len(present), 1 + max((line["seed"] - seed for line in lines), default=-1))
+    count, number, seeds_used = _of_main(len(present), _next_number(lines), _seeds_used(lines, seed))
     if count >= num_images:
         return count
-    store = ClassImageStore(folder, recipe, seed=seed, patience=max(16, num_images))
+    _announce(folder, lines, present, num_images)
+    store = ClassImageStore(folder, recipe, seed=seed + seeds_used - number, patience=max(16, num_images))
     store.open(present)
     hidden = not distributed.is_main()
     with (
@@ -87,6 +95,73 @@ def ensure_class_images(
                     "look"
                 )
     return count
+
+
+def restore_class_images(
+    pipe: Pipeline,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    num_images: int,
+    batch_size: Callable[[], int],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Make kept pictures again that were lost or damaged, from the seeds that the manifest has. Process 0 does.
+
+    Args:
+        pipe: the frozen model.
+        folder: of the pictures.
+        recipe: of the pictures; those of another are let be.
+        num_images: pictures to have; of names behind them nothing is needed.
+        batch_size: asked, if there are any, for the batch that a whole folder is made in: in one of another size
+            pictures may differ in their last bits.
+        should_stop: asked between batches; of several processes all must get the same answer.
+
+    Returns:
+        Whether all are there: not if ``should_stop`` said so before.
+    """
+    lost = []
+    if distributed.is_main():
+        lost = lost_pictures(folder, read_manifest(folder), recipe, num_images=num_images)
+    (count,) = _of_main(len(lost))
+    if not count:
+        return True
+    size = batch_size()
+    if lost:
+        names = ", ".join(line["file"] for line in lost[:5]) + (f" and {count - 5} more" if count > 5 else "")
+        log.warning("%s: lost or damaged, so made again from the seeds in the manifest: %s", folder, names)
+    for start in range(0, count, size):
+        if should_stop():
+            return False
+        some = lost[start : start + size]
+        if some:
+            seeds = [line["seed"] for line in some]
+            for line, picture in zip(some, make(pipe, recipe, seeds + seeds[:1] * (size - len(seeds)))):
+                save_png(folder / line["file"], picture, line)
+    distributed.barrier("lost class images made")
+    return True
+
+
+def _next_number(lines: list[dict[str, Any]]) -> int:
+    """Of the next picture's file."""
+    return 1 + max((int(Path(line["file"]).stem) for line in lines), default=-1)
+
+
+def _seeds_used(lines: list[dict[str, Any]], seed: int) -> int:
+    """How many seeds, from ``seed`` on, have been used."""
+    used = {line["seed"] for line in lines}
+    return next(n for n in itertools.count() if seed + n not in used)
+
+
+def _announce(folder: Path, lines: list[dict[str, Any]], present: list[str], num_images: int) -> None:
+    """Say so before anything is added to the owner's own pictures."""
+    made = {line["file"] for line in lines}
+    own = [name for name in present if name not in made]
+    if own and distributed.is_main():
+        log.warning(
+            "%s: holds %d pictures of your own; %d more are made there, because prior.num_images is %d",
+            *(folder, len(own), num_images - len(present), num_images),
+        )
 
 
 def _of_main(*numbers: int) -> tuple[int, ...]:

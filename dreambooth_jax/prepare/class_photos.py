@@ -4,6 +4,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from signal import SIGINT
 
@@ -13,15 +14,15 @@ import numpy as np
 from dreambooth_jax import distributed, memory
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, DataConfig, PriorConfig
-from dreambooth_jax.data.sources import Photo
+from dreambooth_jax.data.sources import Photo, check_deeper
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.batch_size import class_batch
 from dreambooth_jax.prepare.class_image_store import Recipe, read_manifest, usable_pictures
-from dreambooth_jax.prepare.class_images import ensure_class_images
+from dreambooth_jax.prepare.class_images import ensure_class_images, restore_class_images
 from dreambooth_jax.prepare.multihost import check_hosts, check_same, wait_until
-from dreambooth_jax.prepare.photos import check_fit, read_photos, subject_of
+from dreambooth_jax.prepare.photos import check_fit, digest, read_photos, subject_of
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.interrupt import Interrupt
@@ -37,6 +38,7 @@ def make_class_images(config: Config) -> Path:
     if not config.prior.weight:
         raise InputError("prior.weight is 0: this run uses no class images")
     folder = class_folder(config)
+    check_class_folder(config)
     check_hosts(config, folder)
     pipe = load_pretrained(
         config.model.path,
@@ -62,8 +64,27 @@ def class_folder(config: Config) -> Path:
     return Path(own).expanduser() if own else RunFolder(Path(config.run_dir)).class_images
 
 
+def check_class_folder(config: Config) -> None:
+    """Raise InputError unless class images can be read from, and written to, the folder of a run."""
+    folder, own = class_folder(config), config.prior.class_images
+    file = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if file.exists() and not file.is_dir():
+        raise InputError(f"prior.class_images={own}: {file} is a file; name a folder")
+    instance = config.data.instance_images
+    if own and instance and folder.resolve() == Path(instance).resolve():
+        raise InputError(f"prior.class_images={own} is the folder of the instance images: name another")
+    if folder.is_dir() and not usable_pictures(folder):
+        check_deeper(folder, named=())
+
+
 def class_photos(
-    pipe: Pipeline, *, prior: PriorConfig, data: DataConfig, folder: Path, should_stop: Callable[[], bool]
+    pipe: Pipeline,
+    *,
+    prior: PriorConfig,
+    data: DataConfig,
+    folder: Path,
+    should_stop: Callable[[], bool],
+    begun_with: str = "",
 ) -> tuple[Photo, ...] | None:
     """The class images, made where they are not there; none where λ is 0; None if ``should_stop`` broke it off.
 
@@ -73,6 +94,7 @@ def class_photos(
         data: words and size.
         folder: where they belong.
         should_stop: asked between batches; of several processes all must get the same answer.
+        begun_with: digest of the class images that a run has begun with.
     """
     if not prior.weight:
         return ()
@@ -81,22 +103,40 @@ def class_photos(
         sampling=prior.sampling(size=data.size),
         model=pipe.components.known_as({line.get("model") for line in read_manifest(folder)}),
     )
-    missing = -(-(prior.num_images - len(usable_pictures(folder))) // jax.process_count())
-    device = pipe.target.local[0]
-    room = pipe.target.memory
-    room = None if room is None else room - memory.used(device) + memory.bytes_per_device(pipe.params)
-    batch_size = class_batch(pipe, prior=prior, size=data.size, room=room, missing=missing)
-    batch_size = int(distributed.gather(np.int32(batch_size)).min())  # what fits on every host
+    batch_size = partial(_pictures_at_once, pipe, prior, data)
+    if not restore_class_images(
+        pipe,
+        folder,
+        recipe,
+        num_images=prior.num_images,
+        batch_size=partial(batch_size, prior.num_images),
+        should_stop=should_stop,
+    ):
+        return None
     present = ensure_class_images(
         pipe,
         folder,
         recipe,
         num_images=prior.num_images,
         seed=prior.seed,
-        batch_size=batch_size * len(pipe.target.local),
+        batch_size=batch_size(prior.num_images - len(usable_pictures(folder))),
         should_stop=should_stop,
     )
     if present < prior.num_images:
         return None
     wait_until(lambda: len(usable_pictures(folder)) >= present)  # process 0 may have written them on another host
-    return read_photos(str(folder), prompt=prior.class_prompt, data=data)
+    photos = read_photos(str(folder), prompt=prior.class_prompt, data=data)
+    first = photos[: prior.num_images]
+    if len(first) == len(photos) or digest(photos) == begun_with:  # versions before took all
+        return photos
+    log.warning("%s: holds %d pictures; the first prior.num_images=%d are used", folder, len(photos), prior.num_images)
+    return first
+
+
+def _pictures_at_once(pipe: Pipeline, prior: PriorConfig, data: DataConfig, missing: int) -> int:
+    """Of this process, on all its devices."""
+    device, room = pipe.target.local[0], pipe.target.memory
+    room = None if room is None else room - memory.used(device) + memory.bytes_per_device(pipe.params)
+    own = -(-missing // jax.process_count())
+    batch_size = class_batch(pipe, prior=prior, size=data.size, room=room, missing=own)
+    return int(distributed.gather(np.int32(batch_size)).min()) * len(pipe.target.local)  # what fits on every host

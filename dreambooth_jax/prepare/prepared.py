@@ -15,7 +15,7 @@ from dreambooth_jax import distributed
 from dreambooth_jax.config import Config, save_config, to_dict
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.cache import Examples, class_views, encode, instance_views
-from dreambooth_jax.prepare.class_photos import class_folder, class_photos
+from dreambooth_jax.prepare.class_photos import check_class_folder, class_folder, class_photos
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import check_captions, check_fit, digest, read_photos
 from dreambooth_jax.runs import RunFolder, newest_meta, with_absolute_model
@@ -45,6 +45,13 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
+def check_folders(config: Config, folder: RunFolder) -> None:
+    """Raise InputError unless all processes were given the same settings, and share folders that can be used."""
+    if config.prior.weight:
+        check_class_folder(config)
+    check_hosts(config, folder.path, *([class_folder(config)] if config.prior.weight else []))
+
+
 def prepare(
     config: Config,
     folder: RunFolder,
@@ -65,7 +72,7 @@ def prepare(
         mapper: places the model.
         before_loading: called before the model's weights are read; refuses the run by raising.
     """
-    check_hosts(config, folder.path, *([class_folder(config)] if config.prior.weight else []))
+    check_folders(config, folder)
     meta = newest_meta(folder)
     if meta:
         check_not_beyond(meta, steps=config.train.steps, kept=complete_steps(folder.checkpoints))
@@ -93,7 +100,12 @@ def prepare(
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
     stop = interrupt.requested_anywhere
     class_images = class_photos(
-        whole, prior=config.prior, data=config.data, folder=class_folder(config), should_stop=stop
+        whole,
+        prior=config.prior,
+        data=config.data,
+        folder=class_folder(config),
+        should_stop=stop,
+        begun_with=meta["fingerprints"].get("prior", "") if meta else "",
     )
     if class_images is None:
         return None

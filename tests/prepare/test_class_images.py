@@ -9,8 +9,8 @@ from PIL import Image
 
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare.class_image_store import MANIFEST, Recipe, read_manifest, usable_pictures
-from dreambooth_jax.prepare.class_images import ensure_class_images
+from dreambooth_jax.prepare.class_image_store import MANIFEST, Recipe, append_line, read_manifest, usable_pictures
+from dreambooth_jax.prepare.class_images import ensure_class_images, restore_class_images
 from tests.prepare.fake import FakePipeline
 
 RECIPE = Recipe(prompt="a photo of a dog", model="abc", sampling=SamplingConfig(height=16, width=16, steps=3))
@@ -64,11 +64,98 @@ def test_black_and_duplicate_pictures_are_rejected_and_replaced(tmp_path):
     assert "000001.png" not in usable_pictures(tmp_path)
 
 
-def test_a_deleted_picture_is_replaced_by_a_new_one(tmp_path):
+def test_a_picture_that_is_deleted_with_its_line_is_replaced_by_a_new_one(tmp_path):
     fill(tmp_path, 4)
     (tmp_path / "000002.png").unlink()
+    kept = [line for line in (tmp_path / MANIFEST).read_text().splitlines() if "000002" not in line]
+    (tmp_path / MANIFEST).write_text("\n".join(kept) + "\n")
+    restore(tmp_path, 4)
     assert fill(tmp_path, 4)[0] == 4
     assert usable_pictures(tmp_path) == ["000000.png", "000001.png", "000003.png", "000004.png"]
+
+
+def restore(folder, n, pipe=None, recipe=RECIPE):
+    pipe = pipe or FakePipeline()
+    return restore_class_images(pipe, folder, recipe, num_images=n, batch_size=lambda: 4), pipe
+
+
+DAMAGE = {
+    "lost": lambda path: path.unlink(),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no picture": lambda path: path.write_text("oops"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("names", [["000002.png"], ["000000.png", "000005.png"], [f"{i:06d}.png" for i in range(6)]])
+def test_what_was_lost_or_damaged_is_made_again_bit_for_bit(tmp_path, damage, names, caplog):
+    fill(tmp_path, 6, seed=7)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in names:
+        DAMAGE[damage](tmp_path / name)
+    whole, pipe = restore(tmp_path, 6)
+    assert whole
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert names[0] in caplog.text
+    assert {len(call["seed"]) for call in pipe.calls} == {4}  # the shape that all others had
+    assert fill(tmp_path, 6, seed=7)[1].calls == []
+
+
+def test_a_whole_folder_is_not_touched(tmp_path):
+    fill(tmp_path, 6)
+    assert restore(tmp_path, 6)[1].calls == []
+
+
+def test_only_what_is_needed_and_of_this_recipe_is_made_again(tmp_path):
+    fill(tmp_path, 6)
+    (tmp_path / "000005.png").unlink()
+    assert restore(tmp_path, 4)[1].calls == []
+    assert restore(tmp_path, 6, recipe=dataclasses.replace(RECIPE, prompt="a cat"))[1].calls == []
+    assert not (tmp_path / "000005.png").exists()
+
+
+def test_a_manifest_may_not_name_files_outside_its_folder(tmp_path):
+    folder = tmp_path / "class"
+    fill(folder, 2)
+    record = json.loads((folder / MANIFEST).read_text().splitlines()[0])
+    for name in ("../x.png", "/x.png", "sub/000009.png", "x.png"):
+        append_line(folder, record | {"file": name, "seed": 50})
+    with (folder / MANIFEST).open("ab") as file:
+        for junk in (5, [], {}, {"file": "000001.png"}, record | {"seed": "1"}):
+            file.write(json.dumps(junk).encode() + b"\n")
+        file.write(b"\xff\xfe\n")
+    restore(folder, 9)
+    assert [path.name for path in tmp_path.iterdir()] == ["class"]
+    assert usable_pictures(folder) == ["000000.png", "000001.png"]
+    assert fill(folder, 3)[0] == 3
+
+
+def test_another_seed_goes_on_with_its_own_seeds_and_the_next_names(tmp_path):
+    fill(tmp_path, 4, seed=0)
+    fill(tmp_path, 6, seed=100)
+    fill(tmp_path, 8, seed=0)
+    lines = read_manifest(tmp_path)
+    assert [line["seed"] for line in lines] == [0, 1, 2, 3, 100, 101, 4, 5]
+    assert usable_pictures(tmp_path) == [line["file"] for line in lines] == [f"{i:06d}.png" for i in range(8)]
+    fake = FakePipeline()
+    for line in lines:
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(tmp_path / line["file"])), fake.picture(line["seed"], 16, 16)
+        )
+
+
+def test_the_owners_own_pictures_are_never_written_over(tmp_path, caplog):
+    own = np.random.default_rng(99).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    Image.fromarray(own).save(tmp_path / "000001.png")
+    fill(tmp_path, 4)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "000001.png")), own)
+    assert len(usable_pictures(tmp_path)) == 4
+    assert "holds 1 pictures of your own; 3 more are made there" in caplog.text
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "000002.png").unlink()
+    restore(tmp_path, 4)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_owners_own_pictures_count(tmp_path):

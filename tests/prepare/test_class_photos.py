@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Class images of a run, in a folder of its own or of the user's."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreambooth_jax.config import load_config
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare.class_photos import check_class_folder, class_photos
+from dreambooth_jax.prepare.photos import digest
+from dreambooth_jax.target import Target
+from tests.prepare.fake import FakePipeline
+
+
+def config_of(folder, *overrides):
+    settings = ["data.class_noun=dog", "data.resolution=16", "prior.num_images=4", f"prior.class_images={folder}"]
+    return load_config(None, [*settings, *overrides])
+
+
+def photos_of(config, folder, **options):
+    pipe = FakePipeline()
+    pipe.__dict__.update(components=SimpleNamespace(known_as=lambda known: "abc"), target=Target.here())
+    found = class_photos(
+        pipe, prior=config.prior, data=config.data, folder=folder, should_stop=lambda: False, **options
+    )
+    return found, pipe
+
+
+def draw(folder, n):
+    folder.mkdir(parents=True)
+    for i in range(n):
+        picture = np.random.default_rng(i).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    return folder
+
+
+def test_of_more_pictures_than_were_asked_for_the_first_are_used(tmp_path, caplog):
+    folder = draw(tmp_path / "reg", 6)
+    photos, pipe = photos_of(config_of(folder), folder)
+    assert [photo.name for photo in photos] == ["0.png", "1.png", "2.png", "3.png"]
+    assert pipe.calls == []
+    assert "holds 6 pictures; the first prior.num_images=4 are used" in caplog.text
+
+
+def test_a_run_that_has_begun_with_all_of_them_goes_on_with_them(tmp_path):
+    folder = draw(tmp_path / "reg", 6)
+    everything, _ = photos_of(config_of(folder, "prior.num_images=6"), folder)
+    photos, _ = photos_of(config_of(folder), folder, begun_with=digest(everything))
+    assert photos == everything
+
+
+def test_a_lost_picture_is_made_again_from_its_seed(tmp_path):
+    folder = tmp_path / "class"
+    before, _ = photos_of(config_of(folder), folder)
+    (folder / "000001.png").unlink()
+    after, _ = photos_of(config_of(folder), folder)
+    assert digest(after) == digest(before)
+
+
+@pytest.mark.parametrize("inner", ["1_dog", "train"])
+def test_pictures_one_folder_deeper_are_refused_and_nothing_is_written(tmp_path, inner):
+    draw(tmp_path / "reg" / inner, 3)
+    with pytest.raises(InputError, match=rf"one folder deeper, in {inner} \(3 pictures\)"):
+        check_class_folder(config_of(tmp_path / "reg"))
+    check_class_folder(config_of(tmp_path / "reg" / inner))
+    assert [path.name for path in (tmp_path / "reg").iterdir()] == [inner]
+
+
+def test_a_path_that_is_a_file_is_named(tmp_path):
+    file = tmp_path / "reg.zip"
+    file.touch()
+    for path in (file, file / "deeper"):
+        with pytest.raises(InputError, match=r"reg\.zip is a file; name a folder"):
+            check_class_folder(config_of(path))
+
+
+def test_the_folder_of_the_instance_images_is_refused(tmp_path):
+    folder = draw(tmp_path / "photos", 3)
+    for spelt in (folder, tmp_path / "x" / ".." / "photos"):
+        with pytest.raises(InputError, match="is the folder of the instance images"):
+            check_class_folder(config_of(spelt, f"data.instance_images={folder}"))
+
+
+def test_a_folder_that_is_not_there_yet_is_fine(tmp_path):
+    check_class_folder(config_of(tmp_path / "a" / "b"))
+    assert list(tmp_path.iterdir()) == []
