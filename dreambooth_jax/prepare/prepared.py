@@ -98,13 +98,12 @@ def prepare(
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(folder.config, with_absolute_model(config))
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
-    stop = interrupt.requested_anywhere
     class_images = class_photos(
         whole,
         prior=config.prior,
         data=config.data,
         folder=class_folder(config),
-        should_stop=stop,
+        should_stop=interrupt.requested_anywhere,
         begun_with=meta["fingerprints"].get("prior", "") if meta else "",
     )
     if class_images is None:
@@ -114,14 +113,10 @@ def prepare(
     if meta:
         check_same_run(meta, config=to_dict(config), fingerprints=fingerprints)
     views = instance_views(config.data, seed=config.train.seed)
-    instance = encode(whole, photos, views, cache=folder.cache)
-    prior = None
-    if class_images:
-        prior = encode(whole, class_images, class_views(config.data), cache=folder.cache)
     return Prepared(
         pipe=pipe,
-        instance=instance,
-        prior=prior,
+        instance=encode(whole, photos, views, cache=folder.cache),
+        prior=encode(whole, class_images, class_views(config.data), cache=folder.cache) if class_images else None,
         first_step=meta["step"] if meta else 0,
         fingerprints=fingerprints,
     )
