@@ -8,6 +8,7 @@ cache/           latents                      metrics.jsonl  and TensorBoard eve
 model/           the diffusers folder, at the end, and exported.json, which says how it was written
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,9 +135,10 @@ def open_model(
         variant: weight files of a model to prefer, such as fp16. A run has its own.
 
     Raises:
-        InputError: if there is no such thing, or no such checkpoint.
+        InputError: if there is no such thing, or no such checkpoint, or a run's model is no longer the one that it was
+            trained on.
     """
-    folder = RunFolder(Path(source))
+    folder = RunFolder(Path(source).expanduser())
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
@@ -148,6 +150,7 @@ def open_model(
     step = pick_step(folder, step)
     model = config.model
     pipe = load_pretrained(model_path(folder, config), revision=model.revision, variant=model.variant, dtype=dtype)
+    check_base(folder, step, pipe, config)
     if ema is None:
         ema = config.train.ema_decay > 0
     adapter = make_adapter(config)
@@ -156,6 +159,31 @@ def open_model(
     params = composed(adapter, frozen, read_weights(folder.checkpoints, step, ema=ema, sharding=whole))
     pipe = adapter.extend(replace(pipe, params=params))
     return OpenedModel(pipe=pipe, params=params, name=f"{source} at step {step}", config=config)
+
+
+def check_base(folder: RunFolder, step: int, pipe: Pipeline, config: Config) -> None:
+    """Raise InputError if a run's model is another one than its checkpoint was trained on.
+
+    What is frozen would be the other's: a text encoder or autoencoder that the trained weights don't know.
+    """
+    meta = read_meta(folder.checkpoints, step)
+    stored = meta["fingerprints"]["model"]
+    if known_model(meta, pipe, variant=config.model.variant) != stored:
+        way_out = f"the finished model in {folder.model} has all of its own" if folder.model.is_dir() else "put it back"
+        raise InputError(
+            f"{folder.path} was trained on another model than {config.model.path} now is (fingerprint {stored}, not "
+            f"{pipe.components.fingerprint}): {way_out}, or set model.path or model.revision in {folder.config}"
+        )
+
+
+def known_model(meta: Mapping[str, Any], pipe: Pipeline, *, variant: str | None) -> str:
+    """The fingerprint of a pipeline's model to compare with the one in a checkpoint's metadata.
+
+    Version 0.1.0 took it of whatever lay in the folder, all variants together: it says which of them was meant only as
+    long as the setting has not changed.
+    """
+    earlier = meta["config"].get("model", {}).get("variant")
+    return pipe.components.known_as([meta["fingerprints"]["model"]] if earlier == variant else [])
 
 
 def pick_step(folder: RunFolder, step: int | None) -> int:

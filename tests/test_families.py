@@ -257,7 +257,7 @@ class TestOneNetwork:
 
         def place(name, array):
             seen[name] = array.dtype
-            return array
+            return jnp.asarray(array)
 
         module, params = load_module(MODEL / "unet", UNET, place, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
         assert module.dtype == jnp.bfloat16

@@ -50,9 +50,11 @@ DEFAULTS: Mapping[str, Any] = {
 """What a missing key means: what it means to diffusers' ``DDIMScheduler``, with two exceptions.
 
 That class's ``clip_sample = True`` and ``steps_offset = 0`` are for pixels. ``StableDiffusionPipeline`` calls a file
-without these keys outdated and takes False and 1, so that is what users get, and what we do. A value that the file does
-state is honoured.
+without these keys outdated and takes False and 1, so that is what users get, and what we do.
 """
+
+IN_PIPELINES: Mapping[str, Any] = {"clip_sample": False, "steps_offset": 1}
+"""What ``StableDiffusionPipeline`` replaces a stated value with, too. Old exports and conversions state others."""
 
 KINDS: Mapping[type, Sequence[type]] = {
     bool: (bool,),
@@ -109,6 +111,14 @@ class NoiseSchedule:
         return self.sampling.timesteps(steps, self.num_train_timesteps, fractional=fractional)
 
 
+def as_in_pipelines(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``scheduler_config.json`` as ``StableDiffusionPipeline`` uses it, whatever it states."""
+    return {key: IN_PIPELINES.get(key, value) for key, value in raw.items()}
+
+
+_MOST_TIMESTEPS = 1_000_000
+
+
 def zero_terminal_snr(betas: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "T"]:
     """Shift and scale √ᾱ so that the last is 0 and the first stays (algorithm 1 of arXiv 2305.08891)."""
     root = np.sqrt(_cumprod(1 - betas))
@@ -129,6 +139,12 @@ def _read(raw: Mapping[str, Any]) -> dict[str, Any]:
         if key in given and type(given[key]) not in KINDS[type(default)]:
             raise InputError(f"{FILE}: {key} = {given[key]!r} is of the wrong type; its default is {default!r}")
     config = {**DEFAULTS, **given}
+    if not 1 <= config["num_train_timesteps"] <= _MOST_TIMESTEPS:
+        raise InputError(
+            f"{FILE}: num_train_timesteps = {config['num_train_timesteps']} must be 1 to {_MOST_TIMESTEPS}"
+        )
+    if not (math.isfinite(config["clip_sample_range"]) and config["clip_sample_range"] > 0):
+        raise InputError(f"{FILE}: clip_sample_range = {config['clip_sample_range']} must be a finite number above 0")
     for key in ("beta_start", "beta_end"):
         if not 0 < config[key] <= 1:
             raise InputError(f"{FILE}: {key} = {config[key]!r} must be between 0 and 1")

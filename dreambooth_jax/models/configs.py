@@ -7,11 +7,17 @@ four things: a field here; a choice of which we have only some values; irrelevan
 key that holds nothing (null, false, 0, empty) is harmless, any other asks for something we don't have.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from dreambooth_jax.errors import InputError
+
+_LARGEST = 2**20
+"""Of sizes: far above any network's, and below what overflows shapes."""
+_DEEPEST = 1000
+"""Of layers."""
 
 T = TypeVar("T")
 C = TypeVar("C", bound="ModelConfig")  # not typing.Self, which run-time checkers refuse outside classes of theirs
@@ -28,6 +34,10 @@ class ModelConfig:
     """Keys that the network's output does not depend on."""
     PER_BLOCK: ClassVar[tuple[str, ...]] = ()
     """Fields that may hold a tuple: one value for each of ``block_out_channels``."""
+    DEPTHS: ClassVar[tuple[str, ...]] = ()
+    """Fields that count layers, each of which is built one by one."""
+    REAL: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold real numbers, which files may write as whole ones."""
 
     @classmethod
     def from_json(cls: type[C], raw: Mapping[str, Any], *, file: str = "config.json") -> C:
@@ -61,7 +71,20 @@ class ModelConfig:
         value = tuple(value) if isinstance(value, list) else value
         if not _alike(value, default) or (isinstance(value, tuple) and key not in cls.PER_BLOCK):
             raise cls._unsupported(key, value, f"something like {default!r}")
+        for one in value if isinstance(value, tuple) else (value,):
+            cls._check_number(key, one)
         return float(value) if isinstance(default, float) else value
+
+    @classmethod
+    def _check_number(cls, key: str, value: Any) -> None:
+        """Counts and sizes are at least 1; real numbers are finite, and not negative."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        if isinstance(value, float) or key in cls.REAL:
+            if not (math.isfinite(value) and value >= 0):
+                raise cls._unsupported(key, value, "a finite number that is not negative")
+        elif not 1 <= value <= (_DEEPEST if key in cls.DEPTHS else _LARGEST):
+            raise cls._unsupported(key, value, f"from 1 to {_DEEPEST if key in cls.DEPTHS else _LARGEST}")
 
     @classmethod
     def _unsupported(cls, key: str, value: Any, wanted: str) -> InputError:
@@ -148,9 +171,13 @@ class UNetConfig(ModelConfig):
         *("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "only_cross_attention"),
         *("attention_head_dim", "num_attention_heads", "transformer_layers_per_block"),
     )
+    DEPTHS = ("layers_per_block", "transformer_layers_per_block")
+    REAL = ("freq_shift", "norm_eps")
 
     def __post_init__(self) -> None:
         self._check_blocks(len(self.block_out_channels))
+        if not self.freq_shift < self.block_out_channels[0] // 2:
+            raise self._unsupported("freq_shift", self.freq_shift, "less than half of the first block_out_channels")
         self._check_divides("norm_num_groups", self.norm_num_groups, self.block_out_channels)
         for heads, channels in zip(self.heads, self.block_out_channels, strict=True):
             self._check_divides("attention_head_dim", heads, (channels,))
@@ -194,8 +221,12 @@ class VAEConfig(ModelConfig):
         "sample_size",  # a note on its training
     )
     PER_BLOCK = ("block_out_channels", "down_block_types", "up_block_types")
+    DEPTHS = ("layers_per_block",)
+    REAL = ("scaling_factor",)
 
     def __post_init__(self) -> None:
+        if not self.scaling_factor > 0:
+            raise self._unsupported("scaling_factor", self.scaling_factor, "a number above 0")
         self._check_blocks(len(self.block_out_channels))
         self._check_divides("norm_num_groups", self.norm_num_groups, self.block_out_channels)
 
@@ -229,6 +260,9 @@ class CLIPTextConfig(ModelConfig):
         *("max_length", "num_beams", "num_beam_groups", "num_return_sequences", "temperature", "top_k", "top_p"),
         *("typical_p", "length_penalty", "repetition_penalty"),
     )
+
+    DEPTHS = ("num_hidden_layers",)
+    REAL = ("layer_norm_eps",)
 
     def __post_init__(self) -> None:
         self._check_divides("num_attention_heads", self.num_attention_heads, (self.hidden_size,))

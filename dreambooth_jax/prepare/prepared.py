@@ -18,7 +18,7 @@ from dreambooth_jax.prepare.cache import Examples, class_views, encode, instance
 from dreambooth_jax.prepare.class_photos import check_class_folder, class_folder, class_photos
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import check_captions, check_fit, digest, read_photos
-from dreambooth_jax.runs import RunFolder, newest_meta, with_absolute_model
+from dreambooth_jax.runs import RunFolder, known_model, newest_meta, with_absolute_model
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
@@ -89,8 +89,10 @@ def prepare(
     fingerprints = {"model": pipe.components.fingerprint, "instance": digest(photos)}
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
+    known = dict(fingerprints)
     if meta:
-        check_same_run(meta, config=to_dict(config), fingerprints=fingerprints)
+        known["model"] = known_model(meta, pipe, variant=config.model.variant)
+        check_same_run(meta, config=to_dict(config), fingerprints=known)
     check_captions(photos, config.data)
     check_fit(pipe, config.data)
     pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
@@ -108,10 +110,10 @@ def prepare(
     )
     if class_images is None:
         return None
-    fingerprints["prior"] = digest(class_images)
+    fingerprints["prior"] = known["prior"] = digest(class_images)
     check_same("class images", fingerprints["prior"])
     if meta:
-        check_same_run(meta, config=to_dict(config), fingerprints=fingerprints)
+        check_same_run(meta, config=to_dict(config), fingerprints=known)
     views = instance_views(config.data, seed=config.train.seed)
     return Prepared(
         pipe=pipe,

@@ -170,8 +170,29 @@ def check_layout(names: Collection[str], layout: Layout, *, where: str) -> None:
     for folder in layout.tokenizers:
         required.append(f"{folder}/tokenizer.json" if f"{folder}/tokenizer.json" in names else f"{folder}/vocab.json")
     missing = [name for name in required if name not in names]
+    if missing and (hint := _meant_instead(Path(where).expanduser())):
+        raise InputError(f"{where} is {hint}")
     if missing:
         raise InputError(f"{where} is no {layout.what}: it lacks {', '.join(missing)}")
+
+
+def _meant_instead(folder: Path) -> str | None:
+    """What a folder is that is no model but has one, and what to give in its place."""
+    if (folder / "checkpoints").is_dir() or (folder / "config.yaml").is_file():
+        if (folder / "model" / INDEX).is_file():
+            return f"the folder of a run: its model is {folder / 'model'}"
+        return "the folder of a run whose model is not finished: write it with `dreambooth-jax export`, or give another"
+    if (folder / "snapshots").is_dir():
+        name = folder.name.removeprefix("models--").replace("--", "/")
+        found = sorted((folder / "snapshots").iterdir(), key=lambda one: one.stat().st_mtime)
+        where = f", or {found[-1]}" if found else ""
+        return f"the hub's cache of a repository: give its id, {name}{where}"
+    cached = sorted(one.name for one in folder.glob("models--*--*")) if folder.is_dir() else []
+    if cached:
+        return (
+            f"the hub's cache: give a repository's id, such as {cached[0].removeprefix('models--').replace('--', '/')}"
+        )
+    return None
 
 
 def choose_weights(names: Collection[str], layout: Layout, *, variant: str | None, where: str) -> dict[str, str]:
@@ -185,7 +206,7 @@ def choose_weights(names: Collection[str], layout: Layout, *, variant: str | Non
         component: _choose(component, kind, names, variant, where) for component, kind in layout.components.items()
     }
     if variant and not any(f".{variant}." in name for name in chosen.values()):
-        raise InputError(f"{where} has no weights of variant {variant}: leave the variant out to take the plain ones")
+        raise InputError(f"{where} has no weights of variant {variant}: leave it out to take the plain ones")
     return chosen
 
 

@@ -6,6 +6,7 @@ Reading goes names -> shapes -> bytes: every component's table of leaves is comp
 (``jax.eval_shape``) before the first byte is read, then leaf by leaf is read, turned, cast and placed.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,8 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from dreambooth_jax.diffusion.schedule import as_in_pipelines
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.models.families import SD, ComponentKind, Family, KeyRules
 from dreambooth_jax.models.layers import Remat
@@ -38,6 +41,8 @@ from dreambooth_jax.weights.folders import (
 )
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 
+log = logging.getLogger(__name__)
+
 Place = Callable[[str, np.ndarray], jax.Array]
 
 
@@ -53,7 +58,7 @@ class Components:
     configs: Mapping[str, Mapping[str, Any]]
     """Each component's config.json as it is in the folder."""
     scheduler_config: Mapping[str, Any]
-    """The content of scheduler_config.json."""
+    """The content of scheduler_config.json, as diffusers' pipelines use it."""
     folder: Path
     """Where they were read from; for a hub id its snapshot in the cache."""
     fingerprint: str = ""
@@ -99,16 +104,19 @@ def load_components(
 
     Raises:
         InputError: if there is no such model, a file is missing or broken, the configuration asks for something we
-            don't have, or names or shapes of the weights differ from it.
+            don't have, names or shapes of the weights differ from it, or a value is not finite.
     """
     folder, weights = locate(str(source), revision=revision, variant=variant)
+    _tell_of_scheduler(folder / SCHEDULER)
     components = _described(folder, dtype=dtype, remat=remat, arch=arch)
     kinds = components.family.components
     matched = {
         name: _match(kind.key_rules, expected=flatten(components.params[name]), file=weights[name])
         for name, kind in kinds.items()
     }
-    params = {name: _load(f"{name}/", leaves, param_dtype, place) for name, leaves in matched.items()}
+    params = {
+        name: _load(f"{name}/", leaves, param_dtype, place, file=weights[name]) for name, leaves in matched.items()
+    }
     return replace(components, params=params, fingerprint=fingerprint(folder, components.family, weights))
 
 
@@ -154,13 +162,13 @@ def load_module(
     file = folder / "config.json"
     module = kind.build(kind.config_cls.from_json(read_json(file), file=str(file)), **how)
     leaves = _match(kind.key_rules, expected=parameter_shapes(kind, module), file=weights)
-    return module, _load("", leaves, param_dtype, place)
+    return module, _load("", leaves, param_dtype, place, file=weights)
 
 
 def _described(folder: Path, **how: Any) -> Components:
     family = read_family(folder / INDEX)
     configs = {name: read_json(folder / name / "config.json") for name in family.components}
-    scheduler_config = read_json(folder / SCHEDULER)
+    scheduler_config = as_in_pipelines(read_json(folder / SCHEDULER))
     modules = build_modules(configs, family, where=str(folder), **how)
     params = {name: unflatten(parameter_shapes(kind, modules[name])) for name, kind in family.components.items()}
     return Components(
@@ -171,6 +179,14 @@ def _described(folder: Path, **how: Any) -> Components:
         scheduler_config=scheduler_config,
         folder=folder,
     )
+
+
+def _tell_of_scheduler(file: Path) -> None:
+    stated = read_json(file)
+    used = as_in_pipelines(stated)
+    changed = [f"{key}={used[key]} (not {value})" for key, value in stated.items() if used[key] != value]
+    if changed:
+        log.info("%s: %s is used, as StableDiffusionPipeline does", file, " and ".join(changed))
 
 
 def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], file: Path) -> dict[str, Leaf]:
@@ -199,8 +215,14 @@ def _read(file: Path) -> dict[str, Leaf]:
     return read_msgpack(file) if file.suffix == ".msgpack" else read_safetensors(file)
 
 
-def _load(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place) -> Tree:
+def _load(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:
     def load(name: str, leaf: Leaf) -> jax.Array:
-        return place(f"{prefix}{name}", np.asarray(leaf.load(), dtype=dtype, order="C"))
+        array = np.asarray(leaf.load(), dtype=dtype, order="C")
+        if not np.isfinite(array).all():
+            bad = np.count_nonzero(~np.isfinite(array))
+            raise InputError(
+                f"{file}: {prefix}{name} has {bad} values that are not finite: take another copy or variant"
+            )
+        return place(f"{prefix}{name}", array)
 
     return unflatten({name: load(name, leaf) for name, leaf in leaves.items()})

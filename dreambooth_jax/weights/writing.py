@@ -4,7 +4,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,10 @@ from dreambooth_jax.weights.replacing import replacing
 
 Format = Literal["safetensors", "flax"]
 
+# transformers' name for pickled weights, of which diffusers' own name is the stem
+_PICKLED = "pytorch_model"
+_WEIGHTS = (".safetensors", ".msgpack", ".bin", ".json")
+_TOKENS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 # settings that PyTorch's classes would complain about
 _FLAX_ONLY = ("split_head_dim", "use_memory_efficient_attention")
 # the schedulers of which there was a Flax class
@@ -47,7 +51,8 @@ def write_folder(
     """Write a model for ``from_pretrained`` of diffusers' pipelines; the inverse of ``load_components``.
 
     Args:
-        path: the folder. What it has of these files is replaced when all are written, anything else left alone.
+        path: the folder. Files of these names are replaced when all are written, and weights in the other format
+            removed, which would be read in their place. All else is left alone.
         params: all leaves of the three components.
         configs: as in ``Components``.
         scheduler_config: content of the ``scheduler_config.json``.
@@ -57,10 +62,17 @@ def write_folder(
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        InputError: if it cannot be saved (a full disk), or a value is beyond the dtype's range. What was there stays.
+        InputError: if it cannot be saved (a full disk), a value is beyond the dtype's range, or it has files of
+            another model that would be read with these. What was there stays.
     """
     dtype = np.dtype(dtype)
-    with replacing(Path(path)) as folder:
+    own = {
+        f"{name}/{file}"
+        for name, kind in family.components.items()
+        for file in (f"{kind.stems.torch}.safetensors", f"{kind.stems.flax}.msgpack")
+    }
+    _check_target(Path(path).expanduser(), family, tokenizers, own=own)
+    with replacing(Path(path), superseded=sorted(own)) as folder:
         for component, kind in family.components.items():
             config = _config(configs[component], format)
             if kind.library_class[0] == "transformers":
@@ -76,6 +88,27 @@ def write_folder(
             for file in sorted(source.iterdir()):
                 if file.is_file():
                     shutil.copyfile(file, folder / name / file.name)
+
+
+def _check_target(folder: Path, family: Family, tokenizers: Mapping[str, Path], *, own: Collection[str]) -> None:
+    """Raise InputError if files would be left that a reader may prefer to ours: shards, variants, pickles, tokens."""
+    stems = {name: (*kind.stems, _PICKLED) for name, kind in family.components.items()}
+    left = [
+        file
+        for name in stems
+        for file in sorted((folder / name).glob("*"))
+        if file.suffix in _WEIGHTS
+        and file.name.partition(".")[0].partition("-")[0] in stems[name]
+        and f"{name}/{file.name}" not in own
+    ]
+    left += [
+        folder / name / file
+        for name, source in tokenizers.items()
+        for file in _TOKENS
+        if (folder / name / file).exists() and not (source / file).exists()
+    ]
+    if left:
+        raise InputError(f"{left[0]} would be read in the place of what is saved: choose another folder, or remove it")
 
 
 def _config(raw: Mapping[str, Any], format: Format) -> dict[str, Any]:

@@ -130,6 +130,30 @@ class TestLocate:
         with pytest.raises(InputError, match=r"model\.path is empty"):
             locate("")
 
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (["config.yaml", "model/model_index.json"], r"the folder of a run: its model is .*/given/model$"),
+            (["checkpoints/400/state"], "the folder of a run whose model is not finished: .*dreambooth-jax export"),
+            (
+                ["refs/main", "snapshots/abc/x"],
+                "the hub's cache of a repository: give its id, .*, or .*/snapshots/abc$",
+            ),
+            (["models--org--sd/refs/main"], "the hub's cache: give a repository's id, such as org/sd$"),
+        ],
+    )
+    def test_a_folder_that_has_a_model_somewhere_says_where(self, names, message, tmp_path):
+        for name in names:
+            (tmp_path / "given" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "given" / name).touch()
+        with pytest.raises(InputError, match=f"given is {message}"):
+            locate(str(tmp_path / "given"))
+
+    def test_the_hubs_folder_names_its_repository(self, tmp_path):
+        (tmp_path / "models--org--sd-1.5" / "snapshots").mkdir(parents=True)
+        with pytest.raises(InputError, match=r"give its id, org/sd-1\.5$"):
+            locate(str(tmp_path / "models--org--sd-1.5"))
+
     @pytest.mark.parametrize("name", ["v1-5.ckpt", "v1-5.safetensors"])
     def test_single_file(self, name, tmp_path):
         (tmp_path / name).write_bytes(b"x")
@@ -262,7 +286,22 @@ class TestReplacing:
 
     def test_over_an_old_one(self, target):
         self._save(target)
-        assert self._content(target) == {"unet/new.bin": "n", "model_index.json": "new", "notes.txt": "mine"}
+        kept = {"unet/old.bin": "old", "notes.txt": "mine"}
+        assert self._content(target) == {"unet/new.bin": "n", "model_index.json": "new", **kept}
+
+    def test_what_new_files_supersede_goes_when_they_come(self, target):
+        with replacing(target, superseded=["unet/old.bin", "unet/never.bin", "unet/new.bin"]) as new:
+            (new / "unet").mkdir()
+            (new / "unet" / "new.bin").write_text("n")
+            assert (target / "unet" / "old.bin").exists()
+        assert self._content(target) == {"unet/new.bin": "n", "model_index.json": "old", "notes.txt": "mine"}
+
+    def test_what_a_link_leads_to_is_not_written_into(self, target, tmp_path):
+        (target / "unet").rename(tmp_path / "elsewhere")
+        (target / "unet").symlink_to(tmp_path / "elsewhere")
+        self._save(target)
+        assert self._content(tmp_path / "elsewhere") == {"old.bin": "old"}
+        assert self._content(target)["unet/new.bin"] == "n"
 
     def test_through_a_link(self, target, tmp_path):
         (tmp_path / "link").symlink_to(target)
@@ -289,19 +328,25 @@ class TestReplacing:
             raise KeyboardInterrupt
         assert self._content(tmp_path) == before
 
-    def test_an_interruption_between_two_renames_loses_nothing(self, target, monkeypatch):
-        before = self._content(target)
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_an_interruption_between_two_renames_takes_all_back(self, target, tmp_path, monkeypatch, linked):
+        if linked:
+            (target / "unet").rename(tmp_path / "elsewhere")
+            (target / "unet").symlink_to(tmp_path / "elsewhere")
+        before, link = self._content(target), (target / "unet").is_symlink()
         rename = Path.rename
 
         def interrupted(self, place):
-            if self.name == "unet" and "new" in self.parts:
+            if self.name == "new.bin" and "new" in self.parts:
                 raise OSError(errno.EIO, "unplugged")
             return rename(self, place)
 
         monkeypatch.setattr(Path, "rename", interrupted)
         with pytest.raises(InputError, match="unplugged"):
             self._save(target)
-        assert self._content(target)["unet/old.bin"] == before["unet/old.bin"]
+        assert self._content(target) == before
+        assert (target / "unet").is_symlink() == link
+        assert (target / "unet" / "old.bin").read_text() == "old"
 
     def test_a_file_in_the_way(self, tmp_path):
         (tmp_path / "model").touch()

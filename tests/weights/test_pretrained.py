@@ -13,9 +13,11 @@ import pytest
 from flax import serialization
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dreambooth_jax.diffusion.schedule import as_in_pipelines
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.families import UNET
 from dreambooth_jax.trees import flatten
-from dreambooth_jax.weights.pretrained import load_components
+from dreambooth_jax.weights.pretrained import load_components, load_module
 from tests.weights.folders import FIXTURES, KINDS, assert_same, rename, rewrite, shard, weights, write
 
 
@@ -145,6 +147,48 @@ class TestForms:
         assert {components.modules[name].dtype for name in components.params} == {jnp.bfloat16}
 
 
+class TestScheduler:
+    """What old exports and conversions state, and diffusers' pipelines replace."""
+
+    @pytest.mark.parametrize(
+        ("stated", "said"),
+        [
+            ({"clip_sample": True, "steps_offset": 0}, "clip_sample=False (not True) and steps_offset=1 (not 0)"),
+            ({"clip_sample": True}, "clip_sample=False (not True)"),
+            ({"clip_sample": False, "steps_offset": 1}, None),
+        ],
+    )
+    def test_it_is_used_as_they_do_and_said_once(self, folder, caplog, stated, said, tmp_path):
+        file = folder / "scheduler" / "scheduler_config.json"
+        others = {key: value for key, value in json.loads(file.read_text()).items() if key not in stated}
+        file.write_text(json.dumps({**others, **stated}))
+        with caplog.at_level("INFO", logger="dreambooth_jax"):
+            components = load_components(folder)
+        assert [said in line for line in caplog.messages] == ([True] if said else [])
+        used = {
+            **others,
+            **dict.fromkeys(stated, None),
+            **{k: {"clip_sample": False, "steps_offset": 1}[k] for k in stated},
+        }
+        assert components.scheduler_config == used
+        write(tmp_path / "again", components)
+        again = json.loads((tmp_path / "again" / "scheduler" / "scheduler_config.json").read_text())
+        assert {key: again[key] for key in stated} == {key: used[key] for key in stated}
+
+    @pytest.mark.parity
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    @pytest.mark.parametrize("stated", [{"clip_sample": True}, {"steps_offset": 0}, {"steps_offset": 2}, {}])
+    def test_diffusers_does_so(self, stated):
+        diffusers = pytest.importorskip("diffusers")
+        nothing = ("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor")
+        scheduler = diffusers.DDIMScheduler.from_config({"clip_sample": False, "steps_offset": 1, **stated})
+        theirs = diffusers.StableDiffusionPipeline(
+            **dict.fromkeys(nothing), scheduler=scheduler, requires_safety_checker=False
+        )
+        expected = {key: theirs.scheduler.config[key] for key in ("clip_sample", "steps_offset")}
+        assert as_in_pipelines({"clip_sample": False, "steps_offset": 1, **stated}) == expected
+
+
 class TestErrors:
     """One line that names the file."""
 
@@ -205,6 +249,53 @@ class TestErrors:
         file = weights(folder, "unet")
         file.write_bytes(file.read_bytes()[:-1])
         self._fails(folder, f"{file} is broken .truncated")
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_a_value_that_is_not_finite(self, folder, value):
+        def spoil(arrays):
+            bias = arrays["mid_block.resnets.0.conv1.bias"].copy()
+            bias[3] = value
+            return {**arrays, "mid_block.resnets.0.conv1.bias": bias}
+
+        rewrite(folder, "unet", spoil)
+        found = self._fails(folder, "unet/mid_block/resnets_0/conv1/bias has 1 values that are not finite")
+        assert str(weights(folder, "unet")) in found
+        with pytest.raises(InputError, match="mid_block/resnets_0/conv1/bias has 1 values"):
+            load_module(folder / "unet", UNET)
+
+    def test_a_value_beyond_the_dtype_that_is_asked_for(self, folder):
+        rewrite(folder, "unet", lambda a: {**a, "conv_in.bias": a["conv_in.bias"].astype(np.float64) * 0 + 1e300})
+        with np.errstate(over="ignore"):
+            self._fails(folder, "unet/conv_in/bias has 32 values that are not finite")
+
+    @pytest.mark.parametrize(
+        ("component", "change"),
+        [
+            ("vae", '"scaling_factor": 0'),
+            ("vae", '"scaling_factor": NaN'),
+            ("vae", '"latent_channels": 0'),
+            ("vae", '"block_out_channels": [32, 0]'),
+            ("unet", '"in_channels": 0'),
+            ("unet", '"in_channels": 4.5'),
+            ("unet", '"in_channels": 1000000000000'),
+            ("unet", '"block_out_channels": [32, -64]'),
+            ("unet", '"layers_per_block": 1000000'),
+            ("unet", '"norm_eps": Infinity'),
+            ("unet", '"freq_shift": 16'),
+            ("unet", '"sample_size": 0'),
+            ("text_encoder", '"hidden_size": 0'),
+            ("text_encoder", '"num_hidden_layers": 0'),
+            ("text_encoder", '"vocab_size": 1e3'),
+            ("text_encoder", '"layer_norm_eps": -1e-5'),
+            ("text_encoder", '"max_position_embeddings": 0'),
+        ],
+    )
+    def test_numbers_that_are_none_of_a_network_name_the_file_and_the_key(self, folder, component, change):
+        file = folder / component / "config.json"
+        key = change.split('"')[1]
+        rest = json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != key})
+        file.write_text(rest[:-1] + f", {change}" + "}")
+        assert self._fails(folder, f"{key} = ").startswith(f"{file}: {key} = ")
 
     def test_model_index_does_not_matter(self, folder, sd15):
         (folder / "model_index.json").unlink()

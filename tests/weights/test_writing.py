@@ -121,3 +121,46 @@ def test_over_the_folder_that_was_read(folder, sd15):
     )
     assert (folder / "tokenizer" / "vocab.json").exists()
     assert load_components(folder).params.keys() == sd15.params.keys()
+
+
+class TestOverSomethingElse:
+    """A folder that has files of others."""
+
+    def test_what_is_not_ours_stays(self, folder, sd15):
+        mine = [
+            "unet/mine.txt",
+            "vae/notes/deep.txt",
+            "scheduler/old.json",
+            "tokenizer/words.md",
+            "LICENSE",
+            "unet/a.png",
+        ]
+        for name in mine:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(name)
+        write(folder, dataclasses.replace(sd15, params=jax.tree.map(jnp.zeros_like, sd15.params)))
+        assert {name: (folder / name).read_text() for name in mine} == {name: name for name in mine}
+        assert not load_file(weights(folder, "unet"))["conv_in.bias"].any()
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors.index.json"),
+            *("vae/diffusion_pytorch_model-00001-of-00002.safetensors", "text_encoder/pytorch_model.bin"),
+            *("text_encoder/model.bf16.safetensors", "tokenizer/tokenizer.json"),
+        ],
+    )
+    def test_what_would_be_read_in_the_place_of_ours_is_refused(self, folder, sd15, name):
+        (folder / name).write_text("of another model")
+        before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        with pytest.raises(InputError, match=f"{name} would be read in the place of what is saved"):
+            write(folder, sd15)
+        assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+    def test_the_other_format_of_ours_is_replaced(self, folder, sd15):
+        zeros = dataclasses.replace(sd15, params=jax.tree.map(jnp.zeros_like, sd15.params))
+        write(folder, zeros, format="flax")
+        assert not list(folder.rglob("*.safetensors"))
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(load_components(folder).params))
+        write(folder, sd15)
+        assert not list(folder.rglob("*.msgpack"))
