@@ -131,13 +131,12 @@ def test_it_is_found_by_its_index_and_read(model):
 
 
 def test_prompts_become_a_condition_of_both(model):
-    folder, params = model
-    pipe = dbx.load_pretrained(folder)
+    pipe = dbx.load_pretrained(model[0])
     prompts = ["a dog", "a photo of sks dog"]
     condition = pipe.condition(pipe.params, prompts)
     ids = jnp.asarray(pipe.tokenizer(prompts))
     alone = [
-        np.asarray(CLIPTextModel(pipe.text_encoder.config).apply({"params": params[name]}, ids))
+        np.asarray(CLIPTextModel(pipe.text_encoder.config).apply({"params": pipe.params[name]}, ids))
         for name in TWO.text_encoders
     ]
     np.testing.assert_allclose(condition.states, np.concatenate(alone, -1), atol=1e-5)
@@ -209,17 +208,19 @@ def test_a_network_refuses_what_it_would_not_look_at():
         jax.eval_shape(unet.init, jax.random.key(0), *inputs[:2], more)
 
 
+@pytest.fixture(scope="module")
+def inpainting(tmp_path_factory):
+    """A model whose denoiser takes five more channels, without weights on them."""
+    sd = load_components(MODEL)
+    configs = {**sd.configs, "unet": {**sd.configs["unet"], "in_channels": 9}}
+    conv = sd.params["unet"]["conv_in"]
+    wider = {**conv, "kernel": np.pad(conv["kernel"], [(0, 0), (0, 0), (0, 5), (0, 0)])}
+    params = {**sd.params, "unet": {**sd.params["unet"], "conv_in": wider}}
+    return write(tmp_path_factory.mktemp("nine") / "model", dataclasses.replace(sd, configs=configs, params=params))
+
+
 class TestNineChannels:
     """The denoiser of an inpainting model, which also takes a mask and a masked picture."""
-
-    @pytest.fixture(scope="class")
-    def inpainting(self, tmp_path_factory):
-        sd = load_components(MODEL)
-        configs = {**sd.configs, "unet": {**sd.configs["unet"], "in_channels": 9}}
-        params = {**sd.params, "unet": {**sd.params["unet"]}}
-        conv = params["unet"]["conv_in"]
-        params["unet"]["conv_in"] = {**conv, "kernel": jnp.pad(conv["kernel"], [(0, 0), (0, 0), (0, 5), (0, 0)])}
-        return write(tmp_path_factory.mktemp("nine") / "model", dataclasses.replace(sd, configs=configs, params=params))
 
     def test_it_loads_and_computes(self, inpainting):
         """Where the further channels have no weight, it is the denoiser of the plain model."""
@@ -228,8 +229,10 @@ class TestNineChannels:
         assert pipe.latent_channels == 4
         r = np.random.default_rng(0)
         latents, text = r.normal(size=(1, 8, 8, 9)).astype(np.float32), pipe.encode_prompts(pipe.params, "a dog")
-        found = pipe.unet.apply({"params": pipe.params["unet"]}, latents, jnp.array([7]), text)
-        expected = plain.unet.apply({"params": plain.params["unet"]}, latents[..., :4], jnp.array([7]), text)
+        found = pipe.unet.apply({"params": pipe.params["unet"]}, jnp.asarray(latents), jnp.array([7]), text)
+        expected = plain.unet.apply(
+            {"params": plain.params["unet"]}, jnp.asarray(latents[..., :4]), jnp.array([7]), text
+        )
         np.testing.assert_allclose(found, expected, atol=1e-5)
         mean, _ = pipe.encode_images(pipe.params, r.normal(size=(1, 16, 16, 3)).astype(np.float32))
         assert mean.shape == (1, 8, 8, 4)
@@ -262,7 +265,7 @@ class TestOneNetwork:
         module, params = load_module(MODEL / "unet", UNET, place, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
         assert module.dtype == jnp.bfloat16
         assert seen.keys() == flatten(params).keys()
-        assert set(seen.values()) == {jnp.bfloat16}
+        assert set(seen.values()) == {np.dtype(jnp.bfloat16)}
 
     def test_what_is_no_network_of_this_kind_is_one_line(self, tmp_path):
         with pytest.raises(InputError, match="is no AutoencoderKL in the diffusers layout: it lacks config.json"):
