@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Text that people wrote with whatever editor they have."""
+"""Text that people wrote with whatever editor they have, and text that is written for them."""
 
 import codecs
+import os
 import re
 from pathlib import Path
 
@@ -36,3 +37,21 @@ def read_text(path: str | Path) -> str:
 def read_lines(path: str | Path) -> list[str]:
     """Lines that hold more than blanks, without blanks around them; they end as on any system."""
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]  # splitlines knows more line ends
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Put text in the place of a file's, all of it or nothing, in UTF-8.
+
+    Raises:
+        InputError: if it cannot be written, as on a full disk.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -71,12 +71,12 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def killed_at(step: int, process: int = 0):
-    """A ``run_phases`` in which that process gets a SIGTERM when so many steps are taken."""
+def killed_at(step: int, process: int = 0, sent: signal.Signals = signal.SIGTERM):
+    """A ``run_phases`` in which that process gets a signal when so many steps are taken."""
 
     def hook(number, state):
         if number == step and jax.process_index() == process:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sent)
 
     def run_phases(state, *, hooks, **options):
         return loop.run_phases(state, hooks=[hook, *hooks], **options)

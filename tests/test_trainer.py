@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 import json
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 
 import dreambooth_jax as dbx
 from dreambooth_jax import trees
+from dreambooth_jax.cli import main
+from dreambooth_jax.config import save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.training.checkpoint import complete_steps
@@ -78,6 +81,23 @@ def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
     assert_same(weights(uninterrupted, 6), weights(folder, 6))
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_after_ctrl_c_nothing_else_is_begun_and_a_preempted_job_has_done_its_duty(
+    root, monkeypatch, sent, code, capsys
+):
+    """``train && export`` stops after Ctrl-C; both have saved. ``train`` itself says which of them it was."""
+    monkeypatch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(1, sent=sent))
+    folder = root / f"stopped{code}"
+    save_config(root / f"{code}.yaml", tiny_config(root, f"run_dir={folder}", "train.steps=2", "prior.num_images=2"))
+    assert main(["train", str(root / f"{code}.yaml")]) == code
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert complete_steps(folder / "checkpoints") == [1]
+    again = dbx.load_config(root / f"{code}.yaml", ["train.steps=3"])
+    monkeypatch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(2, sent=sent))
+    stopped = dbx.train(again)
+    assert (stopped.step, stopped.finished, stopped.signal) == (2, False, sent)
 
 
 def test_a_finished_run_is_left_alone(uninterrupted):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from dreambooth_jax.config.schema import Config
 from dreambooth_jax.config.setting import shown
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.text_files import write_text
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -203,4 +204,4 @@ def save_config(path: str | Path, config: Config) -> None:
     import yaml
 
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)

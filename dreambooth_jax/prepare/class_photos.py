@@ -17,6 +17,7 @@ from dreambooth_jax.config import Config, DataConfig, PriorConfig
 from dreambooth_jax.data.sources import Photo, check_deeper
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import locked
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.batch_size import class_batch
 from dreambooth_jax.prepare.class_image_store import Recipe, read_manifest, usable_pictures
@@ -49,7 +50,7 @@ def make_class_images(config: Config) -> Path:
     )
     check_same("weights of the model", pipe.components.fingerprint)
     check_fit(pipe, config.data)
-    with Interrupt() as interrupt:
+    with locked(Path(config.run_dir)), Interrupt() as interrupt:
         stop = interrupt.requested_anywhere
         class_photos(pipe, prior=config.prior, data=config.data, folder=folder, should_stop=stop)
     if interrupt.signal is SIGINT:  # Ctrl-C: what is made is kept, but what was to come after must not

@@ -16,6 +16,7 @@ from dreambooth_jax import distributed
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.export import save_pretrained
 from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.text_files import write_text
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.resume import flat
 from dreambooth_jax.training.state import TrainState
@@ -34,7 +35,7 @@ def export(training: Training, state: TrainState) -> None:
         return
     folder.exported.unlink(missing_ok=True)
     save_pretrained(folder.model, training.pipe, params, format=config.export.format, dtype=config.export.dtype)
-    folder.exported.write_text(json.dumps(_record(config)) + "\n", encoding="utf-8")
+    write_text(folder.exported, json.dumps(_record(config)) + "\n")
     log.info("the personalised model is in %s", folder.model)
 
 

@@ -39,13 +39,26 @@ def saving(
 
 def sampling(training: Training) -> Hook:
     """A hook that draws a grid where one is due: every so many steps, and at the end."""
-    every, last = training.config.samples.every, training.config.train.steps
 
     def sample(step: int, state: TrainState) -> None:
-        if every and (step % every == 0 or step == last):
+        if _is_due(training, step):
             draw_samples(training, step, state)
 
     return sample
+
+
+def _is_due(training: Training, step: int) -> bool:
+    every = training.config.samples.every
+    return bool(every) and (step % every == 0 or step == training.config.train.steps)
+
+
+def draw_first_samples(training: Training, state: TrainState) -> None:
+    """The grid from before the first step; and the one that a run lacks which ended between checkpoint and grid."""
+    step, folder = training.prepared.first_step, training.folder
+    is_last = step == training.config.train.steps
+    lacks = not folder.samples(step).exists() or (is_last and not folder.before_after.exists())
+    if _is_due(training, step) and (step == 0 or distributed.gather(lacks)[0]):
+        draw_samples(training, step, state)
 
 
 def draw_samples(training: Training, step: int, state: TrainState) -> None:

@@ -24,11 +24,11 @@ from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
 from dreambooth_jax.trainer.finish import export, is_exported, tell_what_is_over
-from dreambooth_jax.trainer.hooks import draw_samples, sampling, saving
+from dreambooth_jax.trainer.hooks import draw_first_samples, sampling, saving
 from dreambooth_jax.trainer.report import advice, report
 from dreambooth_jax.trainer.result import RunResult, result_of
 from dreambooth_jax.trainer.training import Training, first_state, set_up, take_steps
-from dreambooth_jax.training.checkpoint import Checkpoints
+from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.metrics import Listener, MetricsFiles, NonFinite, Recorder
 from dreambooth_jax.training.parallel import Mapper
@@ -72,7 +72,8 @@ def _run(
     prepared = prepare(config, folder, interrupt, mapper, before_loading=partial(check_state, config, mapper))
     if prepared is None:
         log.info("stopped while class images were made; run the same command to go on")
-        return result_of(folder, step=0, finished=False, stopped_by=interrupt.signal)
+        taken = max(complete_steps(folder.checkpoints), default=0)
+        return result_of(folder, step=taken, finished=False, stopped_by=interrupt.signal)
     if prepared.first_step == config.train.steps and is_exported(config, folder):
         return _look_at_finished(config, folder)
     training, trainable = set_up(config, folder, prepared, mapper)
@@ -127,8 +128,7 @@ def _train(
         stop_sign = StopSign(interrupt.requested)
         hooks = [saving(training, checkpoints, recorder, stop_sign), sampling(training)]
         try:
-            if first_step == 0 and config.samples.every:
-                draw_samples(training, 0, state)
+            draw_first_samples(training, state)
             state, step = take_steps(training, state, recorder=recorder, hooks=hooks, should_stop=stop_sign)
             checkpoints.wait()
         except NonFinite as error:

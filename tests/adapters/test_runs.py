@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import dreambooth_jax as dbx
-from dreambooth_jax import trees
+from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import registry
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
@@ -49,6 +49,24 @@ def test_it_trains_resumes_samples_and_exports(trained, root, monkeypatch):
     _only_what_the_adapter_trains_is_kept(folder)
     _the_model_is_what_is_composed(folder)
     _killed_and_resumed_is_bit_identical(folder, root, settings, monkeypatch)
+
+
+def test_the_plan_counts_what_is_trained(root, monkeypatch):
+    monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
+    monkeypatch.setitem(registry.ADAPTERS, "full", lambda _: low_rank("words", "pictures"))
+    overrides = ["prior.weight=0", "train.steps=4", "samples.every=4", "samples.num_images=1", *STRETCH]
+    found = dbx.plan(tiny_config(root, *overrides))
+    params = dbx.load_pretrained(MODEL).params
+    _, trainable = low_rank("words", "pictures").init(rng.root_key(0), params)
+    assert found.state["parameters"] == trees.nbytes(trainable) < trees.nbytes(params) / 20
+    assert found.state["networks at rest"] == trees.nbytes(params)
+    for name in trainable:
+        assert f"M {name}" in found.model.split(";")[0]
+    (grids,) = [draw for draw in found.draws if draw.purpose == "sample grids"]
+    adapted = {name.replace(".", "/") for group in trainable.values() for name in group}
+    changed = sum(leaf.nbytes for name, leaf in trees.flatten(params).items() if name in adapted)
+    held = sum(found.state[name] for name in ("parameters", "moments (adamw)"))
+    assert grids.idle == pytest.approx(held + changed, abs=64), "beside the whole model: the kernels that were adapted"
 
 
 def _only_what_the_adapter_trains_is_kept(folder):

@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+import jax
+
 import dreambooth_jax.trainer
 from tests.runs import tiny_config
 
@@ -43,6 +45,10 @@ def train(root: Path, run: Path, settings: list[str], kill_at: int | None, answe
     """One call of ``train``; sends through the pipe how many moments it had."""
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    # a folder of its own: to be killed while writing there would leave every other test a half entry
+    jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+    jax.config.update("jax_compilation_cache_max_size", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     moments = Moments(run, kill_at)
     sys.addaudithook(moments.on_audit)
     result = dreambooth_jax.trainer.train(tiny_config(root, f"run_dir={run}", *settings), listeners=[moments.tick])
