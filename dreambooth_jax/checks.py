@@ -39,9 +39,13 @@ def problems(config: Config) -> Iterator[str]:
             yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)
-    start, stop, steps = config.text_encoder.start, config.text_encoder.stop, config.train.steps
-    if stop != 0 and start >= (steps if stop == -1 else min(stop, steps)):
-        yield f"text_encoder.start {start} is not before text_encoder.stop {stop} and the end, train.steps {steps}"
+    text_encoder, steps = config.text_encoder, config.train.steps
+    start, stop = text_encoder.stretch(steps)
+    if text_encoder.stop != 0 and start >= stop:
+        yield (
+            f"text_encoder.start {start} is not before text_encoder.stop {text_encoder.stop} and the end, "
+            f"train.steps {steps}"
+        )
     yield from _words(config)
 
 

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax import distributed, rng
 from dreambooth_jax.adapters import composed, make_adapter
-from dreambooth_jax.config import Config, load_config
+from dreambooth_jax.config import Config, load_config, save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.training.checkpoint import complete_steps, read_meta, read_weights
@@ -113,6 +113,13 @@ def with_absolute_model(config: Config) -> Config:
     if config.model.path in ("", "embedded") or not path.is_dir():
         return config
     return replace(config, model=replace(config.model, path=str(path.absolute())))
+
+
+def save_settings(config: Config, folder: RunFolder) -> None:
+    """Write ``config.yaml``, for whoever opens the run later. Process 0 does."""
+    if distributed.is_main():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        save_config(folder.config, with_absolute_model(config))
 
 
 def open_model(

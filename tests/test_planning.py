@@ -22,7 +22,7 @@ from dreambooth_jax.models.families import UNET
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning import admit
 from dreambooth_jax.planning.advice import advice
-from dreambooth_jax.prepare import prepared
+from dreambooth_jax.prepare import model
 from dreambooth_jax.prepare.prepared import prepare
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
@@ -45,6 +45,10 @@ def described():
 
 def assembled(config):
     return train_setup.build_train_setup(config, described(), train_setup.mapper_of(config, Target.here()))
+
+
+def held_by(config):
+    return admit.state_bytes(assembled(config), optimizer=config.optimizer.kind)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_the_plan_counts_what_the_run_holds(found):
 
 
 def test_a_moving_average_is_one_more_copy(tmp_path, skeleton):
-    sizes = admit.state_bytes(assembled(tiny_config(tmp_path, f"model.path={skeleton}", "train.ema_decay=0.5")))
+    sizes = held_by(tiny_config(tmp_path, f"model.path={skeleton}", "train.ema_decay=0.5"))
     assert sizes["moving average"] == sizes["parameters"]
 
 
@@ -110,22 +114,22 @@ def test_what_does_not_fit_is_exit_code_2(tmp_path, skeleton, capsys):
 def test_advice_can_be_taken_at_its_word(tmp_path, skeleton):
     """Cheapest first; each makes a run that holds less, or does less at once."""
     settings = ["train.batch_size=8", f"model.path={skeleton}", "train.ema_decay=0.5", "text_encoder.stop=-1"]
-    run = assembled(tiny_config(tmp_path, *settings))
-    ways = [line.split()[0].rstrip(":") for line in advice(run, activations=1)]
+    config = tiny_config(tmp_path, *settings)
+    ways = [line.split()[0].rstrip(":") for line in advice(config, assembled(config), activations=1)]
     assert [way.split("=")[0] for way in ways] == [
         "train.remat", "optimizer.moments", "optimizer.kind", "train.accumulation", "train.parallel",
         "train.ema_decay", "text_encoder.stop", "train.batch_size",
     ]  # fmt: skip
 
-    def burden(run):
-        train = run.config.train
-        state = sum(admit.state_bytes(run).values())
-        return train.remat == "nothing", run.rows // train.accumulation, state
+    def burden(config):
+        train = config.train
+        examples = assembled(config).batches.examples
+        return train.remat == "nothing", examples // train.accumulation, sum(held_by(config).values())
 
     for way in ways:
-        changed = burden(assembled(tiny_config(tmp_path, *settings, way)))
-        assert changed != burden(run)
-        assert all(new <= old for new, old in zip(changed, burden(run), strict=True)), way
+        changed = burden(tiny_config(tmp_path, *settings, way))
+        assert changed != burden(config)
+        assert all(new <= old for new, old in zip(changed, burden(config), strict=True)), way
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw bfloat16", "lion bfloat16", "adafactor"])
@@ -135,8 +139,8 @@ def test_fsdp_on_eight_devices_keeps_a_sixth_at_most(kind):
     trainable = {"unet": unflatten(parameter_shapes(UNET, unet))}
     name, _, moments = kind.partition(" ")
     overrides = [f"optimizer.kind={name}", *([f"optimizer.moments={moments}"] if moments else [])]
-    optimizers = {"unet": train_setup.optimizer_of(load_config(None, overrides).optimizer, lambda _: 1e-6, "unet")}
-    state = jax.eval_shape(lambda tree: init_state(tree, optimizers, with_ema=False), trainable)
+    unet = train_setup.group_training(load_config(None, overrides), "unet", networks=["unet"], encoders=[])
+    state = jax.eval_shape(lambda tree: init_state(tree, {"unet": unet.optimizer}, with_ema=False), trainable)
     assert nbytes(state.trainable) > 3.4e9
     assert bytes_per_device(make_mapper("fsdp", Target.of(jax.devices())).shapes(state)) < nbytes(state) / 6
 
@@ -154,7 +158,7 @@ class TestRefusing:
     """Of a run that cannot fit nothing is begun that could have been spared."""
 
     def test_before_weights_are_read(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(prepared, "load_pretrained", lambda *_, **__: pytest.fail("read the weights"))
+        monkeypatch.setattr(model, "load_pretrained", lambda *_, **__: pytest.fail("read the weights"))
         config = tiny_config(tmp_path, "train.device_memory=0.0001")
         with pytest.raises(InputError, match=r"does not fit: .*parameters .* \+ moments .*optimizer.moments=bfloat16"):
             dbx.train(config)
@@ -162,12 +166,12 @@ class TestRefusing:
 
     def test_before_the_first_step(self, tmp_path):
         """Memory for the state, but not for the activations."""
-        held = sum(admit.state_bytes(assembled(tiny_config(tmp_path))).values())
+        held = sum(held_by(tiny_config(tmp_path)).values())
         config = tiny_config(tmp_path, f"train.device_memory={1.05 * held / 1e9}")
         admit.check_state(config, train_setup.mapper_of(config, Target.here()))
         with pytest.raises(InputError, match=r"does not fit: .*of it for activations.*Try train.remat=blocks"):
-            admit.check_steps(assembled(config), first_step=0)
-        admit.check_steps(assembled(config), first_step=config.train.steps)  # none is left to be taken
+            admit.check_steps(config, assembled(config), first_step=0)
+        admit.check_steps(config, assembled(config), first_step=config.train.steps)  # none is left to be taken
 
     def test_not_where_the_device_says_nothing(self, tmp_path):
         config = tiny_config(tmp_path)
@@ -184,7 +188,7 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
     )
     mapper = train_setup.mapper_of(config, Target.here())
     prepared = prepare(config, RunFolder(tmp_path / "run"), Interrupt(), mapper)
-    training, trainable = set_up(config, RunFolder(tmp_path / "run"), prepared, mapper)
+    training, trainable = set_up(config, prepared, mapper)
     (phase,) = training.setup.phases
     placed = mapper.place(training.setup.fresh_state(trainable))
     phase_inputs = training.inputs_for(phase, placed)
@@ -199,7 +203,7 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
 
 
 def test_a_run_that_does_not_fit_saves_nothing(tmp_path, monkeypatch):
-    def refuse(setup, *, first_step):
+    def refuse(config, setup, *, first_step):
         assert (list(setup.steps), first_step) == ([("unet",)], 0)
         raise InputError("does not fit")
 

@@ -175,7 +175,7 @@ def test_a_model_of_fewer_steps_does_not_pass_for_that_of_more(root, uninterrupt
     model = {path: path.read_bytes() for path in (folder / "model").rglob("*.safetensors")}
     more = tiny_config(root, f"run_dir={folder}", "train.steps=7")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.run.export", lambda *_: None)
+        patch.setattr("dreambooth_jax.trainer.run.export", lambda *_, **__: None)
         dbx.train(more)
     assert complete_steps(folder / "checkpoints")[-1] == 7
     dbx.train(more)

@@ -92,6 +92,10 @@ class TextEncoderConfig(Settings):
     learning_rate: float | None = setting(None, at_least=0)
     """Its own learning rate; by default the UNet's."""
 
+    def stretch(self, steps: int) -> tuple[int, int]:
+        """In a run of so many steps, the first that trains it and the first that no longer does."""
+        return self.start, steps if self.stop == -1 else min(self.stop, steps)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Settings):

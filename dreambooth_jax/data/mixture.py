@@ -164,3 +164,35 @@ class Mixture:
 
 def _instances(streams: Sequence[Stream]) -> int:
     return sum(stream.rows for stream in streams if not stream.is_prior)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Of what a DreamBooth run's batches are: rows of the subject, and with prior preservation as many of the class.
+
+    Attributes:
+        rows: instance examples of each step, over all devices.
+        prior_weight: λ of the loss; 0 is no prior preservation.
+        seed: that orders are drawn from.
+    """
+
+    rows: int
+    prior_weight: float
+    seed: int
+
+    @property
+    def copies(self) -> int:
+        """Examples per instance example: with prior preservation a class example comes with each."""
+        return 2 if self.prior_weight else 1
+
+    @property
+    def examples(self) -> int:
+        """Examples of each step, instance and class together."""
+        return self.rows * self.copies
+
+    def of(self, *, instance: ExampleTable, prior: ExampleTable | None) -> Mixture:
+        """Batches of these pictures; without prior preservation those of the class are left out."""
+        streams = [Stream(name="instance", table=instance, rows=self.rows)]
+        if prior is not None and self.prior_weight:
+            streams.append(Stream(name="prior", table=prior, rows=self.rows, weight=self.prior_weight, is_prior=True))
+        return Mixture(streams=streams, seed=self.seed)

@@ -49,6 +49,8 @@ class Photo:
     file: Path | bytes = field(repr=False)
     background: str = "white"
     """Colour under transparent pixels."""
+    has_caption: bool = False
+    """Is the prompt its own?"""
 
     def image(self, at_least: int | None = None) -> Image.Image:
         """The upright RGB picture; see :func:`images.decode` for ``at_least``."""
@@ -93,11 +95,15 @@ def load_images(
         except (InputError, OSError) as error:
             failed.append(str(error))
             continue
+        own = caption if use_captions else None
         try:
-            text = subject.fill(caption) if caption and use_captions else default
+            text = subject.fill(own) if own else default
         except InputError as error:
             raise InputError(f"{source}: caption of {name}: {error}") from error
-        photos.append(Photo(name=name, prompt=text, digest=images.content_hash(data), file=file, background=background))
+        digest = images.content_hash(data)
+        photos.append(
+            Photo(name=name, prompt=text, has_caption=bool(own), digest=digest, file=file, background=background)
+        )
         if width < size.width or height < size.height:
             small.append(f"{name} ({width}x{height})")
     if not photos:

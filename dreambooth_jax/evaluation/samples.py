@@ -88,7 +88,8 @@ def save_grid(
 ) -> None:
     """Write the labelled grid with its settings inside."""
     about = settings.metadata() | {"prompt": " | ".join(settings.prompts), "seed": settings.seed}
-    save_png(path, labelled_grid(rows, settings.prompts, title=title), about)
+    sheet = labelled_grid(rows, settings.prompts, title=title)
+    save_png(path, sheet, about)
 
 
 def save_beside(path: str | Path, left: str | Path, right: str | Path) -> None:

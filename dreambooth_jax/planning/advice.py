@@ -6,22 +6,39 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dreambooth_jax.config import Config
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.planning.result import gb
 from dreambooth_jax.train_setup import TrainSetup
 from dreambooth_jax.training.parallel import Sharded
 
 
-def advice(setup: TrainSetup, *, activations: int) -> Iterator[str]:
+def refusal(config: Config, setup: TrainSetup, needed: str, room: int, *, activations: int) -> str:
+    """Why a run does not fit, and the three cheapest ways out.
+
+    Args:
+        config: of the run.
+        setup: its steps.
+        needed: how much, and what for.
+        room: bytes of each device.
+        activations: bytes that a step needs besides what it is given; 0 if these are not the problem.
+    """
+    ways = "; ".join(list(advice(config, setup, activations=activations))[:3]) or "a smaller model, or a larger device"
+    return f"this run does not fit: a step needs {needed}, there are {gb(room)}. Try {ways}"
+
+
+def advice(config: Config, setup: TrainSetup, *, activations: int) -> Iterator[str]:
     """``KEY=VALUE`` and what it does, in the order in which they cost least.
 
     Args:
-        setup: of the run as it is.
+        config: of the run as it is.
+        setup: its steps.
         activations: bytes that a step needs besides what it is given; 0 if these are not the problem.
     """
-    config, mapper, n = setup.config, setup.mapper, len(setup.mapper.devices)
+    mapper, examples = setup.mapper, setup.batches.examples
+    n = len(mapper.devices)
     trained = bytes_per_device(mapper.shapes(setup.trainable))
-    share = setup.rows // config.train.accumulation // n
+    share = examples // config.train.accumulation // n
     if activations and setup.pipe.unet.dtype == np.float32 and mapper.devices[0].platform != "cpu":
         yield f"train.dtype=bfloat16: half of the {gb(activations)} GB of activations"
     if activations and config.train.remat != "blocks":
@@ -39,5 +56,5 @@ def advice(setup: TrainSetup, *, activations: int) -> Iterator[str]:
         yield f"train.ema_decay=0: {gb(trained)} GB less"
     if "text_encoder" in setup.trainable:
         yield "text_encoder.stop=0: the text encoder rests"
-    if activations and config.train.batch_size > 1 and setup.rows // 2 % (n * config.train.accumulation) == 0:
+    if activations and config.train.batch_size > 1 and examples // 2 % (n * config.train.accumulation) == 0:
         yield f"train.batch_size={config.train.batch_size // 2}: half of the activations"

@@ -20,13 +20,12 @@ from dreambooth_jax.config import Config, SamplingConfig
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
 from dreambooth_jax.memory import Usage, bytes_per_device
-from dreambooth_jax.pipeline import describe_pretrained
-from dreambooth_jax.planning.admit import capacity, idle_bytes, state_bytes
+from dreambooth_jax.planning.admit import capacity, state_bytes
 from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.planning.measure import Compiler, work_of
 from dreambooth_jax.planning.result import DrawPlan, Plan, StepPlan
 from dreambooth_jax.prepare.batch_size import class_batch, encoded_at_once
-from dreambooth_jax.prepare.photos import check_fit
+from dreambooth_jax.prepare.model import check_fit, describe_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
@@ -47,10 +46,8 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
     """
     check_config(config)
     mapper = mapper_of(config, target)
-    pipe = describe_pretrained(
-        config.model.path, revision=config.model.revision, target=target, dtype=config.train.dtype
-    )
-    check_fit(pipe, config.data)
+    pipe = describe_model(config, target)
+    check_fit(pipe, config)
     setup = build_train_setup(config, pipe, mapper)
     steps = [step_plan(setup, active, compiler=compiler, chip=chip) for active in setup.steps]
     trained, at_rest = (
@@ -59,13 +56,13 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
     )
     batch = max(bytes_per_device(mapper.batch_shapes(setup.batch(active))) for active in setup.steps)
     return Plan(
-        model=f"training {trained}; {at_rest} rest; {setup.rows} examples a step",
+        model=f"training {trained}; {at_rest} rest; {setup.batches.examples} examples a step",
         machine=_machine(mapper, np.dtype(pipe.unet.dtype).name),
-        state=state_bytes(setup) | {"batch": batch},
+        state=state_bytes(setup, optimizer=config.optimizer.kind) | {"batch": batch},
         steps=steps,
-        draws=list(draw_plans(setup, compiler=compiler)),
+        draws=list(draw_plans(config, setup, compiler=compiler)),
         capacity=capacity(config, mapper),
-        advice=list(advice(setup, activations=max(step.usage.temporaries for step in steps))),
+        advice=list(advice(config, setup, activations=max(step.usage.temporaries for step in steps))),
     )
 
 
@@ -91,15 +88,15 @@ def step_plan(setup: TrainSetup, active: Groups, *, compiler: Compiler, chip: Ch
         active=active,
         phases=phases,
         usage=measured.usage,
-        idle=idle_bytes(setup, frozen),
+        idle=bytes_per_device(setup.idle(active)),
         flops=operations,
         work=work_of(measured, chip, target=setup.mapper.target, flops=operations, dtype=dtype),
     )
 
 
-def draw_plans(setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
+def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, sample grids between steps."""
-    config, pipe, target = setup.config, setup.pipe, setup.mapper.target
+    pipe, target = setup.pipe, setup.mapper.target
     size, n, everyone = config.data.size, len(target.local), len(target.devices)
     done: dict[tuple[Any, ...], Usage] = {}
 

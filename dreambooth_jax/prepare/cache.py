@@ -156,28 +156,42 @@ class Examples:
     moments: Moments
 
 
-def encode(pipe: Pipeline, photos: Sequence[Photo], views: Views, *, cache: Path) -> Examples:
-    """Photos with the moments of their latents."""
-    moments = latent_moments(
-        pipe,
-        photos,
-        views,
-        folder=cache,
-        model=pipe.components.fingerprint,
-        dtype=np.dtype(pipe.vae.dtype).name,
-        batch_size=encoded_at_once(pipe.target),
-    )
-    return Examples(photos=photos, moments=moments)
+def encode(
+    pipe: Pipeline,
+    *,
+    instance: Sequence[Photo],
+    prior: Sequence[Photo],
+    data: DataConfig,
+    seed: int,
+    cache: Path,
+) -> tuple[Examples, Examples | None]:
+    """The subject's photos, and those of the class if there are any, with the moments of their latents.
 
+    Class images are seen as they were made: cutting or mirroring them adds nothing that the model doesn't know.
 
-def instance_views(data: DataConfig, *, seed: int) -> Views:
-    """How the subject's photos are seen."""
-    return Views(size=data.size, crop=data.crop, flip=data.flip, seed=seed)
+    Args:
+        pipe: its autoencoder is used.
+        instance: the subject's.
+        prior: the class's.
+        data: how the subject's are seen.
+        seed: of random crops.
+        cache: folder of what was encoded before.
+    """
 
+    def examples(photos: Sequence[Photo], views: Views) -> Examples:
+        moments = latent_moments(
+            pipe,
+            photos,
+            views,
+            folder=cache,
+            model=pipe.components.fingerprint,
+            dtype=np.dtype(pipe.vae.dtype).name,
+            batch_size=encoded_at_once(pipe.target),
+        )
+        return Examples(photos=photos, moments=moments)
 
-def class_views(data: DataConfig) -> Views:
-    """Class images are seen as they were made: cutting or mirroring them adds nothing that the model doesn't know."""
-    return Views(size=data.size)
+    seen = examples(instance, Views(size=data.size, crop=data.crop, flip=data.flip, seed=seed))
+    return seen, examples(prior, Views(size=data.size)) if prior else None
 
 
 def text_table(

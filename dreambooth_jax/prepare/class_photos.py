@@ -18,12 +18,13 @@ from dreambooth_jax.data.sources import Photo, check_deeper
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
-from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import class_batch
 from dreambooth_jax.prepare.class_image_store import Recipe, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images, restore_class_images
+from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same, wait_until
-from dreambooth_jax.prepare.photos import check_fit, digest, read_photos, subject_of
+from dreambooth_jax.prepare.photos import digest, read_photos, subject_of
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.interrupt import Interrupt
@@ -39,17 +40,9 @@ def make_class_images(config: Config) -> Path:
     if not config.prior.weight:
         raise InputError("prior.weight is 0: this run uses no class images")
     folder = class_folder(config)
-    check_class_folder(config)
     check_hosts(config, folder)
-    pipe = load_pretrained(
-        config.model.path,
-        revision=config.model.revision,
-        variant=config.model.variant,
-        dtype=config.train.dtype,
-        target=Target.here(),
-    )
+    pipe = load_model(config, Target.here())
     check_same("weights of the model", pipe.components.fingerprint)
-    check_fit(pipe, config.data)
     with locked(Path(config.run_dir)), Interrupt() as interrupt:
         stop = interrupt.requested_anywhere
         class_photos(pipe, prior=config.prior, data=config.data, folder=folder, should_stop=stop)
@@ -60,22 +53,21 @@ def make_class_images(config: Config) -> Path:
 
 
 def class_folder(config: Config) -> Path:
-    """Where the class images of a run belong."""
-    own = config.prior.class_images
-    return Path(own).expanduser() if own else RunFolder(Path(config.run_dir)).class_images
+    """Where the class images of a run belong.
 
-
-def check_class_folder(config: Config) -> None:
-    """Raise InputError unless class images can be read from, and written to, the folder of a run."""
-    folder, own = class_folder(config), config.prior.class_images
+    Raises:
+        InputError: if they cannot be read from there, or written to it.
+    """
+    own, instance = config.prior.class_images, config.data.instance_images
+    folder = Path(own).expanduser() if own else RunFolder(Path(config.run_dir)).class_images
     file = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if file.exists() and not file.is_dir():
         raise InputError(f"prior.class_images={own}: {file} is a file; name a folder")
-    instance = config.data.instance_images
     if own and instance and folder.resolve() == Path(instance).resolve():
         raise InputError(f"prior.class_images={own} is the folder of the instance images: name another")
     if folder.is_dir() and not usable_pictures(folder):
         check_deeper(folder, named=())
+    return folder
 
 
 def class_photos(
@@ -87,7 +79,7 @@ def class_photos(
     should_stop: Callable[[], bool],
     begun_with: str = "",
 ) -> tuple[Photo, ...] | None:
-    """The class images, made where they are not there; none where λ is 0; None if ``should_stop`` broke it off.
+    """The class images, made where they are not there; None if ``should_stop`` broke it off.
 
     Args:
         pipe: the frozen model.
@@ -97,8 +89,6 @@ def class_photos(
         should_stop: asked between batches; of several processes all must get the same answer.
         begun_with: digest of the class images that a run has begun with.
     """
-    if not prior.weight:
-        return ()
     recipe = Recipe(
         prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
         sampling=prior.sampling(size=data.size),

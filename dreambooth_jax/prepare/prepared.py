@@ -11,19 +11,19 @@ Several processes first make sure that they mean the same run, then share out wh
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dreambooth_jax import distributed
-from dreambooth_jax.config import Config, save_config, to_dict
-from dreambooth_jax.pipeline import Pipeline, load_pretrained
-from dreambooth_jax.prepare.cache import Examples, class_views, encode, instance_views
-from dreambooth_jax.prepare.class_photos import check_class_folder, class_folder, class_photos
+from dreambooth_jax.config import Config
+from dreambooth_jax.data.sources import Photo
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prepare.begun import begun_run
+from dreambooth_jax.prepare.cache import Examples, encode
+from dreambooth_jax.prepare.class_photos import class_folder, class_photos
+from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
-from dreambooth_jax.prepare.photos import check_captions, check_fit, digest, read_photos
-from dreambooth_jax.runs import RunFolder, known_model, newest_meta, with_absolute_model
-from dreambooth_jax.training.checkpoint import complete_steps
+from dreambooth_jax.prepare.photos import digest, read_instance_photos
+from dreambooth_jax.runs import RunFolder, save_settings
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.sharding import replicate
-from dreambooth_jax.training.resume import check_not_beyond, check_same_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,6 @@ class Prepared:
     prior: Examples | None
     first_step: int
     fingerprints: dict[str, str]
-
-
-def check_folders(config: Config, folder: RunFolder) -> None:
-    """Raise InputError unless all processes were given the same settings, and share folders that can be used."""
-    if config.prior.weight:
-        check_class_folder(config)
-    check_hosts(config, folder.path, *([class_folder(config)] if config.prior.weight else []))
 
 
 def prepare(
@@ -72,53 +65,36 @@ def prepare(
         mapper: places the model.
         before_loading: called before the model's weights are read; refuses the run by raising.
     """
-    check_folders(config, folder)
-    meta = newest_meta(folder)
-    if meta:
-        check_not_beyond(meta, steps=config.train.steps, kept=complete_steps(folder.checkpoints))
-    photos = read_photos(config.data.instance_images, prompt=config.data.instance_prompt, data=config.data)
+    of_class = class_folder(config) if config.prior.weight else None
+    check_hosts(config, folder.path, *([of_class] if of_class else []))
+    begun = begun_run(config, folder)
+    photos = read_instance_photos(config.data)
+    fingerprints = {"instance": digest(photos)}
     before_loading()
-    pipe = load_pretrained(
-        config.model.path,
-        revision=config.model.revision,
-        variant=config.model.variant,
-        dtype=config.train.dtype,
-        place=mapper.load,
-        target=mapper.target,
-    )
-    fingerprints = {"model": pipe.components.fingerprint, "instance": digest(photos)}
+    pipe = load_model(config, mapper.target, place=mapper.load)
+    fingerprints["model"] = pipe.components.fingerprint
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
-    known = dict(fingerprints)
-    if meta:
-        known["model"] = known_model(meta, pipe, variant=config.model.variant)
-        check_same_run(meta, config=to_dict(config), fingerprints=known)
-    check_captions(photos, config.data)
-    check_fit(pipe, config.data)
+    begun.check_unchanged(pipe, fingerprints)
     pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
-    if distributed.is_main():
-        folder.path.mkdir(parents=True, exist_ok=True)
-        save_config(folder.config, with_absolute_model(config))
+    save_settings(config, folder)
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
-    class_images = class_photos(
-        whole,
-        prior=config.prior,
-        data=config.data,
-        folder=class_folder(config),
-        should_stop=interrupt.requested_anywhere,
-        begun_with=meta["fingerprints"].get("prior", "") if meta else "",
-    )
+    class_images: tuple[Photo, ...] | None = ()
+    if of_class:
+        class_images = class_photos(
+            whole,
+            prior=config.prior,
+            data=config.data,
+            folder=of_class,
+            should_stop=interrupt.requested_anywhere,
+            begun_with=begun.class_images,
+        )
     if class_images is None:
         return None
-    fingerprints["prior"] = known["prior"] = digest(class_images)
+    fingerprints["prior"] = digest(class_images)
     check_same("class images", fingerprints["prior"])
-    if meta:
-        check_same_run(meta, config=to_dict(config), fingerprints=known)
-    views = instance_views(config.data, seed=config.train.seed)
-    return Prepared(
-        pipe=pipe,
-        instance=encode(whole, photos, views, cache=folder.cache),
-        prior=encode(whole, class_images, class_views(config.data), cache=folder.cache) if class_images else None,
-        first_step=meta["step"] if meta else 0,
-        fingerprints=fingerprints,
+    begun.check_unchanged(pipe, fingerprints)
+    instance, prior = encode(
+        whole, instance=photos, prior=class_images, data=config.data, seed=config.train.seed, cache=folder.cache
     )
+    return Prepared(pipe=pipe, instance=instance, prior=prior, first_step=begun.first_step, fingerprints=fingerprints)

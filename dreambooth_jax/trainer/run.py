@@ -8,26 +8,27 @@ It never turns back, and whatever is done is not done again when the same comman
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dreambooth_jax import distributed
 from dreambooth_jax.checks import check_config
-from dreambooth_jax.config import Config
+from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.locks import locked
 from dreambooth_jax.planning.admit import check_state, check_steps
 from dreambooth_jax.prepare.prepared import prepare
-from dreambooth_jax.runs import RunFolder, newest_meta
+from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
-from dreambooth_jax.trainer.finish import export, is_exported, tell_what_is_over
-from dreambooth_jax.trainer.hooks import draw_first_samples, sampling, saving
-from dreambooth_jax.trainer.report import advice, report
+from dreambooth_jax.trainer.finish import export, is_finished
+from dreambooth_jax.trainer.hooks import grids_of, sampling, saving
+from dreambooth_jax.trainer.report import after_not_finite, report
 from dreambooth_jax.trainer.result import RunResult, result_of
-from dreambooth_jax.trainer.training import Training, first_state, set_up, take_steps
+from dreambooth_jax.trainer.training import Training, set_up
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.metrics import Listener, MetricsFiles, NonFinite, Recorder
@@ -74,66 +75,80 @@ def _run(
         log.info("stopped while class images were made; run the same command to go on")
         taken = max(complete_steps(folder.checkpoints), default=0)
         return result_of(folder, step=taken, finished=False, stopped_by=interrupt.signal)
-    if prepared.first_step == config.train.steps and is_exported(config, folder):
-        return _look_at_finished(config, folder)
-    training, trainable = set_up(config, folder, prepared, mapper)
+    if is_finished(config, folder, step=prepared.first_step):
+        return result_of(folder, step=config.train.steps, finished=True)
+    training, trainable = set_up(config, prepared, mapper)
+    meta = {"config": to_dict(config), "fingerprints": prepared.fingerprints}
     del prepared  # the last one to hold the pretrained weights of what is trained
-    with closing(_checkpoints(training)) as checkpoints:
-        state = first_state(training, trainable, checkpoints)
+    keep_last, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
+    with closing(Checkpoints(folder.checkpoints, keep_last=keep_last, keep_every=keep_every)) as checkpoints:
+        state = training.first_state(trainable, checkpoints)
         del trainable
-        state, step = _train(training, state, checkpoints, interrupt, listeners)
+        report(
+            training.setup,
+            first_step=training.first_step,
+            n_instance=len(training.instance.photos),
+            n_prior=len(training.prior.photos) if training.prior else 0,
+            keep_last=keep_last,
+        )
+        check_steps(config, training.setup, first_step=training.first_step)
+        state, step = _train(config, folder, training, state, checkpoints, meta, interrupt, listeners)
     finished = step == config.train.steps
     if finished:
-        export(training, state)
+        export(folder, training.setup.pipe, training.best_params(state), step=step, settings=config.export)
     else:
         log.info("stopped after step %d, which is saved; run the same command to go on", step)
     return result_of(folder, step=step, finished=finished, stopped_by=None if finished else interrupt.signal)
 
 
-def _look_at_finished(config: Config, folder: RunFolder) -> RunResult:
-    """All is done; say where it is, and what cannot be done any more."""
-    log.info("this run is finished: %s", folder.model)
-    if (meta := newest_meta(folder)) and distributed.is_main():
-        tell_what_is_over(meta, config)
-    return result_of(folder, step=config.train.steps, finished=True)
-
-
-def _checkpoints(training: Training) -> Checkpoints:
-    settings = training.config.checkpoint
-    return Checkpoints(training.folder.checkpoints, keep_last=settings.keep_last, keep_every=settings.keep_every)
-
-
 def _train(
+    config: Config,
+    folder: RunFolder,
     training: Training,
     state: TrainState,
     checkpoints: Checkpoints,
+    meta: Mapping[str, Any],
     interrupt: Interrupt,
     listeners: Sequence[Listener],
 ) -> tuple[TrainState, int]:
     """Take the steps that are left, with all that happens after them, and wait until what is saved is on disk."""
-    config, first_step = training.config, training.prepared.first_step
-    report(training)
-    check_steps(training.setup, first_step=first_step)
-    is_main = distributed.is_main()
-    opened = closing(MetricsFiles(training.folder.path, first_step=first_step)) if is_main else nullcontext()
-    with opened as files:
+    with _recording(config, folder, training, listeners) as recorder:
+        stop_sign, grids = StopSign(interrupt.requested), grids_of(config, folder)
+        save = saving(
+            checkpoints,
+            training.setup.mapper,
+            recorder,
+            every=config.checkpoint.every,
+            last=config.train.steps,
+            should_stop=stop_sign,
+            meta=meta,
+        )
+        draw = sampling(grids, training)
+        try:
+            draw(training.first_step, state)
+            state, step = training.take_steps(state, recorder=recorder, hooks=[save, draw], should_stop=stop_sign)
+            checkpoints.wait()
+        except NonFinite as error:
+            checkpoints.wait()
+            way_out = after_not_finite(folder.checkpoints, learning_rate=config.optimizer.learning_rate)
+            raise NonFinite(f"{error}; {way_out}") from error
+    return state, step
+
+
+@contextmanager
+def _recording(
+    config: Config, folder: RunFolder, training: Training, listeners: Sequence[Listener]
+) -> Iterator[Recorder]:
+    """The metrics' way to their files, on process 0, and to the screen."""
+    is_main, first_step = distributed.is_main(), training.first_step
+    with closing(MetricsFiles(folder.path, first_step=first_step)) if is_main else nullcontext() as files:
         recorder = Recorder(
             [files.write, *listeners] if files else [],
             first_step=first_step,
             steps=config.train.steps,
-            images_per_step=training.examples_per_step,
+            images_per_step=training.setup.batches.examples,
             log_every=config.train.log_every,
             show_bar=is_main,
         )
-        stop_sign = StopSign(interrupt.requested)
-        hooks = [saving(training, checkpoints, recorder, stop_sign), sampling(training)]
-        try:
-            draw_first_samples(training, state)
-            state, step = take_steps(training, state, recorder=recorder, hooks=hooks, should_stop=stop_sign)
-            checkpoints.wait()
-        except NonFinite as error:
-            checkpoints.wait()
-            raise NonFinite(f"{error}; {advice(training)}") from error
-        finally:
-            recorder.close()
-    return state, step
+        with closing(recorder):
+            yield recorder

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A run that is about to take steps, as values, and the steps."""
+"""A run that is about to take steps, as values, and the steps. They know no config."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.cache import Examples, text_table
 from dreambooth_jax.prepare.prepared import Prepared
-from dreambooth_jax.runs import RunFolder
-from dreambooth_jax.train_setup import TrainSetup, build_train_setup, mixture_of
+from dreambooth_jax.train_setup import TrainSetup, build_train_setup
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import Recorder
@@ -28,68 +26,77 @@ class Training:
     """A run, but for the state that its steps change.
 
     Attributes:
-        config: of the run.
-        folder: of the run.
         setup: its steps.
-        prepared: its pictures, and the step that it goes on from.
         frozen: the adapter's frozen parameters, placed by the mapper.
+        instance: pictures of the subject.
+        prior: pictures of the class, or None without prior preservation.
+        first_step: steps that have been taken before.
+        seed: everything random descends from it.
     """
 
-    config: Config
-    folder: RunFolder
     setup: TrainSetup
-    prepared: Prepared
     frozen: Tree
+    instance: Examples
+    prior: Examples | None
+    first_step: int
+    seed: int
 
-    @property
-    def mapper(self) -> Mapper:
-        """Spreads steps over devices."""
-        return self.setup.mapper
+    def first_state(self, trainable: Tree, checkpoints: Checkpoints) -> TrainState:
+        """The state to go on from, placed by the mapper; it takes ``trainable`` over."""
+        setup, mapper = self.setup, self.setup.mapper
+        if not self.first_step:
+            return mapper.place(setup.fresh_state(trainable))
+        return mapper.place(checkpoints.restore(mapper.restore_target(setup.state), step=self.first_step))
 
-    @property
-    def pipe(self) -> Pipeline:
-        """The model; its parameters are shapes."""
-        return self.setup.pipe
-
-    @property
-    def examples_per_step(self) -> int:
-        """Instance and class examples together."""
-        return self.setup.rows
+    def take_steps(
+        self, state: TrainState, *, recorder: Recorder, hooks: Sequence[Hook], should_stop: Callable[[int], bool]
+    ) -> tuple[TrainState, int]:
+        """(state, steps taken) at the end of the run, or where ``should_stop`` ended it. The given state is donated."""
+        return run_phases(
+            state,
+            first_step=self.first_step,
+            phases=self.setup.phases,
+            inputs_for=self.inputs_for,
+            mapper=self.setup.mapper,
+            root_key=rng.root_key(self.seed),
+            recorder=recorder,
+            hooks=hooks,
+            should_stop=should_stop,
+        )
 
     def inputs_for(self, phase: Phase, state: TrainState) -> PhaseInputs:
         """The step of a phase, with the texts and frozen parameters that it needs."""
-        config, active = self.config, phase.active
-        encode = not self.setup.trains_text_encoder(active)
-        params = self.whole_params(state.trainable, *self.setup.encoders) if encode else {}
+        setup, active = self.setup, phase.active
+        encode = not setup.trains_text_encoder(active)
+        params = self.whole_params(state.trainable, *setup.encoders) if encode else {}
 
         def table(examples: Examples) -> ExampleTable:
-            texts, index = text_table(
-                self.pipe, [photo.prompt for photo in examples.photos], params=params, encode=encode
-            )
+            prompts = [photo.prompt for photo in examples.photos]
+            texts, index = text_table(setup.pipe, prompts, params=params, encode=encode)
             mean, logvar = examples.moments
             return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
 
-        prepared, rates = self.prepared, self.setup.learning_rates
-        prior = table(prepared.prior) if prepared.prior else None
+        rates = setup.learning_rates
+        prior = table(self.prior) if self.prior else None
         return PhaseInputs(
-            step=self.setup.steps[active],
-            frozen=self.mapper.place(self.setup.frozen_in_step(active, self.frozen)),
-            data=mixture_of(config, instance=table(prepared.instance), prior=prior),
+            step=setup.steps[active],
+            frozen=setup.mapper.place(setup.frozen_in_step(active, self.frozen)),
+            data=setup.batches.of(instance=table(self.instance), prior=prior),
             learning_rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in active},
         )
 
     def whole_params(self, trainable: Tree, *networks: str) -> Tree:
         """Some networks, or all, whole on each of this process's devices."""
-        frozen, trainable = part_for(self.setup.adapter, networks or self.pipe.params, self.frozen, trainable)
-        model = composed(self.setup.adapter, frozen, self.mapper.place(trainable))
-        return replicate(model, self.mapper.target.mesh)
+        adapter, mapper = self.setup.adapter, self.setup.mapper
+        frozen, trainable = part_for(adapter, networks or self.setup.pipe.params, self.frozen, trainable)
+        return replicate(composed(adapter, frozen, mapper.place(trainable)), mapper.target.mesh)
 
     def best_params(self, state: TrainState) -> Tree:
         """The whole model with the moving average, where one is kept: what is sampled and exported."""
         return self.whole_params(state.ema or state.trainable)
 
 
-def set_up(config: Config, folder: RunFolder, prepared: Prepared, mapper: Mapper) -> tuple[Training, Tree]:
+def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training, Tree]:
     """(the run, what the adapter trains as it is at first). Nothing is compiled or read.
 
     The arrays of what is trained are the caller's: neither the run nor its pipeline holds them, so that a step may
@@ -97,35 +104,12 @@ def set_up(config: Config, folder: RunFolder, prepared: Prepared, mapper: Mapper
     """
     setup = build_train_setup(config, prepared.pipe, mapper)
     frozen, trainable = setup.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
-    prepared = replace(prepared, pipe=setup.pipe)
-    return Training(config=config, folder=folder, setup=setup, prepared=prepared, frozen=frozen), trainable
-
-
-def first_state(training: Training, trainable: Tree, checkpoints: Checkpoints) -> TrainState:
-    """The state to go on from, placed by the mapper; it takes ``trainable`` over."""
-    setup, mapper, step = training.setup, training.mapper, training.prepared.first_step
-    if not step:
-        return mapper.place(setup.fresh_state(trainable))
-    return mapper.place(checkpoints.restore(mapper.restore_target(setup.state), step=step))
-
-
-def take_steps(
-    training: Training,
-    state: TrainState,
-    *,
-    recorder: Recorder,
-    hooks: Sequence[Hook],
-    should_stop: Callable[[int], bool],
-) -> tuple[TrainState, int]:
-    """(state, steps taken) at the end of the run, or where ``should_stop`` ended it. The given state is donated."""
-    return run_phases(
-        state,
-        first_step=training.prepared.first_step,
-        phases=training.setup.phases,
-        inputs_for=training.inputs_for,
-        mapper=training.mapper,
-        root_key=rng.root_key(training.config.train.seed),
-        recorder=recorder,
-        hooks=hooks,
-        should_stop=should_stop,
+    training = Training(
+        setup=setup,
+        frozen=frozen,
+        instance=prepared.instance,
+        prior=prepared.prior,
+        first_step=prepared.first_step,
+        seed=config.train.seed,
     )
+    return training, trainable

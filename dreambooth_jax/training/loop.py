@@ -59,11 +59,10 @@ def split_phases(*, steps: int, stretches: Mapping[str, tuple[int, int]]) -> lis
 
     Args:
         steps: of the whole run.
-        stretches: of each group of what is trained, the first step that trains it and the first that no longer does;
-            -1 is the end.
+        stretches: of each group of what is trained, the first step that trains it and the first that no longer does,
+            within the run.
     """
-    ends = {group: (start, steps if stop == -1 else min(stop, steps)) for group, (start, stop) in stretches.items()}
-    ends = {group: (start, stop) for group, (start, stop) in ends.items() if start < stop}
+    ends = {group: (start, stop) for group, (start, stop) in stretches.items() if start < stop}
     cuts = sorted({0, steps, *(cut for stretch in ends.values() for cut in stretch)})
     return [
         Phase(

@@ -10,7 +10,7 @@ its gradient, which does not exist, cannot enter the norm that the others are cl
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,28 @@ def learning_rate_schedule(
     if not warmup_steps:
         return shapes[kind]
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), shapes[kind]], [warmup_steps])
+
+
+def make_optimizer(
+    kind: Literal["adamw", "adafactor", "lion"],
+    schedule: Schedule,
+    *,
+    group: str,
+    beta1: float,
+    beta2: float | None,
+    eps: float,
+    moments: Moments,
+    weight_decay: float,
+    no_decay: Sequence[str],
+) -> optax.GradientTransformation:
+    """The optimizer of a name; what it has no use for is left out. ``beta2`` None is the optimizer's own."""
+    decay: dict[str, Any] = {"weight_decay": weight_decay, "no_decay": no_decay}
+    if kind == "adafactor":
+        return adafactor(schedule, group=group, **decay)
+    kept: dict[str, Any] = {"beta1": beta1, "moments": moments} | ({} if beta2 is None else {"beta2": beta2})
+    if kind == "lion":
+        return lion(schedule, group=group, **kept, **decay)
+    return adamw(schedule, group=group, eps=eps, **kept, **decay)
 
 
 def adamw(

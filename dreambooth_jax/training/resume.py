@@ -16,6 +16,10 @@ FINGERPRINTS = {
 }
 
 
+PAST = ("samples", "checkpoint")
+"""Groups of settings that say what happens during a run, and nothing after it."""
+
+
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """``{"train": {"steps": 1}}`` -> ``{"train.steps": 1}``."""
     out: dict[str, Any] = {}
@@ -39,6 +43,13 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if b["optimizer.schedule"] == "constant" and b["text_encoder.stop"] >= 0:
         free.add("train.steps")
     return sorted(key for key in (a.keys() | b.keys()) - free if a.get(key) != b.get(key))
+
+
+def changed_past(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Changed settings that a finished run cannot follow any more, each with both values."""
+    was, now = flat(old), flat(new)
+    keys = [key for key in now if key.split(".")[0] in PAST and key in was and was[key] != now[key]]
+    return [f"{key}={now[key]} (was {was[key]})" for key in keys]
 
 
 def check_not_beyond(meta: Mapping[str, Any], *, steps: int, kept: Sequence[int]) -> None:

@@ -182,7 +182,7 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
         prepared = prepare(settings, run, Interrupt(), mapper)
         assert prepared is not None, "nobody interrupts"
         mark("load, encode pictures")
-        training, trainable = set_up(settings, run, prepared, mapper)
+        training, trainable = set_up(settings, prepared, mapper)
         del prepared  # the last one to hold the weights that the state owns now
         state = mapper.place(training.setup.fresh_state(trainable))
         del trainable

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare.class_photos import check_class_folder, class_photos
+from dreambooth_jax.prepare.class_photos import class_folder, class_photos
 from dreambooth_jax.prepare.photos import digest
 from dreambooth_jax.target import Target
 from tests.prepare.fake import FakePipeline
@@ -65,8 +65,8 @@ def test_a_lost_picture_is_made_again_from_its_seed(tmp_path):
 def test_pictures_one_folder_deeper_are_refused_and_nothing_is_written(tmp_path, inner):
     draw(tmp_path / "reg" / inner, 3)
     with pytest.raises(InputError, match=rf"one folder deeper, in {inner} \(3 pictures\)"):
-        check_class_folder(config_of(tmp_path / "reg"))
-    check_class_folder(config_of(tmp_path / "reg" / inner))
+        class_folder(config_of(tmp_path / "reg"))
+    class_folder(config_of(tmp_path / "reg" / inner))
     assert [path.name for path in (tmp_path / "reg").iterdir()] == [inner]
 
 
@@ -75,16 +75,16 @@ def test_a_path_that_is_a_file_is_named(tmp_path):
     file.touch()
     for path in (file, file / "deeper"):
         with pytest.raises(InputError, match=r"reg\.zip is a file; name a folder"):
-            check_class_folder(config_of(path))
+            class_folder(config_of(path))
 
 
 def test_the_folder_of_the_instance_images_is_refused(tmp_path):
     folder = draw(tmp_path / "photos", 3)
     for spelt in (folder, tmp_path / "x" / ".." / "photos"):
         with pytest.raises(InputError, match="is the folder of the instance images"):
-            check_class_folder(config_of(spelt, f"data.instance_images={folder}"))
+            class_folder(config_of(spelt, f"data.instance_images={folder}"))
 
 
 def test_a_folder_that_is_not_there_yet_is_fine(tmp_path):
-    check_class_folder(config_of(tmp_path / "a" / "b"))
+    class_folder(config_of(tmp_path / "a" / "b"))
     assert list(tmp_path.iterdir()) == []

@@ -2,15 +2,12 @@
 # Copyright The dreambooth_jax authors
 import pytest
 
-from dreambooth_jax.config import DataConfig
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.prepare.photos import check_captions
 
-DATA = DataConfig(class_noun="dog")
 
-
-def photos(*prompts):
-    return [Photo(name="x", prompt=prompt, digest="0", file=b"") for prompt in prompts]
+def photos(*prompts, has_caption):
+    return [Photo(name="x", prompt=prompt, has_caption=has_caption, digest="0", file=b"") for prompt in prompts]
 
 
 @pytest.mark.parametrize(
@@ -21,14 +18,12 @@ def photos(*prompts):
     ],
 )
 def test_captions_without_the_identifier_are_a_warning(caplog, prompts, silent):
-    check_captions(photos(*prompts), DATA)
+    check_captions(photos(*prompts, has_caption=True), identifier="sks")
     assert [line.split(" captions")[0] for line in caplog.messages] == (
         [f"{silent} of {len(prompts)}"] if silent else []
     )
 
 
 def test_an_instance_prompt_without_it_is_said_once_and_elsewhere(caplog):
-    check_captions(
-        photos("a photo of a dog"), DataConfig(class_noun="dog", instance_prompt="a photo of a {class_noun}")
-    )
+    check_captions(photos("a photo of a dog", has_caption=False), identifier="sks")
     assert not caplog.messages

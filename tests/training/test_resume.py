@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from dreambooth_jax.config import Config, keys, load_config, to_dict
+from dreambooth_jax.config import Config, TextEncoderConfig, keys, load_config, to_dict
 from dreambooth_jax.config.setting import resumable_keys
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.training.interrupt import Interrupt
@@ -109,5 +109,6 @@ def test_a_second_ctrl_c_interrupts_at_once():
     ],
 )
 def test_phases_cover_the_run_once(start, stop, expected):
-    phases = split_phases(steps=10, stretches={"unet": (0, -1), "text_encoder": (start, stop)})
+    text_encoder = TextEncoderConfig(start=start, stop=stop).stretch(10)
+    phases = split_phases(steps=10, stretches={"unet": (0, 10), "text_encoder": text_encoder})
     assert [(phase.start, phase.stop, len(phase.active)) for phase in phases] == expected

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The run that a folder's newest checkpoint is of: where it goes on, and whether it is still the same run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.runs import RunFolder, known_model, newest_meta
+from dreambooth_jax.training.checkpoint import complete_steps
+from dreambooth_jax.training.resume import check_not_beyond, check_same_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class BegunRun:
+    """What the newest checkpoint says of its run.
+
+    Attributes:
+        config: of the run now.
+        meta: of the checkpoint; None where there is none, and any run may begin.
+    """
+
+    config: Config
+    meta: Mapping[str, Any] | None
+
+    @property
+    def first_step(self) -> int:
+        """Steps that have been taken."""
+        return self.meta["step"] if self.meta else 0
+
+    @property
+    def class_images(self) -> str:
+        """Digest of the class images that it has begun with."""
+        return self.meta["fingerprints"].get("prior", "") if self.meta else ""
+
+    def check_unchanged(self, pipe: Pipeline, fingerprints: Mapping[str, str]) -> None:
+        """Raise InputError unless this is the same run as far as is known.
+
+        Args:
+            pipe: the pretrained model.
+            fingerprints: of its weights and of those pictures that have been read.
+        """
+        if self.meta:
+            model = known_model(self.meta, pipe, variant=self.config.model.variant)
+            check_same_run(self.meta, config=to_dict(self.config), fingerprints={**fingerprints, "model": model})
+
+
+def begun_run(config: Config, folder: RunFolder) -> BegunRun:
+    """Look into a run's folder.
+
+    Raises:
+        InputError: if more steps were taken there than the config wants.
+    """
+    meta = newest_meta(folder)
+    if meta:
+        check_not_beyond(meta, steps=config.train.steps, kept=complete_steps(folder.checkpoints))
+    return BegunRun(config=config, meta=meta)

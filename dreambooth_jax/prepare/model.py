@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The pretrained model of a run, read or described, which can make pictures of the run's size."""
+
+import logging
+
+from dreambooth_jax.config import Config
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline import Pipeline, describe_pretrained, load_pretrained
+from dreambooth_jax.target import Target
+from dreambooth_jax.weights.pretrained import Place
+
+log = logging.getLogger(__name__)
+
+
+def load_model(config: Config, target: Target, *, place: Place | None = None) -> Pipeline:
+    """The model with its weights.
+
+    Args:
+        config: of the run.
+        target: devices to compute on.
+        place: puts each leaf onto devices; by default whole on each local one.
+
+    Raises:
+        InputError: if it cannot be read, or does not fit (:func:`check_fit`).
+    """
+    model = config.model
+    pipe = load_pretrained(
+        model.path,
+        revision=model.revision,
+        variant=model.variant,
+        dtype=config.train.dtype,
+        place=place,
+        target=target,
+    )
+    check_fit(pipe, config)
+    return pipe
+
+
+def describe_model(config: Config, target: Target) -> Pipeline:
+    """The model without its weights: its parameters are shapes.
+
+    Raises:
+        InputError: if its configuration cannot be had.
+    """
+    model = config.model
+    return describe_pretrained(model.path, revision=model.revision, target=target, dtype=config.train.dtype)
+
+
+def check_fit(pipe: Pipeline, config: Config) -> None:
+    """Say what the identifier and the size of pictures are to this model.
+
+    Raises:
+        InputError: if the identifier tokenises into nothing, or the model cannot make pictures, or none of this size.
+    """
+    data, factor = config.data, pipe.vae.config.downscale
+    pipe.check_text_to_image()
+    log.info("%s", pipe.tokenizer.report(data.identifier))
+    if any(side % factor for side in data.size):
+        raise InputError(f"data.resolution={data.resolution} is no multiple of {factor}, the autoencoder's factor")
+    native = (pipe.unet.config.sample_size or 0) * factor
+    if native and native != data.resolution:
+        log.warning("the model was made for %d pixels, not data.resolution=%s: expect less", native, data.resolution)
