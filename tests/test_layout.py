@@ -110,6 +110,21 @@ def test_public_things_are_documented(path):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+def test_no_object_of_a_run_carries_its_config():
+    """It is read where a capability begins; what is made there holds the values that it uses, and can be made without.
+    What opens a run folder hands the config on."""
+    carrying = {
+        node.name
+        for path in FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+        if any(isinstance(name, ast.Name) and name.id == "Config" for name in ast.walk(field.annotation))
+    }
+    assert carrying == {"OpenedModel"}
+
+
 def test_no_torch_at_run_time():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -18,11 +18,9 @@ class BegunRun:
     """What the newest checkpoint says of its run.
 
     Attributes:
-        config: of the run now.
         meta: of the checkpoint; None where there is none, and any run may begin.
     """
 
-    config: Config
     meta: Mapping[str, Any] | None
 
     @property
@@ -35,25 +33,26 @@ class BegunRun:
         """Digest of the class images that it has begun with."""
         return self.meta["fingerprints"].get("prior", "") if self.meta else ""
 
-    def check_unchanged(self, pipe: Pipeline, fingerprints: Mapping[str, str]) -> None:
+    def check_unchanged(self, config: Config, pipe: Pipeline, fingerprints: Mapping[str, str]) -> None:
         """Raise InputError unless this is the same run as far as is known.
 
         Args:
+            config: of the run now.
             pipe: the pretrained model.
             fingerprints: of its weights and of those pictures that have been read.
         """
         if self.meta:
-            model = known_model(self.meta, pipe, variant=self.config.model.variant)
-            check_same_run(self.meta, config=to_dict(self.config), fingerprints={**fingerprints, "model": model})
+            model = known_model(self.meta, pipe, variant=config.model.variant)
+            check_same_run(self.meta, config=to_dict(config), fingerprints={**fingerprints, "model": model})
 
 
-def begun_run(config: Config, folder: RunFolder) -> BegunRun:
+def begun_run(folder: RunFolder, *, steps: int) -> BegunRun:
     """Look into a run's folder.
 
     Raises:
-        InputError: if more steps were taken there than the config wants.
+        InputError: if more than so many steps were taken there.
     """
     meta = newest_meta(folder)
     if meta:
-        check_not_beyond(meta, steps=config.train.steps, kept=complete_steps(folder.checkpoints))
-    return BegunRun(config=config, meta=meta)
+        check_not_beyond(meta, steps=steps, kept=complete_steps(folder.checkpoints))
+    return BegunRun(meta=meta)

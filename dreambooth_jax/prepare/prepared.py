@@ -67,7 +67,7 @@ def prepare(
     """
     of_class = class_folder(config) if config.prior.weight else None
     check_hosts(config, folder.path, *([of_class] if of_class else []))
-    begun = begun_run(config, folder)
+    begun = begun_run(folder, steps=config.train.steps)
     photos = read_instance_photos(config.data)
     fingerprints = {"instance": digest(photos)}
     before_loading()
@@ -75,7 +75,7 @@ def prepare(
     fingerprints["model"] = pipe.components.fingerprint
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
-    begun.check_unchanged(pipe, fingerprints)
+    begun.check_unchanged(config, pipe, fingerprints)
     pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
     save_settings(config, folder)
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
@@ -93,7 +93,7 @@ def prepare(
         return None
     fingerprints["prior"] = digest(class_images)
     check_same("class images", fingerprints["prior"])
-    begun.check_unchanged(pipe, fingerprints)
+    begun.check_unchanged(config, pipe, fingerprints)
     instance, prior = encode(
         whole, instance=photos, prior=class_images, data=config.data, seed=config.train.seed, cache=folder.cache
     )
