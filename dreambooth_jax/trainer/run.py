@@ -25,9 +25,10 @@ from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
 from dreambooth_jax.trainer.finish import export, is_finished
-from dreambooth_jax.trainer.hooks import grids_of, sampling, saving
+from dreambooth_jax.trainer.grids import grids_of, sampling
 from dreambooth_jax.trainer.report import after_not_finite, report
 from dreambooth_jax.trainer.result import RunResult, result_of
+from dreambooth_jax.trainer.saving import saving
 from dreambooth_jax.trainer.training import Training, set_up
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
@@ -113,7 +114,7 @@ def _train(
 ) -> tuple[TrainState, int]:
     """Take the steps that are left, with all that happens after them, and wait until what is saved is on disk."""
     with _recording(config, folder, training, listeners) as recorder:
-        stop_sign, grids = StopSign(interrupt.requested), grids_of(config, folder)
+        stop_sign = StopSign(interrupt.requested)
         save = saving(
             checkpoints,
             training.setup.mapper,
@@ -123,6 +124,7 @@ def _train(
             should_stop=stop_sign,
             meta=meta,
         )
+        grids = grids_of(config, folder)
         draw = sampling(grids, training)
         try:
             draw(training.first_step, state)

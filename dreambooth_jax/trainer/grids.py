@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""What happens after a step: it is saved, and pictures are drawn."""
+"""Sample pictures are drawn after steps where a grid of them is due."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import Config
@@ -14,38 +12,9 @@ from dreambooth_jax.prepare.photos import subject_of
 from dreambooth_jax.progress import announced
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trainer.training import Training
-from dreambooth_jax.training.checkpoint import Checkpoints
-from dreambooth_jax.training.finite import check_state_finite
 from dreambooth_jax.training.loop import Hook
-from dreambooth_jax.training.metrics import Recorder
-from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
-
-
-def saving(
-    checkpoints: Checkpoints,
-    mapper: Mapper,
-    recorder: Recorder,
-    *,
-    every: int,
-    last: int,
-    should_stop: Callable[[int], bool],
-    meta: Mapping[str, Any],
-) -> Hook:
-    """A hook that saves the state where a checkpoint is due: every so many steps, and at the end, whatever brings it.
-
-    It raises ``NonFinite`` where a metric of any step so far, or a number that would be saved, is not finite.
-    """
-
-    def save(step: int, state: TrainState) -> None:
-        if step % every and step != last and not should_stop(step):
-            return
-        recorder.flush()
-        check_state_finite(state, step)
-        checkpoints.save(mapper.logical(state), step=step, meta=dict(meta))
-
-    return save
 
 
 @dataclass(frozen=True, kw_only=True)

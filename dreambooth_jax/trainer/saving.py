@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The state is saved after steps where a checkpoint is due."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dreambooth_jax.training.checkpoint import Checkpoints
+from dreambooth_jax.training.finite import check_state_finite
+from dreambooth_jax.training.loop import Hook
+from dreambooth_jax.training.metrics import Recorder
+from dreambooth_jax.training.parallel import Mapper
+from dreambooth_jax.training.state import TrainState
+
+
+def saving(
+    checkpoints: Checkpoints,
+    mapper: Mapper,
+    recorder: Recorder,
+    *,
+    every: int,
+    last: int,
+    should_stop: Callable[[int], bool],
+    meta: Mapping[str, Any],
+) -> Hook:
+    """A hook that saves the state where a checkpoint is due: every so many steps, and at the end, whatever brings it.
+
+    It raises ``NonFinite`` where a metric of any step so far, or a number that would be saved, is not finite.
+    """
+
+    def save(step: int, state: TrainState) -> None:
+        if step % every and step != last and not should_stop(step):
+            return
+        recorder.flush()
+        check_state_finite(state, step)
+        checkpoints.save(mapper.logical(state), step=step, meta=dict(meta))
+
+    return save
