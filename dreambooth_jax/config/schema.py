@@ -2,8 +2,8 @@
 # Copyright The dreambooth_jax authors
 """Every setting of a run, with its default and bounds. YAML files hold only what differs.
 
-The string after a field is its help text on the command line. Only ``cli.py``, ``trainer/``, ``prepare/``,
-``planning.py`` and ``train_setup.py`` read these classes as a whole; everything below takes explicit arguments.
+The string after a field is its help text on the command line. Only ``cli/``, ``trainer/``, ``prepare/``,
+``planning/`` and ``train_setup.py`` read these classes as a whole; everything below takes explicit arguments.
 """
 
 from dataclasses import dataclass, field
