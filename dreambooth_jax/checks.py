@@ -8,6 +8,7 @@ Bounds of single settings stand at their fields; here is what settings must be t
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
 from dreambooth_jax.config.setting import broken, shown
@@ -23,6 +24,8 @@ UNUSED = {"adamw": (), "lion": ("eps",), "adafactor": ("beta1", "beta2", "eps", 
 
 def check_config(config: Config) -> None:
     """Raise InputError for the first setting that cannot work, with the way out; warn of what can hardly be meant."""
+    if not isinstance(config, Config):
+        raise InputError(f"{shown(config)} is no Config: load_config makes one, of a file or a name and KEY=VALUE")
     for problem in problems(config):
         raise InputError(problem)
     for doubt in doubts(config):
@@ -46,6 +49,8 @@ def problems(config: Config) -> Iterator[str]:
             f"text_encoder.start {start} is not before text_encoder.stop {text_encoder.stop} and the end, "
             f"train.steps {steps}"
         )
+    if Path(config.model.path).resolve() == Path(config.run_dir, "model").resolve():
+        yield f"model.path {config.model.path} is where this run would write its own model: choose another run_dir"
     yield from _words(config)
 
 

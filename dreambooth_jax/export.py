@@ -8,7 +8,10 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trees import check_shapes, flatten
 from dreambooth_jax.weights.writing import Format, write_folder
 
@@ -31,8 +34,10 @@ def save_pretrained(
         dtype: of the saved weights: float32, float16 or bfloat16.
 
     Raises:
-        InputError: if ``params`` does not fit the model, has values beyond the dtype's range, or cannot be saved.
+        InputError: if ``params`` does not fit the model, has values beyond the dtype's range or not finite, or
+            cannot be saved, or if the folder is a run's own, or the one that ``pipe`` was read from.
     """
+    _check_place(at_home(path).resolve(), pipe)
     expected, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (pipe.params, params))
     check_shapes(expected=expected, found=found, source="what is to be saved")
     write_folder(
@@ -46,4 +51,15 @@ def save_pretrained(
         family=pipe.components.family,
         format=format,
         dtype=dtype,
+        finite=True,
     )
+
+
+def _check_place(target: Path, pipe: Pipeline) -> None:
+    """Raise InputError where what others still need would be replaced, or a run's folders mixed with a model's."""
+    if target == pipe.components.folder.resolve():
+        raise InputError(f"{target} holds the model that was read, and would lose it: choose another folder")
+    for folder in (RunFolder(target), RunFolder(target.parent)):
+        own = (folder.path, folder.checkpoints, folder.class_images, folder.cache, folder.samples(0).parent)
+        if folder.is_run() and folder.checkpoints.is_dir() and target in own:
+            raise InputError(f"{target} is of a run: choose another folder, such as {folder.model}")

@@ -20,9 +20,13 @@ from dreambooth_jax import distributed, rng
 from dreambooth_jax.adapters import composed, make_adapter
 from dreambooth_jax.config import Config, load_config, save_config
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
-from dreambooth_jax.training.checkpoint import complete_steps, read_meta, read_weights
+from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.trees import Tree
+
+TRIES = 10
+"""Of reading a checkpoint that its run replaces meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def open_model(
         InputError: if there is no such thing, or no such checkpoint, or a run's model is no longer the one that it was
             trained on.
     """
-    folder = RunFolder(Path(source).expanduser())
+    folder = RunFolder(at_home(source))
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
@@ -154,18 +158,33 @@ def open_model(
     if revision is not None or variant is not None:
         raise InputError(f"{source} is a run folder, which knows its model: leave revision and variant out")
     config = load_config(folder.config)
-    step = pick_step(folder, step)
+    pick_step(folder, step)
     model = config.model
     pipe = load_pretrained(model_path(folder, config), revision=model.revision, variant=model.variant, dtype=dtype)
-    check_base(folder, step, pipe, config)
     if ema is None:
         ema = config.train.ema_decay > 0
     adapter = make_adapter(config)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
-    whole = NamedSharding(pipe.target.mesh, PartitionSpec())
-    params = composed(adapter, frozen, read_weights(folder.checkpoints, step, ema=ema, sharding=whole))
+    step, weights = _trained(folder, step, pipe, config, ema=ema)
+    params = composed(adapter, frozen, weights)
     pipe = adapter.extend(replace(pipe, params=params))
     return OpenedModel(pipe=pipe, params=params, name=f"{source} at step {step}", config=config)
+
+
+def _trained(
+    folder: RunFolder, asked: int | None, pipe: Pipeline, config: Config, *, ema: bool
+) -> tuple[int, dict[str, Any]]:
+    """(step, weights) of the checkpoint. A run that goes on meanwhile removes what was the newest: take the next."""
+    whole = NamedSharding(pipe.target.mesh, PartitionSpec())
+    for attempt in range(TRIES):
+        step = pick_step(folder, asked)
+        try:
+            check_base(folder, step, pipe, config)
+            return step, read_weights(folder.checkpoints, step, ema=ema, sharding=whole)
+        except Superseded:
+            if asked is not None or attempt == TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def check_base(folder: RunFolder, step: int, pipe: Pipeline, config: Config) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -21,7 +22,7 @@ def read_text(path: str | Path) -> str:
         InputError: if it cannot be read, or is no such text.
     """
     try:
-        content = Path(path).expanduser().read_bytes()
+        content = at_home(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")

@@ -22,6 +22,7 @@ os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**30)  # with a limit, JAX r
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -33,3 +34,11 @@ def getkey():
     """A fresh key at every call."""
     counter = iter(range(1_000_000))
     return lambda: jax.random.key(next(counter))
+
+
+@pytest.fixture
+def untyped():
+    """Signatures are not checked: what a user's call meets, which no checker has read."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

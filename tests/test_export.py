@@ -2,6 +2,8 @@
 # Copyright The dreambooth_jax authors
 """What is saved of a pipeline comes back as it was."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -41,3 +43,43 @@ def test_parameters_of_another_model_are_refused(pipe, tmp_path):
     with pytest.raises(InputError, match="1 misshaped: unet/conv_in/bias"):
         save_pretrained(tmp_path / "model", pipe, odd)
     assert not (tmp_path / "model").exists()
+
+
+def test_what_is_not_finite_is_not_saved(pipe, tmp_path):
+    spoilt = map_named(lambda name, leaf: leaf * np.nan if name == "vae/quant_conv/bias" else leaf, pipe.params)
+    with pytest.raises(InputError, match="vae/quant_conv/bias has values that are not finite"):
+        save_pretrained(tmp_path / "model", pipe, spoilt)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("", {}, "no folder"),
+        ("model", {"format": "ckpt"}, "format = 'ckpt'"),
+        *(("model", {"dtype": dtype}, "dtype = ") for dtype in ("int8", "float64", "many", None, 5)),
+    ],
+)
+def test_what_cannot_be_written_is_named(untyped, pipe, tmp_path, monkeypatch, path, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        save_pretrained(path, pipe, pipe.params, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_not_written_over_itself(tmp_path):
+    """Nor over the one that a run still needs, nor into the run's own folders."""
+    model = shutil.copytree(SOURCE, tmp_path / "model")
+    pipe = load_pretrained(model)
+    (tmp_path / "link").symlink_to(model)
+    for place in (model, tmp_path / "link", tmp_path / "x" / ".." / "model"):
+        with pytest.raises(InputError, match="would lose it"):
+            save_pretrained(place, pipe, pipe.params)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    for place in (run, run / "checkpoints", run / "class_images"):
+        with pytest.raises(InputError, match="is of a run"):
+            save_pretrained(place, pipe, pipe.params)
+    save_pretrained(run / "model", pipe, pipe.params)
+    assert_same(load_pretrained(run / "model").params, pipe.params)

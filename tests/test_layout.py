@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
             "memory",
             "flops",
         ),
-        *("compilation_cache", "deterministic", "hardware", "platforms", "progress", "text_files", "locks"),
+        *("compilation_cache", "deterministic", "hardware", "platforms", "progress", "text_files", "paths", "locks"),
     },
     {"models", "diffusion", "data", "adapters"},
     {"training", "weights", "checks"},

@@ -175,6 +175,28 @@ def test_other_parameters_wherever_they_lie(pipe):
     ("arguments", "named"),
     [
         ({"prompts": []}, "prompts"),
+        ({"prompts": None}, "prompts"),
+        ({"prompts": 5}, "prompts"),
+        ({"prompts": b"a dog"}, "prompts"),
+        ({"negative_prompt": 3}, "negative_prompt"),
+        ({"seed": None}, "seed"),
+        ({"seed": "3"}, "seed"),
+        ({"seed": 1.5}, "seed = 1.5: must be a whole number"),
+        ({"seed": [1.5]}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"seed": float("nan")}, "seed"),
+        ({"seed": np.array([1, 2])}, "seed"),
+        ({"steps": 2.0}, "steps = 2.0: must be a whole number"),
+        ({"steps": None}, "steps"),
+        ({"width": "16"}, "width"),
+        ({"guidance_scale": "7"}, "guidance_scale"),
+        ({"guidance_scale": None}, "guidance_scale"),
+        ({"sampling": {"steps": 2}}, "sampling"),
+        ({"params": {}}, "params"),
+        ({"latents": [1]}, "latents"),
+        ({"latents": np.zeros((1, 0, 0, 4))}, "latents"),
+        ({"latents": np.full((1, 8, 8, 4), np.nan)}, "latents"),
+        ({"latents": np.zeros((1, 8, 8, 4), complex)}, "latents"),
         ({"negative_prompt": ["a", "b"]}, "negative_prompt"),
         ({"seed": [1, 2]}, "seed"),
         ({"seed": -1}, "seed"),
@@ -192,9 +214,20 @@ def test_other_parameters_wherever_they_lie(pipe):
         ({"latents": np.zeros((1, 8, 8, 4), np.float32), "height": 32}, "latents"),
     ],
 )
-def test_wrong_arguments_are_named(pipe, arguments, named):
+def test_wrong_arguments_are_named(untyped, pipe, arguments, named):
     with pytest.raises(InputError, match=f"^{named}"):
         pipe(**{"prompts": "a dog", **arguments})
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.array(7), np.array([7]), (7,), range(7, 8)])
+def test_a_seed_is_any_whole_number(untyped, pipe, seed):
+    np.testing.assert_array_equal(pipe("a dog", **{**QUICK, "seed": seed}), pipe("a dog", **{**QUICK, "seed": 7}))
+
+
+def test_no_picture_is_made_of_what_is_not_finite(pipe):
+    spoilt = jax.tree.map(lambda leaf: leaf * np.nan, pipe.params)
+    with pytest.raises(InputError, match="not finite"):
+        pipe("a dog", params=spoilt, **{**QUICK, "output": "uint8"})
 
 
 def test_computes_in_the_dtype_asked_for(pipe):

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
         try:
             run(sys.argv[1:] if arguments is None else arguments)
-            sys.stdout.flush()
+            print(end="", flush=True)  # also where there is no stdout
         except InputError as error:
             print(f"dreambooth-jax: {error}", file=sys.stderr)
             return 2

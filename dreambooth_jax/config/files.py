@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.text_files import read_text
 
 LARGEST_FILE = 1_000_000
@@ -34,7 +35,7 @@ def find_settings(name: str | Path) -> Path:
     Raises:
         InputError: if there is neither.
     """
-    path = Path(name).expanduser() if str(name).startswith("~") else Path(name)
+    path = at_home(name)
     if path.exists() and not path.is_dir():
         return path
     names = shipped()

@@ -9,6 +9,7 @@ the manifest of class images and the checkpoint of a run that do not know it are
 
 import dataclasses
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin
 
 from dreambooth_jax.config.setting import Settings, rules_of, setting
@@ -64,11 +65,21 @@ class SamplingConfig(Settings):
             InputError: for a value that is none of a few to choose from.
         """
         kinds = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
-        values = dict(options)
-        for name, value in options.items():
-            if kinds.get(name) is float:
-                values[name] = float(value)
-            choices = get_args(kinds.get(name)) if get_origin(kinds.get(name)) is Literal else ()
-            if choices and value not in choices:
-                raise InputError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
+        values = {name: _as_kind(name, value, kinds.get(name)) for name, value in options.items()}
         return dataclasses.replace(self, **values)
+
+
+def _as_kind(name: str, value: Any, kind: Any) -> Any:
+    """An option from Python as what its field holds: also numpy's numbers."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise InputError(f"{name} = {value!r}: choose one of {', '.join(get_args(kind))}")
+        return value
+    if kind in (None, str) or (value is None and type(None) in get_args(kind)):
+        return value
+    given = value.item() if getattr(value, "ndim", None) == 0 else value
+    if kind is float and isinstance(given, Real) and not isinstance(given, bool):
+        return float(given)
+    if kind is not float and isinstance(given, Integral) and not isinstance(given, bool):
+        return int(given)
+    raise InputError(f"{name} = {value!r}: must be a {'number' if kind is float else 'whole number'}")

@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.size import Size
 
 Number: TypeAlias = float | int
@@ -130,14 +130,7 @@ class Settings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if rules_of(field).path and isinstance(value, str) and value.startswith("~"):
-                object.__setattr__(self, field.name, _at_home(value))
-
-
-def _at_home(path: str) -> str:
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError:  # of a user that is not there
-        return path
+                object.__setattr__(self, field.name, str(at_home(value)))
 
 
 def rules_of(field: dataclasses.Field) -> Rules:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from dreambooth_jax.data import images, prompts
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.size import Size
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def load_images(
         if width < size.width or height < size.height:
             small.append(f"{name} ({width}x{height})")
     if not photos:
-        raise InputError(f"{source}: no usable picture; {_inventory(Path(source).expanduser(), failed)}")
+        raise InputError(f"{source}: no usable picture; {_inventory(at_home(source), failed)}")
     _report(str(source), photos, small, failed, size)
     return tuple(photos)
 
@@ -139,7 +140,7 @@ def _inventory(folder: Path, failed: list[str]) -> str:
 
 def _find(source: str, use_captions: bool) -> Iterable[Found]:
     """Decide what kind of source it is."""
-    folder = Path(source).expanduser()
+    folder = at_home(source)
     if not source.strip():
         raise InputError("no pictures were given: name a folder of photos, or a data set's hub id (owner/name)")
     if folder.is_file():

@@ -7,6 +7,7 @@
 What pads is the folder's business: Stable Diffusion 1 has ``<|endoftext|>`` for it, 2 has ``!``, which is id 0.
 """
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -106,8 +107,28 @@ def load_tokenizer(folder: Path, *, max_length: int = 77) -> Tokenizer:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # its advice to install PyTorch
     from transformers import CLIPTokenizer  # late: a second, and nobody needs it who does not tokenise
 
+    if not (folder / "tokenizer.json").is_file():
+        _check_merges(folder)
     try:
         backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = Tokenizer(folder=folder, backend=backend, max_length=max_length)
+        tokenizer(["a"])
     except Exception as error:  # the Rust library below raises bare Exception
         raise InputError(f"{folder} has broken tokenizer files: {error}") from error
-    return Tokenizer(folder=folder, backend=backend, max_length=max_length)
+    return tokenizer
+
+
+def _check_merges(folder: Path) -> None:
+    """Raise InputError if many entries of the vocabulary cannot be made: prompts would fall into letters."""
+    try:
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        longer = {entry for entry in vocabulary if len(entry.removesuffix("</w>")) > 1}
+    except (ValueError, AttributeError):
+        return  # the library says what is wrong with them
+    made = {line.replace(" ", "") for line in merges}
+    if len(longer - made) > len(longer) / 10 + 10:
+        raise InputError(
+            f"{folder}/merges.txt lacks {len(longer - made)} of the merges that vocab.json has entries of: it is "
+            "incomplete, copy it again"
+        )

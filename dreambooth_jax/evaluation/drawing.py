@@ -6,6 +6,7 @@ samples/000-seed0.png  000-seed1.png  001-seed0.png ...  grid.png          a fir
         002-seed0.png  002-seed1.png ...                 grid-2.png        the next one
 """
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import count
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dreambooth_jax.data.png import save_png
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.evaluation.samples import SampleSettings
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.trees import Tree
@@ -61,10 +63,19 @@ class PictureFolder:
 
     Args:
         path: made if it is not there.
+
+    Raises:
+        InputError: if it cannot be written to.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        try:  # before the first picture is drawn
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
+        if not os.access(self.path, os.W_OK):
+            raise InputError(f"cannot write to {self.path}: choose another folder")
         taken = [re.fullmatch(r"(\d{3,})-seed\d+\.png", file.name) for file in self.path.glob("*.png")]
         self._first = 1 + max((int(match[1]) for match in taken if match), default=-1)
         names = ("grid.png" if n == 1 else f"grid-{n}.png" for n in count(1))

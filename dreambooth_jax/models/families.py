@@ -164,7 +164,7 @@ FAMILIES: dict[str, Family] = {SD.pipeline_class: SD}
 """By ``pipeline_class``."""
 
 
-def family_of(pipeline_class: str | None) -> Family:
+def family_of(pipeline_class: object) -> Family:
     """The family of a ``_class_name``; Stable Diffusion for one that is missing or that we don't know, such as those of
     its img2img and inpainting pipelines: whether the networks are its own, their configurations tell."""
-    return FAMILIES.get((pipeline_class or "").removeprefix("Flax"), SD)
+    return FAMILIES.get(str(pipeline_class).removeprefix("Flax"), SD)

@@ -192,7 +192,11 @@ class Pipeline:
         static, *shared = self._program(sampling)
         rows = self._rows(texts, negative, seeds, sides, latents)
         params = self.params if params is None else params
+        lacking = [name for name in self.components.family.components if name not in params]
+        check("params", lacking, not lacking, "are missing; give those of the whole model")
         final, images = map(np.asarray, map_rows(self.target.mesh, generate, static, params, rows, *shared))
+        if not np.isfinite(images).all():
+            raise InputError("the model draws values that are not finite: are its weights damaged?")
         if output == "uint8":
             return np.rint(255 * images).astype(np.uint8)
         return images if output == "float32" else final
@@ -235,6 +239,8 @@ class Pipeline:
     def _latent_sides(self, height: int | None, width: int | None, latents: Any) -> tuple[int, ...]:
         """Height and width in latents: of the pictures, if given, else of the latents, if given."""
         factor = self.vae.config.downscale
+        four = latents is None or (getattr(latents, "ndim", 0) == 4 and 0 not in latents.shape)
+        check("latents", type(latents), four, "must be an array [b, height / 8, width / 8, 4]")
         default = (self.native_size // factor,) * 2 if latents is None else latents.shape[1:3]
         for name, pixels in (("height", height), ("width", width)):
             fine = pixels is None or (pixels > 0 and pixels % factor == 0)

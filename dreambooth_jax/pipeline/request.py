@@ -2,7 +2,8 @@
 # Copyright The dreambooth_jax authors
 """What a caller asks a pipeline for, checked: one text, one seed and one latent for each picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ def given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[
     """Latents to start from, in at least float32."""
     if latents.shape != shape:
         raise InputError(f"latents are {latents.shape}: pictures of this number and size have {shape}")
+    numbers = np.asarray(latents)
+    if not jnp.issubdtype(numbers.dtype, jnp.number) or np.iscomplexobj(numbers) or not np.isfinite(numbers).all():
+        raise InputError("latents have values that are no finite real numbers")
     return jnp.asarray(latents, jnp.promote_types(latents.dtype, jnp.float32))
 
 
@@ -34,6 +38,8 @@ def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> Sam
         TypeError: for an option that there is not.
         InputError: for a value out of bounds.
     """
+    known = sampling is None or isinstance(sampling, SamplingConfig)
+    check("sampling", sampling, known, "must be a SamplingConfig; its fields can be given alone, such as steps=50")
     sampling = (sampling or SamplingConfig()).changed(options)
     check_arguments(sampling)
     return sampling
@@ -41,6 +47,7 @@ def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> Sam
 
 def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:
     """A list of ``count`` texts."""
+    check(name, texts, isinstance(texts, Iterable), "must be a text, or several")
     several = [texts] * (count or 1) if isinstance(texts, str) else list(texts)
     check(name, texts, len(several) > 0, "give at least one")
     check(name, texts, all(isinstance(text, str) for text in several), "must be texts")
@@ -50,8 +57,14 @@ def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) ->
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
     """A seed for each picture; of one seed, the numbers that follow it."""
-    seeds = list(seed) if isinstance(seed, Sequence) else [int(seed) + i for i in range(count)]
+    given = np.asarray(seed, object)  # as they are: numpy would round what is larger than its own numbers
+    seeds = [given.item() + i for i in range(count)] if _is_whole(given.tolist()) else np.atleast_1d(given).tolist()
+    check("seed", seed, all(map(_is_whole, seeds)), "must be a whole number, or several")
     check("seed", seed, len(seeds) == count, f"give one, or one for each of {count} prompts")
     # other seeds would make the same keys as their lowest 32 bits do
     check("seed", seed, all(0 <= one < 2**32 for one in seeds), f"must be from 0 to {2**32 - 1}, for each picture")
-    return seeds
+    return [int(one) for one in seeds]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -18,6 +18,7 @@ from dreambooth_jax.data.sources import Photo, check_deeper
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import class_batch
 from dreambooth_jax.prepare.class_image_store import Recipe, read_manifest, usable_pictures
@@ -59,7 +60,7 @@ def class_folder(config: Config) -> Path:
         InputError: if they cannot be read from there, or written to it.
     """
     own, instance = config.prior.class_images, config.data.instance_images
-    folder = Path(own).expanduser() if own else RunFolder(Path(config.run_dir)).class_images
+    folder = at_home(own) if own else RunFolder(Path(config.run_dir)).class_images
     file = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if file.exists() and not file.is_dir():
         raise InputError(f"prior.class_images={own}: {file} is a file; name a folder")

@@ -18,6 +18,7 @@ from dreambooth_jax import distributed
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.deterministic import make_deterministic
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.planning.admit import check_state, check_steps
 from dreambooth_jax.prepare.prepared import prepare
@@ -58,6 +59,9 @@ def train(
             cannot fit into the devices' memory, and if a loss or a weight is not finite.
     """
     check_config(config)
+    for one in (*listeners, should_stop):
+        if not callable(one):
+            raise InputError(f"{one!r} is no function: listeners and should_stop are called")
     if config.train.deterministic:
         make_deterministic()
     mapper = mapper_of(config, Target.here())

@@ -25,6 +25,10 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.training.state import TrainState
 
 
+class Superseded(InputError):
+    """A checkpoint is gone: a run that goes on keeps only its newest."""
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
@@ -146,7 +150,7 @@ def read_weights(
         InputError: if the moving average is asked for and was not kept, or the checkpoint is damaged.
     """
     path = Path(folder).absolute() / str(step) / ("ema" if ema else "trainable")
-    if not path.exists():
+    if ema and path.parent.exists() and not path.exists():
         raise InputError(f"{path.parent} holds no moving average: it was trained with train.ema_decay 0")
     here = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with _reading(folder, step):
@@ -189,6 +193,8 @@ def _reading(folder: str | Path, step: int) -> Iterator[None]:
         yield
     except Exception as error:
         path = Path(folder) / str(step)
+        if not path.exists():
+            raise Superseded(f"the checkpoint of step {step} was removed while it was read: try again") from error
         others = (other for other in reversed(complete_steps(folder)) if other != step)
         good = next((other for other in others if is_good(folder, other)), None)
         way = (

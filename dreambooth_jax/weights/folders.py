@@ -17,6 +17,7 @@ from typing import Any
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import ComponentKind, Family, family_of
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights import hub
 from dreambooth_jax.weights.nearest import is_path, nearest, no_model
 
@@ -144,7 +145,7 @@ def _files(folder: Path) -> set[str]:
 
 def _folder(source: str) -> Path | None:
     """The folder that is meant; None for a hub id."""
-    folder = Path(source).expanduser()
+    folder = at_home(source)
     if not source:
         raise InputError("no model was given: model.path is empty, it should be a folder or a hub id")
     if folder.is_file():
@@ -170,7 +171,7 @@ def check_layout(names: Collection[str], layout: Layout, *, where: str) -> None:
     for folder in layout.tokenizers:
         required.append(f"{folder}/tokenizer.json" if f"{folder}/tokenizer.json" in names else f"{folder}/vocab.json")
     missing = [name for name in required if name not in names]
-    if missing and (hint := _meant_instead(Path(where).expanduser())):
+    if missing and (hint := _meant_instead(at_home(where))):
         raise InputError(f"{where} is {hint}")
     if missing:
         raise InputError(f"{where} is no {layout.what}: it lacks {', '.join(missing)}")

@@ -5,6 +5,8 @@
 import difflib
 from pathlib import Path
 
+from dreambooth_jax.paths import at_home
+
 
 def is_path(source: str) -> bool:
     """Does it look like a place on this machine, rather than a hub id? Then the hub is not asked.
@@ -19,7 +21,7 @@ def is_path(source: str) -> bool:
 
 def nearest(source: str) -> str:
     """What to say of a folder that is not there: a name that is like it, or how far its path exists."""
-    missing = Path(source).expanduser()
+    missing = at_home(source)
     while not missing.parent.is_dir():  # "." and "/" are
         missing = missing.parent
     try:

@@ -217,6 +217,10 @@ def _read(file: Path) -> dict[str, Leaf]:
 
 def _load(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:
     def load(name: str, leaf: Leaf) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputError(
+                f"{file}: {prefix}{name} is {leaf.dtype.name}, not real: take weights that are not quantised"
+            )
         array = np.asarray(leaf.load(), dtype=dtype, order="C")
         if not np.isfinite(array).all():
             bad = np.count_nonzero(~np.isfinite(array))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def replacing(target: Path, *, superseded: Collection[str] = ()) -> Iterator[Pat
     Raises:
         InputError: if the disk is full, the place cannot be written to, or ``target`` is a file.
     """
-    target = target.expanduser().resolve()
+    target = at_home(target).resolve()
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file: choose a folder to save to")
     try:

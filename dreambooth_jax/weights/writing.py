@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import SD, ComponentKind, Family
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.trees import Tree, flatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, turned, write_safetensors
@@ -23,6 +24,7 @@ from dreambooth_jax.weights.folders import INDEX, SCHEDULER
 from dreambooth_jax.weights.replacing import replacing
 
 Format = Literal["safetensors", "flax"]
+DTYPES = ("float32", "float16", "bfloat16")
 
 # transformers' name for pickled weights, of which diffusers' own name is the stem
 _PICKLED = "pytorch_model"
@@ -47,6 +49,7 @@ def write_folder(
     family: Family = SD,
     format: Format = "safetensors",
     dtype: DTypeLike = "float32",
+    finite: bool = False,
 ) -> None:
     """Write a model for ``from_pretrained`` of diffusers' pipelines; the inverse of ``load_components``.
 
@@ -60,18 +63,19 @@ def write_folder(
         family: which components there are.
         format: "safetensors", or "flax" for the msgpack files that the legacy Flax classes read.
         dtype: float32, float16 or bfloat16.
+        finite: refuse values that are not.
 
     Raises:
         InputError: if it cannot be saved (a full disk), a value is beyond the dtype's range, or it has files of
-            another model that would be read with these. What was there stays.
+            another model that would be read with these, or a value is not finite. What was there stays.
     """
-    dtype = np.dtype(dtype)
+    dtype = _checked(path, format, dtype)
     own = {
         f"{name}/{file}"
         for name, kind in family.components.items()
         for file in (f"{kind.stems.torch}.safetensors", f"{kind.stems.flax}.msgpack")
     }
-    _check_target(Path(path).expanduser(), family, tokenizers, own=own)
+    _check_target(at_home(path), family, tokenizers, own=own)
     with replacing(Path(path), superseded=sorted(own)) as folder:
         for component, kind in family.components.items():
             config = _config(configs[component], format)
@@ -79,7 +83,7 @@ def write_folder(
                 config = {**config, "torch_dtype": dtype.name}  # transformers loads in the dtype that it finds here
                 config.pop("dtype", None)  # its newer name, for which torch_dtype stands in all versions
             _write_json(folder / component / "config.json", config)
-            _write_weights(folder, component, kind, params[component], format=format, dtype=dtype)
+            _write_weights(folder, component, kind, params[component], format=format, dtype=dtype, finite=finite)
         scheduler = _config({"_class_name": "DDIMScheduler", **scheduler_config}, format)
         _write_json(folder / SCHEDULER, scheduler)
         _write_json(folder / INDEX, _model_index(family, scheduler["_class_name"], format))
@@ -88,6 +92,21 @@ def write_folder(
             for file in sorted(source.iterdir()):
                 if file.is_file():
                     shutil.copyfile(file, folder / name / file.name)
+
+
+def _checked(path: str | Path, format: Format, dtype: DTypeLike) -> np.dtype:
+    """The dtype; raise InputError unless all three can be used."""
+    if not str(path):
+        raise InputError("no folder was given to save to")
+    if format not in get_args(Format):
+        raise InputError(f"format = {format!r}: choose one of {', '.join(get_args(Format))}")
+    try:
+        name = np.dtype(dtype or object).name
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise InputError(f"dtype = {dtype!r}: choose one of {', '.join(DTYPES)}")
+    return np.dtype(name)
 
 
 def _check_target(folder: Path, family: Family, tokenizers: Mapping[str, Path], *, own: Collection[str]) -> None:
@@ -151,10 +170,15 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_weights(
-    folder: Path, component: str, kind: ComponentKind, params: Tree, *, format: Format, dtype: np.dtype
+    folder: Path, component: str, kind: ComponentKind, params: Tree, *, format: Format, dtype: np.dtype, finite: bool
 ) -> None:
     def outgoing(name: str, array: Any) -> Leaf:
-        return Leaf(shape=array.shape, dtype=dtype, load=lambda: _cast(f"{component}/{name}", _on_host(array), dtype))
+        return Leaf(shape=array.shape, dtype=dtype, load=lambda: load(f"{component}/{name}", _on_host(array)))
+
+    def load(name: str, array: np.ndarray) -> np.ndarray:
+        if finite and not np.isfinite(array).all():
+            raise InputError(f"{name} has values that are not finite: nothing is saved")
+        return _cast(name, array, dtype)
 
     leaves = {name: outgoing(name, array) for name, array in flatten(params).items()}
     if format == "flax":

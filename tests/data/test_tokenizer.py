@@ -157,6 +157,22 @@ def test_broken_files(copy):
         load_tokenizer(copy)
 
 
+def test_merges_that_end_too_early(copy):
+    """Prompts would fall into letters, and pictures show something else."""
+    lines = (copy / "merges.txt").read_text().splitlines()
+    for keep in (1, len(lines) // 2):
+        (copy / "merges.txt").write_text("\n".join(lines[:keep]) + "\n")
+        with pytest.raises(InputError, match="merges.txt lacks"):
+            load_tokenizer(copy)
+
+
+def test_a_length_that_is_none(copy):
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": "long"}))
+    with pytest.raises(InputError, match="broken"):
+        load_tokenizer(copy)
+
+
 def test_neither_torch_nor_advice_to_install_it():
     script = (
         "import importlib.util as u, sys; find = u.find_spec\n"

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreambooth_jax.diffusion.schedule import as_in_pipelines
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import UNET
+from dreambooth_jax.models.families import SD, UNET
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights.pretrained import load_components, load_module
 from tests.weights.folders import FIXTURES, KINDS, assert_same, rename, rewrite, shard, weights, write
@@ -222,6 +222,17 @@ class TestErrors:
         name = "down_blocks.0.resnets.0.conv1.weight"
         rewrite(folder, "unet", lambda arrays: {**arrays, name: arrays[name][:, :, :1, :1]})
         self._fails(folder, r"conv1/kernel is \(1, 1, 32, 32\), not \(3, 3, 32, 32\)")
+
+    @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.bool_])
+    def test_whole_numbers_are_no_weights(self, folder, dtype):
+        rewrite(folder, "unet", lambda arrays: {**arrays, "conv_in.bias": arrays["conv_in.bias"].astype(dtype)})
+        self._fails(folder, "unet/conv_in/bias is .*, not real: take weights that are not quantised")
+
+    @pytest.mark.parametrize("name", [5, None, ["x"]])
+    def test_a_class_name_that_is_none_is_the_usual_one(self, folder, name):
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+        assert load_components(folder).family is SD
 
     @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
     def test_missing_settings(self, folder, name):
