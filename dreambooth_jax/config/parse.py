@@ -4,6 +4,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 LONGEST_MESSAGE = 400
+_KIND = r"(<class .\w+.>|typing\.Literal\[.*?\])"
+_WRONG_TYPE = re.compile(rf'"([\w.]+)": .*?(?:Expected a |Subtypes: \[){_KIND}.* (?:Got|Given) value: (.*)$')
+_KINDS = {
+    "<class 'int'>": "a whole number (int)",
+    "<class 'float'>": "a finite number",
+    "<class 'str'>": "text: put it in quotes",
+    "<class 'bool'>": "true or false",
+}
+"""Types as the parser calls them -> as people do."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -155,7 +165,11 @@ def _from_files(names: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for name in names:
+        seen: set[str] = set()
         for key, value in _flat(read_settings(name), kinds):
+            if key in seen:  # as train.steps and as steps within train
+                raise InputError(f"{name}: {key} stands here twice: leave one out")
+            seen.add(key)
             place = found
             *groups, last = key.split(".")
             for group in groups:
@@ -180,6 +194,10 @@ def _flat(values: dict[Any, Any], kinds: dict[str, Any], prefix: str = "") -> It
 
 def _one_line(text: str) -> str:
     text = " ".join(text.split()).replace("Parser key ", "")
+    if wrong := _WRONG_TYPE.search(text):
+        key, kind, value = wrong.groups()
+        rule = _KINDS.get(kind) or f"one of {kind.partition('[')[2].rstrip(']')}"
+        text = f"{key} must be {rule}, not {value}"
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
 
 

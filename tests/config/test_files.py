@@ -52,6 +52,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("? [a, b]\n: 3\n", "line 1: a key is a word"),
         ("1: 2\n", "unknown key 1"),
         ("null: 2\n", "unknown key null"),
+        ("train.steps: 3\ntrain: {steps: 4}\n", "train.steps stands here twice"),
+        ("data: {class_noun: no}\n", "data.class_noun must be text: put it in quotes, not False"),
         ("train: 5\n", "train is a group of settings"),
         ("data:\n  class_noun:\n", "data.class_noun is empty"),
         ("train:\n  step: 5\n", "unknown key train.step; did you mean train.steps?"),
@@ -65,7 +67,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"x" * 2_000_000, "no file of settings"),
         (b"\x80\x04\x95", "is not text in UTF-8"),
     ],
-    ids=range(32),
+    ids=range(34),
 )  # fmt: skip
 def test_what_is_no_file_of_settings_is_one_line_at_once(tmp_path, content, message, capsys):
     path = tmp_path / "c.yaml"
