@@ -64,4 +64,4 @@ def test_the_command_keeps_what_it_compiles(tmp_path):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert list((tmp_path / "dreambooth_jax" / "compiled").rglob("*_compiled-*-cache"))
+    assert list((tmp_path / "dreambooth_jax" / "compiled").rglob("*_mapped-*-cache"))

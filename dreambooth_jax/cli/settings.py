@@ -15,8 +15,8 @@ COMMON = {
         *("model.path", "data.instance_images", "data.class_noun", "data.identifier", "data.resolution", "run_dir"),
     ),
     "how": (
-        *("train.steps", "optimizer.learning_rate", "text_encoder.stop", "train.batch_size", "train.seed"),
-        *("train.dtype", "train.remat", "train.parallel"),
+        *("train.steps", "optimizer.learning_rate", "text_encoder.stop", "train.batch_size"),
+        *("train.remat", "train.parallel"),
     ),
     "class images": ("prior.weight", "prior.num_images", "prior.class_images"),
     "what is kept": ("checkpoint.every", "samples.every", "samples.prompts", "export.dtype"),
