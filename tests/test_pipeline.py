@@ -205,7 +205,7 @@ def test_other_parameters_wherever_they_lie(pipe):
         ({"steps": 1001}, "steps"),
         ({"height": 17}, "height"),
         ({"width": -16}, "width"),
-        ({"sampler": "oiler"}, "sampler = 'oiler': choose one of ddim, ddpm, euler"),
+        ({"sampler": "oiler"}, "sampler = 'oiler': must be one of ddim, ddpm, euler"),
         ({"sampler": "euler", "eta": 0.5}, "eta = 0.5: the sampler 'euler' has no such setting"),
         ({"eta": 1.5}, "eta"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin
 
+from dreambooth_jax.config.sampler_names import SAMPLER_NAMES, SCHEDULE_NAMES, read_sampler, read_schedule
 from dreambooth_jax.config.setting import Settings, rules_of, setting
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
@@ -30,14 +31,32 @@ class SamplingConfig(Settings):
     """How far to lean towards the prompt and away from the negative one; 1 is no guidance."""
     negative_prompt: str = setting("")
     """What not to draw."""
-    sampler: Literal["ddim", "ddpm", "euler"] = setting("ddim")
-    """The sampler."""
+    sampler: str = setting("ddim", one_of=tuple(SAMPLER_NAMES))
+    """The sampler, by the name of diffusers, A1111 or ComfyUI or by ours: ddim, euler_a, dpmpp_2m, ...; or model."""
+    schedule: str = setting("model", one_of=tuple(SCHEDULE_NAMES))
+    """Which noise levels the steps visit: karras, sgm_uniform, ...; model: as the model's file or the profile says."""
+    profile: Literal["diffusers", "a1111", "comfy"] | None = None
+    """Do as this tool does where they differ: rounding, interpolation, first noise, default schedules, last steps."""
     eta: float = setting(0.0, at_least=0, at_most=1, of_sampler=True)
     """Of ddim: 0 is deterministic, 1 adds as much noise as ancestral sampling."""
+    ancestral_eta: float = setting(1.0, at_least=0, at_most=1, of_sampler=True)
+    """Of ancestral and SDE samplers: 0 is deterministic, 1 adds the noise of their papers."""
+    gamma: float = setting(0.3, at_least=0, at_most=1, of_sampler=True)
+    """Of tcd: 0 is deterministic, 1 goes to the data and back in each step."""
+    guidance_rescale: float = setting(0.0, at_least=0, at_most=1)
+    """How far guided predictions get the contrast of those without guidance: against overexposure, 0.7 is usual."""
     height: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
     width: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
+
+    def __post_init__(self) -> None:
+        """Names of other tools become ours; a schedule in the sampler's name counts if no other is told."""
+        super().__post_init__()
+        named = read_sampler(self.sampler)
+        schedule = read_schedule(self.schedule)
+        object.__setattr__(self, "sampler", named.sampler)
+        object.__setattr__(self, "schedule", named.schedule if named.schedule and schedule == "model" else schedule)
 
     @property
     def of_sampler(self) -> dict[str, Any]:
@@ -62,7 +81,7 @@ class SamplingConfig(Settings):
 
         Raises:
             TypeError: for an option that there is not.
-            InputError: for a value that is none of a few to choose from.
+            InputError: for a value that is none of a few to choose from, or of the wrong type.
         """
         kinds = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
         values = {name: _as_kind(name, value, kinds.get(name)) for name, value in options.items()}
@@ -71,11 +90,14 @@ class SamplingConfig(Settings):
 
 def _as_kind(name: str, value: Any, kind: Any) -> Any:
     """An option from Python as what its field holds: also numpy's numbers."""
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise InputError(f"{name} = {value!r}: choose one of {', '.join(get_args(kind))}")
+    if kind is None or (value is None and type(None) in get_args(kind)):
         return value
-    if kind in (None, str) or (value is None and type(None) in get_args(kind)):
+    literal = next((one for one in (kind, *get_args(kind)) if get_origin(one) is Literal), None)
+    if literal or kind is str:
+        if not isinstance(value, str):
+            raise InputError(f"{name} = {value!r}: must be a text")
+        if literal and value not in get_args(literal):
+            raise InputError(f"{name} = {value!r}: choose one of {', '.join(get_args(literal))}")
         return value
     given = value.item() if getattr(value, "ndim", None) == 0 else value
     if kind is float and isinstance(given, Real) and not isinstance(given, bool):

@@ -33,6 +33,8 @@ class Rules:
     multiple_of: int | None = None
     nonempty: bool = False
     """A text of more than blanks, or a list of at least one."""
+    one_of: tuple[str, ...] = ()
+    """All texts that there are to choose from."""
     pattern: bool = False
     """A regular expression."""
     size: bool = False
@@ -63,6 +65,8 @@ class Rules:
     def _broken_by_text(self, text: str) -> str | None:
         if self.nonempty and not text.strip():
             return "given" + (f"; {self.hint}" if self.hint else "")
+        if self.one_of and text not in self.one_of:
+            return f"one of {', '.join(self.one_of)}"
         if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
             return "text (UTF-8, and no zero bytes)"
         if self.pattern:

@@ -76,6 +76,8 @@ class NoiseSchedule:
     """What the network predicts: ε, x_0 or v = √ᾱ ε − √(1 − ᾱ) x_0."""
     sampling: SamplerDefaults = field(default_factory=SamplerDefaults)
     """What samplers do that are not told otherwise."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """All of the file, for what it says of a sampler of its own."""
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> "NoiseSchedule":
@@ -92,6 +94,7 @@ class NoiseSchedule:
         return cls(
             alphas_cumprod=_cumprod(1 - (zero_terminal_snr(betas) if config["rescale_betas_zero_snr"] else betas)),
             prediction_type=config["prediction_type"],
+            config=raw,
             sampling=SamplerDefaults(
                 timestep_spacing=config["timestep_spacing"],
                 steps_offset=config["steps_offset"],

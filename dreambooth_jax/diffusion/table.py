@@ -66,6 +66,8 @@ class SamplerTable(NamedTuple):
     """How many rows are calls of the network. Those that follow change nothing and have the level of the result."""
     clip: Float[np.ndarray | Array, ""]
     """Largest |D|; infinite where it is not clipped."""
+    noise: Float[np.ndarray | Array, ""]
+    """Standard deviation of x where a run starts from noise alone: 1, or what some tool takes."""
     rows: Rows
 
 
@@ -88,7 +90,7 @@ def make_table(
         np.concatenate([np.asarray(column, np.float64), np.repeat(np.asarray(one)[None], missing, axis=0)])
         for column, one in zip(zip(*numbers), nothing)
     )
-    return SamplerTable(np.asarray(length, np.int32), np.asarray(clip, np.float64), Rows(*columns))
+    return SamplerTable(np.asarray(length, np.int32), np.asarray(clip, np.float64), np.ones(()), Rows(*columns))
 
 
 def _numbers(row: Row, prediction_type: PredictionType) -> tuple[Any, ...]:

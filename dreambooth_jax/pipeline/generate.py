@@ -43,6 +43,7 @@ def generate(
     rows: Rows,
     table: SamplerTable,
     guidance_scale: Float[Array, ""],
+    guidance_rescale: Float[Array, ""],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
     """(final latents, pictures in [0, 1])."""
 
@@ -52,8 +53,9 @@ def generate(
     def decode(latents: Array) -> Array:
         return apply(vae, "decode", params["vae"], latents[None] / vae.config.scaling_factor)[0]
 
-    denoise = guided(network, **_conditions(conditioner, params, rows, with_guidance), scale=guidance_scale)
-    final = sample(denoise, rows.latents, table, keys=rows.keys)
+    conditions = _conditions(conditioner, params, rows, with_guidance)
+    denoise = guided(network, **conditions, scale=guidance_scale, rescale=guidance_rescale)
+    final = sample(denoise, rows.latents * table.noise.astype(rows.latents.dtype), table, keys=rows.keys)
     # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
     return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
 

@@ -3,8 +3,8 @@
 """Prompts to pictures: a model with what it needs to be asked.
 
 Each local device runs the program on its share of the pictures, with its own copy of the parameters. It is compiled
-once for each number and size of pictures, with guidance and without; the sampler, steps, guidance scale, eta and seeds
-are its arguments.
+once for each number and size of pictures, with guidance and without; the sampler, schedule, steps, guidance scale, eta
+and seeds are its arguments.
 """
 
 import dataclasses
@@ -220,9 +220,16 @@ class Pipeline:
     def _program(self, sampling: SamplingConfig) -> tuple[Any, ...]:
         """What is compiled anew where it differs, and what is given to it for all pictures."""
         self.check_text_to_image()
-        table = build_table(sampling.sampler, self.schedule, sampling.steps, **sampling.of_sampler)
+        table = build_table(
+            sampling.sampler,
+            self.schedule,
+            sampling.steps,
+            spacing=sampling.schedule,
+            profile=sampling.profile,
+            **sampling.of_sampler,
+        )
         static = (self.unet, self.vae, self.conditioner, bool(sampling.guidance_scale > 1))
-        return static, table, np.asarray(sampling.guidance_scale)
+        return static, table, np.asarray(sampling.guidance_scale), np.asarray(sampling.guidance_rescale)
 
     def _rows(
         self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any

@@ -9,7 +9,11 @@ import pytest
 
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import SamplingConfig, keys, load_config
+from dreambooth_jax.config.sampler_names import SAMPLER_NAMES, SCHEDULE_NAMES
 from dreambooth_jax.diffusion.samplers import SAMPLERS, settings_of
+from dreambooth_jax.diffusion.samplers.build import MODEL, OWN
+from dreambooth_jax.diffusion.samplers.profiles import PROFILES, ProfileName
+from dreambooth_jax.diffusion.schedules.spacings import SPACINGS
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows
 from dreambooth_jax.options import SampleOptions
@@ -24,7 +28,12 @@ OTHER = {
     "guidance_scale": 3.0,
     "negative_prompt": "blurry",
     "sampler": "ddpm",
+    "schedule": "karras",
+    "profile": "comfy",
     "eta": 0.5,
+    "ancestral_eta": 0.5,
+    "gamma": 0.5,
+    "guidance_rescale": 0.7,
     "height": 16,
     "width": 24,
 }
@@ -75,7 +84,10 @@ def test_whole_numbers_are_real_numbers():
 
 
 def test_the_samplers_that_can_be_chosen_are_those_that_there_are():
-    assert set(get_args(get_type_hints(SamplingConfig)["sampler"])) == set(SAMPLERS)
+    assert list(SAMPLER_NAMES) == [*SAMPLERS, MODEL]
+    assert set(SCHEDULE_NAMES) == {MODEL, *OWN, *SPACINGS}
+    assert set(get_args(ProfileName)) == {name for name in PROFILES if name}
+    assert get_type_hints(SamplingConfig)["profile"] == ProfileName | None
 
 
 def test_what_a_sampler_can_be_told_is_an_option():

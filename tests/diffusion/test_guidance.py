@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,3 +56,24 @@ def test_one_call_for_both():
     guided(counting, text=TEXT, negative=NEGATIVE, scale=jnp.float32(2))(X, T)
     guided(counting, text=TEXT, negative=None, scale=jnp.float32(2))(X, T)
     assert calls == [((4, 2, 2, 1), (4, 1, 1)), ((2, 2, 2, 1), (2, 1, 1))]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.7, 1.0])
+def test_rescaling_gives_each_picture_the_contrast_of_its_prompt(part):
+    """Of each picture by itself, and in what the network predicts."""
+    guide = partial(guided, network, text=TEXT, negative=NEGATIVE, scale=jnp.float32(7.5))
+    plain, found, alone = guide()(X, T), guide(rescale=jnp.float32(part))(X, T), network(X, T, TEXT)
+    expected = plain * (1 - part + part * alone.std((1, 2, 3)) / plain.std((1, 2, 3)))[:, None, None, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if part == 0:
+        np.testing.assert_array_equal(found, plain)
+
+
+def test_the_amount_of_rescaling_compiles_nothing():
+    @jax.jit
+    def run(part):
+        return guided(network, text=TEXT, negative=NEGATIVE, scale=jnp.float32(7.5), rescale=part)(X, T)
+
+    for part in (0.0, 0.5, 1.0):
+        run(jnp.float32(part))
+    assert run._cache_size() == 1

@@ -79,10 +79,11 @@ def test_noise_is_carried_to_the_data_along_the_flow(plain, getkey, sampler):
     assert errors[2] < 0.01
 
 
-EACH = [("ddim", {}), ("ddim", {"eta": 1.0}), ("ddpm", {}), ("euler", {})]
+EACH = [("ddim", {}), ("ddim", {"eta": 1.0}), *((name, {}) for name in SAMPLERS if name not in ("ddim", "lcm", "tcd"))]
+"""All but those of consistency models, for which the best denoiser is none of them."""
 
 
-@pytest.mark.parametrize(("steps", "start"), [(500, 0), (1000, 600)])
+@pytest.mark.parametrize(("steps", "start"), [(500, 0), (998, 600)])
 @pytest.mark.parametrize(("sampler", "settings"), EACH)
 def test_samples_have_the_data_s_moments(plain, getkey, sampler, settings, steps, start):
     """From noise, and from noisy data at a level in the middle."""
@@ -96,7 +97,7 @@ def test_samples_have_the_data_s_moments(plain, getkey, sampler, settings, steps
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_datum_is_found_in_any_number_of_steps(getkey, kind):
     run, x = Run(std=0.0, prediction_type=kind), jax.random.normal(getkey(), (2, 8))
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS.keys() - {"tcd"}:  # which ends at t = 0, where there is a little noise
         for steps in (1, 8, 50):
             np.testing.assert_allclose(run(x, steps, sampler=sampler), MEAN, atol=1e-4)
 
