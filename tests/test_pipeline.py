@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.config.sampler_names import SAMPLER_NAMES, SCHEDULE_NAMES
 from dreambooth_jax.diffusion.sampler_defaults import SamplerDefaults
 from dreambooth_jax.diffusion.samplers import SAMPLERS
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
@@ -82,6 +83,24 @@ def test_one_program_for_one_shape(pipe):
         pipe(PROMPTS, steps=2, sampler=sampler)
     replace(pipe, params=jax.tree.map(np.asarray, pipe.params))(PROMPTS, steps=1, output="latents")
     assert sharding._mapped._cache_size() == before
+
+
+def test_two_programs_for_all_samplers(pipe):
+    """With guidance and without: nothing else that can be told is compiled in, or changes a shape or a dtype."""
+    programs = set()
+    told = [{}, {"eta": 0.3}, {"ancestral_eta": 0.5, "sampler": "euler_a"}, {"guidance_rescale": 0.7}]
+    told += [
+        {"sampler": sampler, "schedule": schedule, "profile": (None, "diffusers", "a1111", "comfy")[(i + j) % 4]}
+        for i, sampler in enumerate(SAMPLER_NAMES)
+        for j, schedule in enumerate(SCHEDULE_NAMES)
+    ]
+    for number, options in enumerate(told):
+        for guidance_scale in (1.0, 7.5):
+            sampling = SamplingConfig(steps=(1, 7, 50)[number % 3], guidance_scale=guidance_scale, **options)
+            static, *shared = pipe._program(sampling)
+            leaves, structure = jax.tree.flatten(shared)
+            programs.add((static, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)))
+    assert len(programs) == 2
 
 
 def test_no_guidance_asks_the_networks_once_instead_of_twice(pipe):

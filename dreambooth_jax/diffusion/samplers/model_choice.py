@@ -69,12 +69,12 @@ def choice_of(config: Content) -> Choice:
         raise InputError(f"{FILE}: _class_name = {name!r} is none of our samplers: choose one with sampler=NAME")
     kind = CLASSES[name]
     given = {**kind.missing, **stated, **kind.forced}
-    for key, values in kind.only.items():
-        if given.get(key, values[0]) not in values:
-            raise InputError(
-                f"{FILE}: {key} = {given[key]!r} of {name} is not supported, only "
-                f"{' and '.join(map(repr, values))}: choose a sampler with sampler=NAME"
-            )
+    only = {**kind.only, **({"final_sigmas_type": ("zero", "sigma_min")} if "final_sigmas_type" in kind.known else {})}
+    for key, values in only.items():
+        _check(name, key, given.get(key, values[0]), values.__contains__)
+    for key, fits in TYPES.items():
+        if key in given:
+            _check(name, key, given[key], fits)
     return Choice(
         sampler=kind.sampler(given),
         options=kind.options(given),
@@ -82,6 +82,22 @@ def choice_of(config: Content) -> Choice:
         final=given.get("final_sigmas_type") if "final_sigmas_type" in kind.known else None,
         defaults={key: given[key] for key in {*kind.missing, *kind.forced} & _FIELDS},
     )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, int) for one in value)
+
+
+TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "timestep_scaling": lambda value: isinstance(value, (int, float)) and 0 < value < 1e6,
+    "disable_corrector": _is_list,
+}
+"""What else options must be."""
+
+
+def _check(name: str, key: str, value: Any, fits: Callable[[Any], bool]) -> None:
+    if not fits(value):
+        raise InputError(f"{FILE}: {key} = {value!r} of {name} is not supported: choose a sampler with sampler=NAME")
 
 
 def _dpm_multistep(config: Content) -> str:
