@@ -84,6 +84,8 @@ class Theirs:
         self.name, self.table, self.row = name, table, 0
         self.scheduler = self.made(name, config)
         self.scheduler.set_timesteps(steps)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(0)  # else theirs begin at the second where two share a timestep
         self.in_k = name.startswith(IN_K)
         self.check_timesteps()
         self.in_float64()
