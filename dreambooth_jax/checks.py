@@ -51,6 +51,9 @@ def problems(config: Config) -> Iterator[str]:
         )
     if Path(config.model.path).resolve() == Path(config.run_dir, "model").resolve():
         yield f"model.path {config.model.path} is where this run would write its own model: choose another run_dir"
+    photos = config.data.instance_images
+    if photos and Path(photos).resolve() == Path(config.run_dir).resolve():
+        yield f"run_dir {config.run_dir} is the folder of the photos: choose another, which the run can write to"
     yield from _words(config)
 
 

@@ -70,3 +70,9 @@ def test_an_optimizer_refuses_what_it_does_not_have(kind, override, fine):
     else:
         with pytest.raises(InputError, match=rf"^optimizer\.\w+ is .*, but {kind} has no use for it: leave it out$"):
             check_config(config)
+
+
+def test_a_run_does_not_write_between_the_photos(tmp_path):
+    settings = [*GOOD, f"data.instance_images={tmp_path}", f"run_dir={tmp_path / 'x' / '..'}"]
+    with pytest.raises(InputError, match="is the folder of the photos: choose another"):
+        check_config(load_config(None, settings))

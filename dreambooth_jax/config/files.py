@@ -95,6 +95,13 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(f"the tag {event.tag} is not read: write the value alone", event)
         return super().compose_node(parent, index)
 
+    def construct_number(self, node: Any) -> int | float:
+        """YAML 1.1 counts 010 by eights and 1:30 by sixties, which YAML 1.2 and people do not."""
+        if ":" in node.value or re.match(r"[-+]?0[0-7_]", node.value):
+            raise _refusal(f"{node.value} means different numbers to different readers: write it plainly", node)
+        number = self.construct_yaml_float if node.tag.endswith(":float") else self.construct_yaml_int
+        return number(node)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
@@ -111,6 +118,8 @@ def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+for kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", _Loader.construct_number)
 _Loader.add_implicit_resolver(  # YAML 1.2: PyYAML takes 1e-5 for a text
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )

@@ -49,6 +49,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("just words\n", "holds no settings"),
         ("run_dir: a\0b\n", "zero bytes"),
         ("run_dir: \"a\\0b\"\n", "run_dir"),
+        ("train:\n  steps: 010\n", "line 2: 010 means different numbers"),
+        ("train: {steps: 1:30}\n", "line 1: 1:30 means different numbers"),
+        ("prior: {weight: 01.5}\n", "line 1: 01.5 means different numbers"),
         ("? [a, b]\n: 3\n", "line 1: a key is a word"),
         ("1: 2\n", "unknown key 1"),
         ("null: 2\n", "unknown key null"),
@@ -67,7 +70,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"x" * 2_000_000, "no file of settings"),
         (b"\x80\x04\x95", "is not text in UTF-8"),
     ],
-    ids=range(34),
+    ids=range(37),
 )  # fmt: skip
 def test_what_is_no_file_of_settings_is_one_line_at_once(tmp_path, content, message, capsys):
     path = tmp_path / "c.yaml"
