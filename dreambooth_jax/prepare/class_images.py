@@ -89,12 +89,15 @@ def ensure_class_images(
             number = numbers.stop
             count, exhausted = _of_main(len(store.seen), store.exhausted)
             if exhausted:
-                raise InputError(
-                    f"the last {store.patience} pictures of {recipe.prompt!r} were all black or duplicates: the model "
-                    "or the prompt is broken (float16 weights that overflow?); make one with dreambooth-jax sample and "
-                    "look"
-                )
+                raise _nothing_usable(store)
     return count
+
+
+def _nothing_usable(store: ClassImageStore) -> InputError:
+    return InputError(
+        f"the last {store.patience} pictures of {store.recipe.prompt!r} were all black or duplicates: the model or the "
+        "prompt is broken (float16 weights that overflow?); make one with dreambooth-jax sample and look"
+    )
 
 
 def restore_class_images(
