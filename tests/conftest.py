@@ -5,6 +5,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need a network
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# A shell has its background jobs ignore Ctrl-C, which they hand down to what they start: here it counts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Many tests compile the same tiny networks: each program once, for pytest's workers, and what they start, inherit this.
 if "DREAMBOOTH_JAX_TESTS_COMPILED" not in os.environ:

@@ -46,6 +46,7 @@ def picture(path):
     return np.asarray(Image.open(path), np.int16)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_it_had_never_stopped(earlier):
     """As a whole run of today ends: to rounding only, for the first two steps were taken by another processor."""
     dbx.train(dbx.load_config(None, ["run_dir=run", *SETTINGS]))

@@ -25,14 +25,6 @@ sys.exit(main())
 """
 
 
-@pytest.fixture(autouse=True)
-def someone_listens():
-    """A shell has its background jobs ignore Ctrl-C, and they hand that down to what they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2])
 def test_ctrl_c_while_all_is_imported(seconds):
     with subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
