@@ -58,8 +58,8 @@ def first(root):
 def test_a_run_compiles_every_program_once(first):
     counts = dict(first)
     misses = counts.pop("misses")
-    assert counts["jit(_compiled)"] == 4  # class images, latents, text states, samples
-    assert counts["jit(_draw)"] == 2  # noise of the class images, of the samples
+    assert counts["jit(_mapped)"] == 4  # class images, latents, text states, samples
+    assert counts["jit(draw_latents)"] == 2  # noise of the class images, of the samples
     assert counts["jit(run)"] == 2  # a step for each kind of phase; the third phase is of the first's kind
     assert sum(counts.values()) == misses <= 16, counts  # nothing is asked for twice, and hardly anything but these
 

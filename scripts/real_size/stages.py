@@ -190,7 +190,7 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
         mark("state, encode prompts")
         losses = []
         for step in range(TRAINING_STEPS):
-            batch = training.mapper.place_batch(phase_inputs.data.batch_at(step))
+            batch = mapper.place_batch(phase_inputs.data.batch_at(step))
             state, metrics = phase_inputs.step(state, phase_inputs.frozen, batch, rng.root_key(settings.train.seed))
             losses.append(float(metrics["loss"]))
             mark("step" if step else "compile and step")
