@@ -61,7 +61,8 @@ def test_a_run_compiles_every_program_once(first):
     assert counts["jit(_mapped)"] == 4  # class images, latents, text states, samples
     assert counts["jit(draw_latents)"] == 2  # noise of the class images, of the samples
     assert counts["jit(run)"] == 2  # a step for each kind of phase; the third phase is of the first's kind
-    assert sum(counts.values()) == misses <= 16, counts  # nothing is asked for twice, and hardly anything but these
+    assert counts["jit(_finite)"] == 1  # whether what is saved is finite
+    assert sum(counts.values()) == misses <= 17, counts  # nothing is asked for twice, and hardly anything but these
 
 
 def test_the_text_encoder_is_trained_in_its_stretch_alone(root, first):
