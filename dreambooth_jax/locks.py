@@ -19,20 +19,24 @@ FILE = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, key: str = "run_dir") -> Iterator[None]:
     """Keep other runs out of a folder, which is made if it is not there and goes again if nothing was put there.
 
     Of several processes of one run process 0 holds the lock; all have to enter together.
 
+    Args:
+        folder: of the run, or one that runs share.
+        key: the setting that names it.
+
     Raises:
         InputError: if another run holds it.
     """
-    handle, holder = _acquire(folder) if distributed.is_main() else (None, "")
+    handle, holder = _acquire(folder, key) if distributed.is_main() else (None, "")
     try:
         if distributed.gather(bool(holder))[0]:
             raise InputError(
                 f"{folder} is in use by another run ({holder or 'seen by process 0'}): wait for it, stop it, or choose "
-                "another run_dir"
+                f"another {key}"
             )
         yield
     finally:
@@ -40,7 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
             _release(folder, handle)
 
 
-def _acquire(folder: Path) -> tuple[int | None, str]:
+def _acquire(folder: Path, key: str) -> tuple[int | None, str]:
     """(open file that holds the lock, or None; who else holds it)."""
     try:
         while True:
@@ -62,7 +66,7 @@ def _acquire(folder: Path) -> tuple[int | None, str]:
                 return handle, ""
             os.close(handle)  # the one before us has just removed it: what we hold nobody else would find
     except OSError as error:
-        raise InputError(f"cannot write to run_dir {folder}: {error.strerror}") from error
+        raise InputError(f"cannot write to {key} {folder}: {error.strerror}") from error
 
 
 def _is_still_there(folder: Path, handle: int) -> bool:
@@ -73,10 +77,10 @@ def _is_still_there(folder: Path, handle: int) -> bool:
 
 
 def _release(folder: Path, handle: int) -> None:
-    """The file stays where a run is: it says nothing by being there. Of a run that was refused nothing stays."""
+    """Nothing stays of the lock, nor of a folder that was made for it alone."""
     try:
-        if [path.name for path in folder.iterdir()] == [FILE]:
-            (folder / FILE).unlink()
+        (folder / FILE).unlink()
+        if not any(folder.iterdir()):
             folder.rmdir()
     except OSError:
         pass  # somebody puts something there right now, or removed it all

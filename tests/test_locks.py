@@ -57,6 +57,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         locked(tmp_path / "file" / "run").__enter__()
 
 
+def test_nothing_of_it_stays(tmp_path):
+    (tmp_path / "mine.png").touch()
+    with locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {FILE, "mine.png"}
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+
+
 def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(tmp_path, monkeypatch):
     """The one before us unlinks the file between our opening and our locking it."""
     flock, opened = fcntl.flock, []

@@ -140,6 +140,7 @@ def _value_of(key: str, text: str, kind: Any) -> str:
         return _quoted(listed)
     if text.lstrip()[0] in "[{&*!|>" or len(text) > 1000:
         raise InputError(f"{key} is {shown(text)}, but must be a single value")
+    load_yaml(text, name=key)  # refuses what means different numbers to different readers
     return text
 
 

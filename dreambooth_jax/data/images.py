@@ -168,7 +168,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Scaled, where Pillow's own conversion would clip at 255."""
     if image.mode not in FULL_SCALE and not image.mode.startswith("I;16"):
         return image
-    values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+    values = np.asarray(image, np.float64)
+    if not np.isfinite(values).any():
+        raise ValueError("no pixel of it is a number")
+    values = np.nan_to_num(values, posinf=0, neginf=0)
     brightest = values.max()
     white = next((top for top in FULL_SCALE.get(image.mode, (65535.0,)) if brightest <= top), brightest)
     return Image.fromarray(np.rint(values.clip(min=0) * (255 / white)).astype(np.uint8))

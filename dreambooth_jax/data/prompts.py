@@ -15,7 +15,7 @@ import json
 import logging
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
@@ -74,6 +74,14 @@ def read_sidecar(picture: Path) -> str | None:
     return (read_text(path).strip() or None) if path else None
 
 
+def near_sidecars(folder: Path, pictures: Collection[str]) -> list[tuple[str, str]]:
+    """(text, picture) of texts that are nearly called as a picture's caption is: ``A.txt`` or ``a.png.txt``."""
+    own = {path.name for name in pictures for path in map((folder / name).with_suffix, SIDECARS)}
+    stems = {near.casefold(): name for name in sorted(pictures) for near in (name, Path(name).stem)}
+    texts = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".txt" and path.name not in own)
+    return [(text, stems[stem]) for text in texts if (stem := text[:-4].casefold()) in stems]
+
+
 def read_metadata(folder: Path) -> dict[str, str | None]:
     """File name (relative to the folder, with forward slashes) -> caption, from the folder's table if it has one.
 
@@ -85,11 +93,15 @@ def read_metadata(folder: Path) -> dict[str, str | None]:
     path = next((found[name] for name in METADATA if name in found), None)
     if path is None:
         return {}
-    captions, columns = {}, set[str]()
+    captions: dict[str, str | None] = {}
+    columns = set[str]()
     for number, row in _rows(path):
         if not isinstance(row, dict) or not row.get("file_name"):
             raise InputError(f"{path}, line {number}: no file_name; every row names a picture of the folder")
-        captions[_inside(str(row["file_name"]), where=f"{path}, line {number}")] = find_caption(row)
+        name = _inside(str(row["file_name"]), where=f"{path}, line {number}")
+        if name in captions:
+            log.warning("%s, line %d: %s stands here for the second time; this line counts", path, number, name)
+        captions[name] = find_caption(row)
         columns.update(map(str, row))
     if columns and columns.isdisjoint(CAPTION_COLUMNS):
         log.warning("%s: no column %s, so no captions; it has %s", path, " or ".join(CAPTION_COLUMNS), sorted(columns))

@@ -162,6 +162,8 @@ def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
         yield from _from_folder(folder / "train", use_captions)
         return
     check_deeper(folder, named=names)
+    for text, name in prompts.near_sidecars(folder, names) if use_captions else ():
+        log.warning("%s: %s is not read: the caption of %s is %s", folder, text, name, Path(name).with_suffix(".txt"))
     for name in sorted(names):
         sidecar = prompts.read_sidecar(folder / name) if use_captions else None
         yield name, folder / name, captions.get(name) or sidecar

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from dreambooth_jax import distributed
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import locked
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.class_image_store import (
     ClassImageStore,
@@ -59,16 +60,30 @@ def ensure_class_images(
         How many are there now: fewer than asked for only if ``should_stop`` said so.
 
     Raises:
-        InputError: if the folder's pictures were made by another recipe, or the model makes nothing usable.
+        InputError: if the folder's pictures were made by another recipe, if another run makes some there right now, or
+            if the model makes nothing usable.
     """
     folder = Path(folder)
-    lines = read_manifest(folder)
-    check_recipe(folder, lines, recipe)
-    present = usable_pictures(folder)
+    check_recipe(folder, read_manifest(folder), recipe)
     # What process 0 sees is what counts: the view of another host may be older.
-    count, number, seeds_used = _of_main(len(present), _next_number(lines), _seeds_used(lines, seed))
+    (count,) = _of_main(len(usable_pictures(folder)))
     if count >= num_images:
         return count
+    with locked(folder, key="prior.class_images"):  # several runs may share it
+        return _fill(pipe, folder, recipe, num_images, seed, batch_size, should_stop)
+
+
+def _fill(
+    pipe: Pipeline,
+    folder: Path,
+    recipe: Recipe,
+    num_images: int,
+    seed: int,
+    batch_size: int,
+    should_stop: Callable[[], bool],
+) -> int:
+    lines, present = read_manifest(folder), usable_pictures(folder)
+    count, number, seeds_used = _of_main(len(present), _next_number(lines), _seeds_used(lines, seed))
     _announce(folder, lines, present, num_images)
     store = ClassImageStore(folder, recipe, seed=seed + seeds_used - number, patience=max(16, num_images))
     store.open(present)

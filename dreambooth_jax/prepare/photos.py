@@ -10,6 +10,7 @@ from dreambooth_jax.config import DataConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.pipeline.load import EMBEDDED
+from dreambooth_jax.progress import announced
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,15 @@ def subject_of(data: DataConfig) -> Subject:
 
 def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, ...]:
     """Usable pictures of a source, with their prompts."""
-    return load_images(
-        str(EMBEDDED / "subject") if source == "embedded" else source,
-        prompt=prompt,
-        subject=subject_of(data),
-        use_captions=data.use_captions,
-        background=data.background,
-        size=data.size,
-    )
+    with announced(f"reading the pictures of {source}", usually="a second for each dozen"):
+        return load_images(
+            str(EMBEDDED / "subject") if source == "embedded" else source,
+            prompt=prompt,
+            subject=subject_of(data),
+            use_captions=data.use_captions,
+            background=data.background,
+            size=data.size,
+        )
 
 
 def read_instance_photos(data: DataConfig) -> tuple[Photo, ...]:

@@ -157,6 +157,12 @@ ODD += [
 ]
 
 
+@pytest.mark.parametrize("text", ["010", "1:30"])
+def test_a_number_means_one_number(text):
+    with pytest.raises(InputError, match=f"train.steps.*{text} means different numbers"):
+        load_config(None, [f"train.steps={text}"])
+
+
 @pytest.mark.parametrize("key", list(keys()))
 def test_whatever_a_setting_is_set_to_is_a_value_or_one_line(key, caplog):
     refused = []

@@ -329,3 +329,9 @@ def test_content_hash_is_of_the_bytes():
     first, second = (to_bytes(noise(seed), "PNG") for seed in (0, 1))
     assert images.content_hash(first) == images.content_hash(BytesIO(first).read())
     assert images.content_hash(first) != images.content_hash(second)
+
+
+def test_a_picture_without_a_number_in_it_is_damaged():
+    nothing = to_bytes(Image.fromarray(np.full((4, 5), np.nan, np.float32)), "TIFF")
+    with pytest.raises(InputError, match="damaged picture .no pixel of it is a number"):
+        images.decode(nothing)

@@ -68,6 +68,25 @@ def test_usual_company_is_passed_over_in_silence(photos, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("text", ["B.txt", "b.png.txt"])
+def test_a_text_that_is_nearly_a_caption_is_named(photos, caplog, text):
+    (photos / text).write_text("a {identifier} dog")
+    assert {photo.prompt for photo in load(photos)} == {"a dog"}
+    (record,) = caplog.records
+    assert record.getMessage().endswith(f"{text} is not read: the caption of b.png is b.txt")
+    caplog.clear()
+    load(photos, use_captions=False)
+    assert not caplog.records
+
+
+def test_a_second_row_for_a_picture_is_named(photos, caplog):
+    rows = [{"file_name": "b.png", "text": text} for text in ("one", "two")]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "two" in {photo.prompt for photo in load(photos)}
+    (record,) = caplog.records
+    assert "line 2: b.png stands here for the second time" in record.getMessage()
+
+
 def test_other_files_get_one_line(photos, caplog):
     for name in ["clip.mp4", "model.safetensors"]:
         (photos / name).touch()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import locked
 from dreambooth_jax.prepare.class_image_store import MANIFEST, Recipe, append_line, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images, restore_class_images
 from tests.prepare.fake import FakePipeline
@@ -37,6 +38,15 @@ def test_a_full_folder_asks_nothing_of_the_model(tmp_path):
     fill(tmp_path, 6)
     count, pipe = fill(tmp_path, 6)
     assert (count, pipe.calls) == (6, [])
+
+
+def test_two_runs_do_not_fill_one_folder_at_once(tmp_path):
+    fill(tmp_path, 2)
+    with locked(tmp_path):
+        assert fill(tmp_path, 2)[0] == 2  # a full one is read by as many as want to
+        with pytest.raises(InputError, match="in use by another run .* choose another prior.class_images"):
+            fill(tmp_path, 6)
+    assert fill(tmp_path, 6)[0] == 6
 
 
 def test_broken_off_and_resumed_is_what_it_would_have_been(tmp_path):

@@ -6,7 +6,7 @@ Into the data, and out of noise alone, they take a step of first order, with one
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dreambooth_jax.diffusion.levels import Ladder, Level, Step
 from dreambooth_jax.diffusion.samplers.first_order import ancestral_split, first_order, implied_noise
@@ -37,14 +37,9 @@ def dpm2_a(steps: Sequence[Step], *, ladder: Ladder, ancestral_eta: float | int 
         ladder: gives the level halfway.
         ancestral_eta: 0 is deterministic, 1 adds as much noise as DDPM.
     """
-    for a, b in steps:
-        down, up = ancestral_split(a, b, ancestral_eta)
-        if down == 0 or a.k == math.inf:
-            yield Row(a, _first_order_ancestral(a, b, down, up))
-            continue
-        m = ladder.at_k(math.sqrt(a.k * down))
-        yield Row(a, first_order(a, m), r1=X)
-        yield Row(m, b.alpha * (R1 / a.alpha + (down - a.k) * implied_noise(m) + up * Z))
+    return _by_way_of_halfway(
+        steps, ladder, ancestral_eta, lambda a, m, down: R1 / a.alpha + (down - a.k) * implied_noise(m)
+    )
 
 
 def dpmpp_2s_a(steps: Sequence[Step], *, ladder: Ladder, ancestral_eta: float | int = 1.0) -> Iterator[Row]:
@@ -55,18 +50,26 @@ def dpmpp_2s_a(steps: Sequence[Step], *, ladder: Ladder, ancestral_eta: float | 
         ladder: gives the level halfway in λ.
         ancestral_eta: 0 is deterministic, 1 adds as much noise as DDPM.
     """
+    return _by_way_of_halfway(
+        steps, ladder, ancestral_eta, lambda a, m, down: down / a.sigma * R1 + (1 - down / a.k) * D
+    )
+
+
+def _by_way_of_halfway(
+    steps: Sequence[Step], ladder: Ladder, ancestral_eta: float | int, whole_step: Callable[[Level, Level, float], Line]
+) -> Iterator[Row]:
+    """A first-order step to the level halfway in λ, then from where it began (R1) to k = down, and noise up to b.
+
+    ``whole_step`` gives x / α after the second, from the levels at the beginning and halfway, and down.
+    """
     for a, b in steps:
         down, up = ancestral_split(a, b, ancestral_eta)
         if down == 0 or a.k == math.inf:
-            yield Row(a, _first_order_ancestral(a, b, down, up))
+            yield Row(a, b.alpha * (D + down * implied_noise(a) + up * Z))
             continue
         m = ladder.at_k(math.sqrt(a.k * down))
         yield Row(a, first_order(a, m), r1=X)
-        yield Row(m, b.alpha * (down / a.sigma * R1 + (1 - down / a.k) * D + up * Z))
-
-
-def _first_order_ancestral(a: Level, b: Level, down: float, up: float) -> Line:
-    return b.alpha * (D + down * implied_noise(a) + up * Z)
+        yield Row(m, b.alpha * (whole_step(a, m, down) + up * Z))
 
 
 def dpmpp_2s(steps: Sequence[Step], *, solver: str = "midpoint") -> Iterator[Row]:
