@@ -112,6 +112,8 @@ def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedMod
     values = {name: getattr(options, name) for name in fields if name in told}
     if "sampler" in told:  # what the run's own sampler was told means nothing to another
         values |= {name: getattr(options, name) for name, field in fields.items() if rules_of(field).of_sampler}
+    if options.schedule != fields["schedule"].default:  # told, or a part of the sampler's name
+        values["schedule"] = options.schedule
     sampling = dataclasses.replace(model.config.samples.sampling(size=model.config.data.size), **values)
     log.info("%d steps, guidance %g", sampling.steps, sampling.guidance_scale)
     return sampling
