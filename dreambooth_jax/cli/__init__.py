@@ -40,32 +40,39 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
-    with CtrlC() as ctrl_c:  # before anything is imported that takes time
-        from dreambooth_jax.cli.messages import plain_messages
-        from dreambooth_jax.errors import InputError
-        from dreambooth_jax.platforms import leave_out_absent
+    try:
+        with CtrlC() as ctrl_c:  # before anything is imported that takes time
+            code = _code_of(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        if not ctrl_c.pressed:  # libraries may turn the interrupt into an error of their own
+            raise
+    return 130 if ctrl_c.pressed else code
 
-        plain_messages()
-        leave_out_absent()
-        # jax takes three quarters of a GPU's memory unless told; a run has nobody to share it with
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
-        try:
-            run(sys.argv[1:] if arguments is None else arguments)
-            print(end="", flush=True)  # also where there is no stdout
-        except InputError as error:
-            print(f"dreambooth-jax: {error}", file=sys.stderr)
-            return 2
-        except BrokenPipeError:  # whoever read what is printed has seen enough
-            _print_no_more()
-        except OSError as error:  # a full disk, a folder that may not be written: the place is wrong, not the program
-            print(f"dreambooth-jax: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
-        except Exception:
-            if not ctrl_c.pressed:  # libraries may turn the interrupt into an error of their own
-                raise
-        return 130 if ctrl_c.pressed else 0
+
+def _code_of(arguments: Sequence[str]) -> int:
+    """Do it; wrong input becomes one line. Returns the exit code."""
+    from dreambooth_jax.cli.messages import plain_messages
+    from dreambooth_jax.errors import InputError
+    from dreambooth_jax.platforms import leave_out_absent
+
+    plain_messages()
+    leave_out_absent()
+    # jax takes three quarters of a GPU's memory unless told; a run has nobody to share it with
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    try:
+        run(arguments)
+        print(end="", flush=True)  # also where there is no stdout
+    except InputError as error:
+        print(f"dreambooth-jax: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        _print_no_more()
+    except OSError as error:  # a full disk, a folder that may not be written: the place is wrong, not the program
+        print(f"dreambooth-jax: {error.strerror or error}: {error.filename or 'while writing'}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _print_no_more() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.trees import count
+from dreambooth_jax.weights.pretrained import Components
 
 from .curves import draw, read_log
 from .settings import Data, Settings
@@ -69,7 +70,7 @@ and scaled; nobody who made them endorses this model.
 """
 
 
-def write(settings: Settings, measured: dict[str, Any], *, model: Any, sprites: int, sampling: str) -> None:
+def write(settings: Settings, measured: dict[str, Any], *, model: Components, sprites: int, sampling: str) -> None:
     """README.md of the model folder."""
     own, work = settings.denoiser, settings.work
     judged = work / "autoencoder" / f"measured_{settings.autoencoder.stage.steps}.json"
@@ -80,13 +81,13 @@ def write(settings: Settings, measured: dict[str, Any], *, model: Any, sprites: 
         size=settings.grammar.size,
         remark=textwrap.fill(settings.remark, 118),
         shown=textwrap.fill(_shown(settings.data, sprites), 118),
-        tokens=model.text_encoder.config.vocab_size,
+        tokens=model.modules["text_encoder"].config.vocab_size,
         respelt=settings.data.respelt,
         rows="\n".join(_row(log, stage) for stage, log in logs.items()),
         curves=_curves(settings.output / "losses.png", logs),
         channels="-".join(map(str, settings.autoencoder.channels)),
-        factor=model.vae.config.downscale,
-        scaling_factor=model.vae.config.scaling_factor,
+        factor=model.modules["vae"].config.downscale,
+        scaling_factor=model.modules["vae"].config.scaling_factor,
         unet_channels="-".join(map(str, own.channels)),
         text_layers=own.text_layers,
         text_width=own.text_width,

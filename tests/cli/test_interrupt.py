@@ -16,11 +16,18 @@ from dreambooth_jax.cli.verbs import VERBS
 
 # A shell reports 128 + 2 for a process that the signal itself ended, as it may before Python has a handler.
 INTERRUPTED = {130, -signal.SIGINT}
+# says when the first import within main begins: before that, Python's own handler may still be the one that is asked
 START = """
 import sys
 sys.argv = ["dreambooth-jax", "plan", "configs/quickstart.yaml", "--devices", "2"]
 from dreambooth_jax.cli import main
-print("started", flush=True)
+
+class Announce:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dreambooth_jax.cli.messages":
+            print("started", flush=True)
+
+sys.meta_path.insert(0, Announce())
 sys.exit(main())
 """
 
