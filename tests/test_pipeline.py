@@ -19,7 +19,9 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
 from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.pipeline.call import program_of, rows_of
 from dreambooth_jax.pipeline.generate import draw_latents, generate
+from dreambooth_jax.pipeline.request import read_request
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import sharding
 
@@ -97,17 +99,18 @@ def test_two_programs_for_all_samplers(pipe):
     for number, options in enumerate(told):
         for guidance_scale in (1.0, 7.5):
             sampling = SamplingConfig(steps=(1, 7, 50)[number % 3], guidance_scale=guidance_scale, **options)
-            static, *shared = pipe._program(sampling)
+            static, *shared = program_of(pipe, sampling)
             leaves, structure = jax.tree.flatten(shared)
             programs.add((static, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)))
     assert len(programs) == 2
 
 
 def test_no_guidance_asks_the_networks_once_instead_of_twice(pipe):
-    rows = pipe._rows(PROMPTS, [""] * 3, [0, 1, 2], (8, 8), None)
+    request = read_request(PROMPTS, negative_prompt="", seed=0, sampling=None, options={}, latents=None)
+    rows = rows_of(pipe, request)
 
     def work(guidance_scale):
-        static, *shared = pipe._program(SamplingConfig(steps=1, guidance_scale=guidance_scale))
+        static, *shared = program_of(pipe, SamplingConfig(steps=1, guidance_scale=guidance_scale))
         return flops(partial(generate, *static), pipe.params, rows, *shared)
 
     def work_of(name, *inputs):

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Real
 
 Network: TypeAlias = Callable[
@@ -30,8 +31,8 @@ def guided(
     *,
     text: Any,
     negative: Any | None,
-    scale: Float[Array, ""],
-    rescale: Float[Array, ""] | None = None,
+    scale: Float[np.ndarray | Array, ""],
+    rescale: Float[np.ndarray | Array, ""] | None = None,
 ) -> Callable[[Float[Array, "b h w c"], Real[Array, ""]], Float[Array, "b h w c"]]:
     """``denoise(x, t)`` that asks ``network(x, t, condition)`` about both prompts in one call of twice the batch.
 

@@ -24,40 +24,60 @@ from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.trees import Tree
 
 
+class Networks(NamedTuple):
+    """What the program is made of. Hashable, so that it may be a static argument."""
+
+    unet: nn.Module
+    vae: nn.Module
+    conditioner: Conditioner
+
+
 class Rows(NamedTuple):
-    """What each picture has of its own."""
+    """What each picture has of its own. What a call does not have is None, and has no place in its program."""
 
     ids: Mapping[str, Int[Array | np.ndarray, "b s"]]
     """For each text encoder."""
     negative_ids: Mapping[str, Int[Array | np.ndarray, "b s"]]
     latents: Float[Array, "b h w c"]
+    """Standard normal noise that the run starts from."""
     keys: Key[Array, "b"]
 
 
+class Shared(NamedTuple):
+    """What all pictures of a call have in common and the program is not compiled anew for."""
+
+    table: SamplerTable
+    guidance_scale: Float[np.ndarray | Array, ""]
+    guidance_rescale: Float[np.ndarray | Array, ""]
+
+
 def generate(
-    unet: nn.Module,
-    vae: nn.Module,
-    conditioner: Conditioner,
-    with_guidance: bool,
-    params: Tree,
-    rows: Rows,
-    table: SamplerTable,
-    guidance_scale: Float[Array, ""],
-    guidance_rescale: Float[Array, ""],
+    networks: Networks, with_guidance: bool, params: Tree, rows: Rows, shared: Shared
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
     """(final latents, pictures in [0, 1])."""
 
     def network(x: Array, t: Array, condition: Condition) -> Array:
-        return apply(unet, None, params["unet"], x, jnp.full(len(x), t), condition)
+        return apply(networks.unet, None, params["unet"], x, jnp.full(len(x), t), condition)
+
+    conditions = _conditions(networks.conditioner, params, rows, with_guidance)
+    denoise = guided(network, **conditions, scale=shared.guidance_scale, rescale=shared.guidance_rescale)
+    final = sample(denoise, _first(rows, shared.table), shared.table, keys=rows.keys)
+    return final, _pictures(networks.vae, params["vae"], final)
+
+
+def _first(rows: Rows, table: SamplerTable) -> Float[Array, "b h w c"]:
+    """x at the level of the table's first row."""
+    return rows.latents * table.noise.astype(rows.latents.dtype)
+
+
+def _pictures(vae: nn.Module, params: Tree, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
+    """In [0, 1]."""
 
     def decode(latents: Array) -> Array:
-        return apply(vae, "decode", params["vae"], latents[None] / vae.config.scaling_factor)[0]
+        return apply(vae, "decode", params, latents[None] / vae.config.scaling_factor)[0]
 
-    conditions = _conditions(conditioner, params, rows, with_guidance)
-    denoise = guided(network, **conditions, scale=guidance_scale, rescale=guidance_rescale)
-    final = sample(denoise, rows.latents * table.noise.astype(rows.latents.dtype), table, keys=rows.keys)
     # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
-    return final, jnp.clip(jax.lax.map(decode, final) / 2 + 0.5, 0, 1)
+    return jnp.clip(jax.lax.map(decode, latents) / 2 + 0.5, 0, 1)
 
 
 def _conditions(conditioner: Conditioner, params: Tree, rows: Rows, with_guidance: bool) -> dict[str, Condition | None]:

@@ -10,28 +10,25 @@ and seeds are its arguments.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
-from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Condition, Conditioner
-from dreambooth_jax.pipeline.generate import Rows, apply, draw_latents, encode, generate
-from dreambooth_jax.pipeline.request import check, given_latents, sampling_of, seeds_of, texts_of
+from dreambooth_jax.pipeline.call import Output, as_output, program_of, rows_of, shapes_of_rows
+from dreambooth_jax.pipeline.generate import apply, encode, generate
+from dreambooth_jax.pipeline.request import check, read_request, sampling_of, texts_of
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.pretrained import Components
-
-Output: TypeAlias = Literal["uint8", "float32", "latents"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,24 +179,17 @@ class Pipeline:
         Raises:
             InputError: naming the argument that is wrong.
         """
-        sampling = sampling_of(sampling, options)
-        texts = texts_of("prompts", prompts)
-        negative_prompt = sampling.negative_prompt if negative_prompt is None else negative_prompt
-        negative = texts_of("negative_prompt", negative_prompt, len(texts))
-        seeds = seeds_of(seed, len(texts))
-        sides = self._latent_sides(sampling.height, sampling.width, latents)
+        request = read_request(
+            prompts, negative_prompt=negative_prompt, seed=seed, sampling=sampling, options=options, latents=latents
+        )
         check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
-        static, *shared = self._program(sampling)
-        rows = self._rows(texts, negative, seeds, sides, latents)
+        static, shared = program_of(self, request.sampling)
+        rows = rows_of(self, request)
         params = self.params if params is None else params
         lacking = [name for name in self.components.family.components if name not in params]
         check("params", lacking, not lacking, "are missing; give those of the whole model")
-        final, images = map(np.asarray, map_rows(self.target.mesh, generate, static, params, rows, *shared))
-        if not np.isfinite(images).all():
-            raise InputError("the model draws values that are not finite: are its weights damaged?")
-        if output == "uint8":
-            return np.rint(255 * images).astype(np.uint8)
-        return images if output == "float32" else final
+        final, images = map(np.asarray, map_rows(self.target.mesh, generate, static, params, rows, shared))
+        return as_output(final, images, output)
 
     def lower(self, count: int, *, sampling: SamplingConfig | None = None, **options: Any) -> jax.stages.Lowered:
         """The program that a call makes ``count`` pictures of one size with, ready to be compiled; nothing is computed.
@@ -207,49 +197,6 @@ class Pipeline:
         The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
         """
         sampling = sampling_of(sampling, options)
-        static, *shared = self._program(sampling)
-        count = rows_per_device(self.target.mesh, count) * self.target.mesh.size
-        sides = (*self._latent_sides(sampling.height, sampling.width, None), self.latent_channels)
-
-        def rows() -> Rows:
-            ids = {name: jnp.zeros((count, one.max_length), jnp.int32) for name, one in self.tokenizers.items()}
-            return Rows(ids, ids, jnp.zeros((count, *sides)), jnp.stack([rng.root_key(0)] * count))
-
-        return lower_rows(self.target.mesh, generate, static, self.params, jax.eval_shape(rows), *shared)
-
-    def _program(self, sampling: SamplingConfig) -> tuple[Any, ...]:
-        """What is compiled anew where it differs, and what is given to it for all pictures."""
-        self.check_text_to_image()
-        table = build_table(
-            sampling.sampler,
-            self.schedule,
-            sampling.steps,
-            spacing=sampling.schedule,
-            profile=sampling.profile,
-            **sampling.of_sampler,
-        )
-        static = (self.unet, self.vae, self.conditioner, bool(sampling.guidance_scale > 1))
-        return static, table, np.asarray(sampling.guidance_scale), np.asarray(sampling.guidance_rescale)
-
-    def _rows(
-        self, texts: list[str], negative: list[str], seeds: list[int], sides: tuple[int, ...], latents: Any
-    ) -> "Rows":
-        shape = (len(texts), *sides, self.latent_channels)
-        keys, drawn = draw_latents(np.asarray(seeds, np.uint32), shape=shape)
-        return Rows(
-            ids=self.input_ids(texts),
-            negative_ids=self.input_ids(negative),
-            latents=drawn if latents is None else given_latents(latents, shape),
-            keys=keys,
-        )
-
-    def _latent_sides(self, height: int | None, width: int | None, latents: Any) -> tuple[int, ...]:
-        """Height and width in latents: of the pictures, if given, else of the latents, if given."""
-        factor = self.vae.config.downscale
-        four = latents is None or (getattr(latents, "ndim", 0) == 4 and 0 not in latents.shape)
-        check("latents", type(latents), four, "must be an array [b, height / 8, width / 8, 4]")
-        default = (self.native_size // factor,) * 2 if latents is None else latents.shape[1:3]
-        for name, pixels in (("height", height), ("width", width)):
-            fine = pixels is None or (pixels > 0 and pixels % factor == 0)
-            check(name, pixels, fine, f"must be a multiple of {factor}")
-        return tuple(pixels // factor if pixels else side for pixels, side in zip((height, width), default))
+        static, shared = program_of(self, sampling)
+        rows = shapes_of_rows(self, rows_per_device(self.target.mesh, count) * self.target.mesh.size, sampling)
+        return lower_rows(self.target.mesh, generate, static, self.params, rows, shared)

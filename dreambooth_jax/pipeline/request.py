@@ -3,6 +3,7 @@
 """What a caller asks a pipeline for, checked: one text, one seed and one latent for each picture."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +14,44 @@ from jaxtyping import Array, Float
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """What a call asks for, before anything of the model is looked at. Lists have an entry for each picture."""
+
+    prompts: list[str]
+    negative_prompts: list[str]
+    seeds: list[int]
+    sampling: SamplingConfig
+    latents: Array | np.ndarray | None
+    """To start from; shape and values are checked where the pictures' size is known."""
+
+
+def read_request(
+    prompts: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] | None,
+    seed: int | Sequence[int],
+    sampling: SamplingConfig | None,
+    options: dict[str, Any],
+    latents: Array | np.ndarray | None,
+) -> Request:
+    """The arguments of a call, checked.
+
+    Raises:
+        InputError: naming the argument that is wrong.
+    """
+    sampling = sampling_of(sampling, options)
+    texts = texts_of("prompts", prompts)
+    negative_prompt = sampling.negative_prompt if negative_prompt is None else negative_prompt
+    return Request(
+        prompts=texts,
+        negative_prompts=texts_of("negative_prompt", negative_prompt, len(texts)),
+        seeds=seeds_of(seed, len(texts)),
+        sampling=sampling,
+        latents=latents,
+    )
 
 
 def given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[Array, "b h w c"]:

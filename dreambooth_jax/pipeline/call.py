@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What one call of a pipeline does: request -> rows and program -> output.
+
+What a kind of input needs (texts, noise, pictures) is made into fields of ``Rows`` here; the program that reads them is
+:mod:`~dreambooth_jax.pipeline.generate`.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreambooth_jax import rng
+from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.diffusion.samplers import build_table
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latents
+from dreambooth_jax.pipeline.request import Request, check, given_latents
+from dreambooth_jax.size import Size
+
+if TYPE_CHECKING:
+    from dreambooth_jax.pipeline.pipeline import Pipeline
+
+Output: TypeAlias = Literal["uint8", "float32", "latents"]
+
+
+def program_of(pipe: "Pipeline", sampling: SamplingConfig) -> tuple[tuple[Networks, bool], Shared]:
+    """What is compiled anew where it differs, and what is given to it for all pictures."""
+    pipe.check_text_to_image()
+    table = build_table(
+        sampling.sampler,
+        pipe.schedule,
+        sampling.steps,
+        spacing=sampling.schedule,
+        profile=sampling.profile,
+        **sampling.of_sampler,
+    )
+    static = Networks(pipe.unet, pipe.vae, pipe.conditioner), bool(sampling.guidance_scale > 1)
+    return static, Shared(table, np.asarray(sampling.guidance_scale), np.asarray(sampling.guidance_rescale))
+
+
+def rows_of(pipe: "Pipeline", request: Request) -> Rows:
+    """What each picture of a request has of its own."""
+    sides = latent_size(pipe, request.sampling, request.latents)
+    shape = (len(request.prompts), *sides, pipe.latent_channels)
+    keys, drawn = draw_latents(np.asarray(request.seeds, np.uint32), shape=shape)
+    return Rows(
+        ids=pipe.input_ids(request.prompts),
+        negative_ids=pipe.input_ids(request.negative_prompts),
+        latents=drawn if request.latents is None else given_latents(request.latents, shape),
+        keys=keys,
+    )
+
+
+def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Rows:
+    """Shapes of what :func:`rows_of` makes of ``count`` prompts; nothing is computed."""
+    sides = latent_size(pipe, sampling, None)
+
+    def rows() -> Rows:
+        ids = {name: jnp.zeros((count, one.max_length), jnp.int32) for name, one in pipe.tokenizers.items()}
+        latents = jnp.zeros((count, *sides, pipe.latent_channels))
+        return Rows(ids=ids, negative_ids=ids, latents=latents, keys=jnp.stack([rng.root_key(0)] * count))
+
+    return jax.eval_shape(rows)
+
+
+def latent_size(pipe: "Pipeline", sampling: SamplingConfig, latents: Any) -> Size:
+    """Height and width in latents: of the pictures, if given, else of the latents, if given."""
+    factor = pipe.vae.config.downscale
+    four = latents is None or (getattr(latents, "ndim", 0) == 4 and 0 not in latents.shape)
+    check("latents", type(latents), four, "must be an array [b, height / 8, width / 8, 4]")
+    default = (pipe.native_size // factor,) * 2 if latents is None else latents.shape[1:3]
+    for name, pixels in (("height", sampling.height), ("width", sampling.width)):
+        fine = pixels is None or (pixels > 0 and pixels % factor == 0)
+        check(name, pixels, fine, f"must be a multiple of {factor}")
+    wanted = (sampling.height, sampling.width)
+    return Size(*(pixels // factor if pixels else side for pixels, side in zip(wanted, default)))
+
+
+def as_output(final: np.ndarray, images: np.ndarray, output: Output) -> np.ndarray:
+    """Final latents, or pictures in [0, 1], as they were asked for.
+
+    Raises:
+        InputError: if the model drew what is not finite.
+    """
+    if not np.isfinite(images).all():
+        raise InputError("the model draws values that are not finite: are its weights damaged?")
+    if output == "uint8":
+        return np.rint(255 * images).astype(np.uint8)
+    return images if output == "float32" else final
