@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ class Tokenizer:
             return np.zeros((0, self.max_length), np.int32)
         encoded = self.backend(prompts, padding="max_length", max_length=self.max_length, truncation=True)
         return np.asarray(encoded["input_ids"], np.int32)
+
+    def words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text by itself, however many, without those that begin, end and pad.
+
+        Raises:
+            InputError: for what is no text.
+        """
+        texts = [_text(text) for text in texts]
+        return self.backend(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """``max_length`` ids of at most two fewer: what a call makes of the text that has them."""
+        pad = [self.backend.pad_token_id] * (self.max_length - 2 - len(ids))
+        return [self.backend.bos_token_id, *ids, self.backend.eos_token_id, *pad]
+
+    @cached_property
+    def comma(self) -> int | None:
+        """The id of a comma; None in a vocabulary that has no such word."""
+        return self.backend.get_vocab().get(",</w>")
 
     def lost(self, prompt: str) -> str:
         """The end of the prompt that does not fit, in the prompt's own spelling; empty where all of it fits."""
