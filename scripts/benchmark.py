@@ -9,7 +9,7 @@
     python scripts/benchmark.py --peers ours                                      # needs no torch
 
 step, text-step  an optimizer step of the UNet (and text encoder) on batch + batch examples: AdamW, clip
-ddim             50 guided steps of batch pictures, both halves in one call, without text encoder and decoder
+ddim, dpmpp_2m   50 guided steps of batch pictures, both halves in one call, without text encoder and decoder
 class-images     prompts to pictures        load   folder to device        whole   photos to a saved model
 
 All have the same weights, and before steps are timed, the same loss. Seconds of tracing and of XLA's compiler stand

@@ -21,7 +21,8 @@ from benchmark.ours import Ours, step_name
 from benchmark.pytorch import Torch
 from benchmark.whole import Job, measure_whole, run_whole
 
-WORK = ("step", "text-step", "ddim", "load", "class-images", "whole")
+SAMPLERS = ("ddim", "dpmpp_2m")
+WORK = ("step", "text-step", *SAMPLERS, "load", "class-images", "whole")
 PEERS = (OURS, "eager", "compile")
 TOLERANCE = {True: 1e-4, False: 3e-2}
 """Of the losses, relative: in float32 on a CPU, in bfloat16 elsewhere."""
@@ -69,8 +70,12 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
                 name, makers = "load", {peer: it.load for peer, it in peers.items()}
             else:
                 name = f"{work} {batch}"
-                method = work.replace("-", "_")
-                makers = {peer: partial(getattr(it, method), batch, options.steps) for peer, it in peers.items()}
+                makers = {
+                    peer: partial(it.sampler, work, batch, options.steps)
+                    if work in SAMPLERS
+                    else partial(it.class_images, batch, options.steps)
+                    for peer, it in peers.items()
+                }
             for peer, times in measure(makers, options.repeats).items():
                 ours = peers.get(OURS)
                 known = {"flops": ours.flops[name]} if ours and name in ours.flops else {}
@@ -134,7 +139,7 @@ def parse(description: str | None) -> argparse.Namespace:
     parser.add_argument("--work", default="step,text-step,ddim", help=f"of {', '.join(WORK)}")
     parser.add_argument("--peers", default="ours,eager", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--batch", default="1,4", help="instance examples per step, and pictures at once")
-    parser.add_argument("--steps", type=int, default=50, help="of a DDIM run")
+    parser.add_argument("--steps", type=int, default=50, help="of a sampler's run")
     parser.add_argument("--train-steps", type=int, default=800, help="of whole")
     parser.add_argument("--class-images", type=int, default=200, help="of whole")
     parser.add_argument("--repeats", type=int, default=5)

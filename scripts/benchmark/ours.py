@@ -69,13 +69,13 @@ class Ours:
         self.flops[name], self.memory[name], self.compiling[name] = step.flops, step.usage.peak, step.compiling
         return step.run
 
-    def ddim(self, batch: int, steps: int) -> Run:
+    def sampler(self, name: str, batch: int, steps: int) -> Run:
         """A guided run from noise, both halves of guidance in one call of the network."""
         drawn = examples(self.configs, 2 * batch)
         text, negative = jnp.split(jnp.asarray(drawn.text_states), 2)
         noise = jnp.asarray(drawn.noise[:batch])
         keys = jnp.stack([rng.root_key(i) for i in range(batch)])
-        unet, table = self.pipe.unet, build_table("ddim", self.pipe.schedule, steps)
+        unet, table = self.pipe.unet, build_table(name, self.pipe.schedule, steps)
         params = jax.device_put(self.pipe.params["unet"], jax.local_devices()[0])
 
         def network(params: Any, x: jax.Array, t: jax.Array, text: jax.Array) -> Any:
@@ -88,9 +88,9 @@ class Ours:
             )
             return sample(denoise, noise, table, keys=keys)
 
-        compiled, self.compiling[f"ddim {batch}"] = compile_timed(run, params, noise)
+        compiled, self.compiling[f"{name} {batch}"] = compile_timed(run, params, noise)
         both = jnp.concatenate([noise, noise])
-        self.flops[f"ddim {batch}"] = steps * flops(network, params, both, jnp.int32(0), drawn.text_states)
+        self.flops[f"{name} {batch}"] = steps * flops(network, params, both, jnp.int32(0), drawn.text_states)
         return lambda: jax.block_until_ready(compiled(params, noise))
 
     def load(self) -> Run:

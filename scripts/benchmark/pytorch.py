@@ -125,16 +125,22 @@ class Torch:
 
         return run
 
-    def denoise(self, x: Any, text: Any, steps: int) -> Any:
-        """A guided DDIM run; ``text``: negative ∥ positive."""
-        scheduler = self.diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False)
+    def scheduler(self, name: str) -> Any:
+        """The sampler of ours that is called so."""
+        if name == "dpmpp_2m":
+            return self.diffusers.DPMSolverMultistepScheduler(**SCHEDULE)
+        return self.diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False)
+
+    def denoise(self, x: Any, text: Any, steps: int, name: str = "ddim") -> Any:
+        """A guided run; ``text``: negative ∥ positive."""
+        scheduler = self.scheduler(name)
         scheduler.set_timesteps(steps)
         for t in scheduler.timesteps:
             negative, positive = self.unet(self.torch.cat([x, x]), t, text).sample.float().chunk(2)
             x = scheduler.step(negative + GUIDANCE * (positive - negative), t, x).prev_sample
         return x
 
-    def ddim(self, batch: int, steps: int) -> Run:
+    def sampler(self, name: str, batch: int, steps: int) -> Run:
         """From noise to latents."""
         drawn = examples(self.configs, 2 * batch)
         start, text = self.put(drawn.noise[:batch]), self.put(drawn.text_states)
@@ -142,7 +148,7 @@ class Torch:
 
         def run() -> None:
             with self.torch.inference_mode(), self.autocast():
-                self.denoise(start, text, steps)
+                self.denoise(start, text, steps, name)
             self.wait()
 
         return run
