@@ -91,6 +91,17 @@ def build_unet(kind: str, *, seed: int = 0, double: bool = False, **options: Any
     return _randomised(unet, seed, double)
 
 
+def build_controlnet(kind: str, *, seed: int = 0, double: bool = False, **options: Any) -> Any:
+    """A ``diffusers.ControlNetModel`` that fits the UNet and the VAE, its convolutions of zeros random, too."""
+    import diffusers
+
+    shape = {name: value for name, value in _UNETS[kind].items() if name not in ("sample_size", "up_block_types")}
+    net = diffusers.ControlNetModel(**{**shape, "conditioning_embedding_out_channels": (8, 16), **options})
+    if double:
+        net.time_proj = _double_timesteps(net.config)
+    return _randomised(net, seed, double)
+
+
 def build_vae(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
     """A ``diffusers.AutoencoderKL``."""
     import diffusers

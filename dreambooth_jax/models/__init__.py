@@ -8,6 +8,7 @@ Parameters are plain nested dicts. A leaf's path is PyTorch's name of it, with l
 
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 
@@ -15,6 +16,8 @@ __all__ = [
     "AutoencoderKL",
     "CLIPTextConfig",
     "CLIPTextModel",
+    "ControlNetConfig",
+    "ControlNetModel",
     "UNet2DConditionModel",
     "UNetConfig",
     "VAEConfig",

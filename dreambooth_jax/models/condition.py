@@ -10,14 +10,31 @@ Every leaf has a row for each example, so rows are taken, joined and split with 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 CONDITION = "condition"
 INPUT_IDS = "input_ids"
+
+
+class Residuals(NamedTuple):
+    """Features that another network adds to the denoiser's, [b, h, w, c] or [b, 1, 1, c]; None adds nothing."""
+
+    skips: tuple[Any, ...] | None = None
+    """One for each skip connection, added on the way up: of a ControlNet."""
+    middle: Any | None = None
+    """Added to the middle block's result: of a ControlNet."""
+    blocks: tuple[Any, ...] | None = None
+    """One for each down block, added before it halves the size: of a T2I-Adapter."""
+
+    def astype(self, dtype: DTypeLike) -> "Residuals":
+        """In another dtype."""
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
 
 
 class Condition(NamedTuple):
@@ -29,8 +46,8 @@ class Condition(NamedTuple):
     """A vector for the whole text."""
     sizes: Float[Array, "b 6"] | None = None
     """Height and width of the original picture, top and left of the crop, height and width of what is wanted."""
-    residuals: Any = None
-    """Features that another network adds to the denoiser's."""
+    residuals: Residuals | None = None
+    """What other networks add to its features."""
 
     def leaves(self) -> dict[str, Any]:
         """``condition/states`` and so on: how batches and tables, which are flat, name them."""

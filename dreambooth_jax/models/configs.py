@@ -69,7 +69,8 @@ class ModelConfig:
     def _value(cls, key: str, value: Any, default: Any) -> Any:
         """The value of a field in its own type."""
         value = tuple(value) if isinstance(value, list) else value
-        if not _alike(value, default) or (isinstance(value, tuple) and key not in cls.PER_BLOCK):
+        wanted, listed = isinstance(default, tuple), isinstance(value, tuple)
+        if not _alike(value, default) or (listed != wanted and not (listed and key in cls.PER_BLOCK)):
             raise cls._unsupported(key, value, f"something like {default!r}")
         for one in value if isinstance(value, tuple) else (value,):
             cls._check_number(key, one)
@@ -121,17 +122,14 @@ def _alike(value: Any, default: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig(ModelConfig):
-    """The denoiser. Values per block are in the order of ``down_block_types``; up blocks have them reversed."""
+class UNetEncoderConfig(ModelConfig):
+    """The way down and the middle of a UNet, of which a ControlNet is a copy. Values per block are in the order of
+    ``down_block_types``."""
 
-    sample_size: int | None = None
-    """Side of the latents that the network was trained on; it takes others."""
     in_channels: int = 4
-    out_channels: int = 4
     flip_sin_to_cos: bool = True
     freq_shift: float = 0.0
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     only_cross_attention: PerBlock[bool] = False
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: PerBlock[int] = 2
@@ -146,11 +144,9 @@ class UNetConfig(ModelConfig):
     use_linear_projection: bool = False
 
     CHOICES: ClassVar[Choices] = {
-        "_class_name": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
         "act_fn": ("silu", "swish"),  # two names of one function
         "attention_type": ("default",),
         "conv_in_kernel": (3,),
-        "conv_out_kernel": (3,),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "downsample_padding": (1,),
         "mid_block_scale_factor": (1,),
@@ -158,17 +154,16 @@ class UNetConfig(ModelConfig):
         "resnet_out_scale_factor": (1,),
         "resnet_time_scale_shift": ("default",),
         "time_embedding_type": ("positional",),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     }
-    IRRELEVANT = (
+    IRRELEVANT: ClassVar[tuple[str, ...]] = (
         "addition_embed_type_num_heads",  # says something only beside addition_embed_type
         "mid_block_only_cross_attention",  # the one middle block that we have does not read it
         "split_head_dim",  # the legacy Flax UNet's ways to compute the same
         "use_memory_efficient_attention",
         "upcast_attention",  # logits and softmax are never below float32 here
     )
-    PER_BLOCK = (
-        *("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "only_cross_attention"),
+    PER_BLOCK: ClassVar[tuple[str, ...]] = (
+        *("block_out_channels", "down_block_types", "layers_per_block", "only_cross_attention"),
         *("attention_head_dim", "num_attention_heads", "transformer_layers_per_block"),
     )
     DEPTHS = ("layers_per_block", "transformer_layers_per_block")
@@ -190,6 +185,24 @@ class UNetConfig(ModelConfig):
     def per_block(self, value: PerBlock[T]) -> tuple[T, ...]:
         """A value for each block: itself, or repeated where it is one for all."""
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(UNetEncoderConfig):
+    """The denoiser. Up blocks have values per block in reverse."""
+
+    sample_size: int | None = None
+    """Side of the latents that the network was trained on; it takes others."""
+    out_channels: int = 4
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+
+    CHOICES: ClassVar[Choices] = {
+        **UNetEncoderConfig.CHOICES,
+        "_class_name": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
+        "conv_out_kernel": (3,),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    }
+    PER_BLOCK = (*UNetEncoderConfig.PER_BLOCK, "up_block_types")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from flax import linen as nn
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.condition import Condition
 from dreambooth_jax.models.configs import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 
@@ -104,6 +105,16 @@ UNET = ComponentKind(
     library_class=("diffusers", "UNet2DConditionModel"),
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
     dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels), _whole(1), _real(1, 1, c.cross_attention_dim)),
+)
+CONTROLNET = ComponentKind(
+    config_cls=ControlNetConfig,
+    module_cls=ControlNetModel,
+    library_class=("diffusers", "ControlNetModel"),
+    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
+    dummy_inputs=lambda c: (
+        *UNET.dummy_inputs(c),
+        _real(1, 64 * c.downscale, 64 * c.downscale, c.conditioning_channels),
+    ),
 )
 VAE = ComponentKind(
     config_cls=VAEConfig,

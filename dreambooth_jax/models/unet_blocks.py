@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dreambooth_jax.models.attention import Attention
-from dreambooth_jax.models.configs import UNetConfig
+from dreambooth_jax.models.configs import UNetConfig, UNetEncoderConfig
 from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Remat, Upsample, conv, gelu, recomputed
 from dreambooth_jax.models.resnet import ResnetBlock
 from dreambooth_jax.target import CPU, Arch
@@ -132,7 +132,7 @@ class _Block(nn.Module):
         arch: what to compute on.
     """
 
-    config: UNetConfig
+    config: UNetEncoderConfig
     level: int
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
@@ -180,13 +180,18 @@ class DownBlock(_Block):
         is_last = self.level == len(config.block_out_channels) - 1
         self.downsamplers = [] if is_last else [Downsample(self.features, dtype=self.dtype)]
 
-    def __call__(self, x: Features, time: Time, text: Text) -> tuple[Array, list[Array]]:
-        """The block's result and its skip connections."""
+    def __call__(
+        self, x: Features, time: Time, text: Text, addition: Float[Array, "b h w features"] | None = None
+    ) -> tuple[Array, list[Array]]:
+        """The block's result and its skip connections. ``addition``: to its last layer."""
         skips = []
+        last = len(self.resnets) - 1
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             if self.attentions:
                 x = self.attentions[i](x, text)
+            if i == last and addition is not None:
+                x = x + addition
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
@@ -209,6 +214,8 @@ class MidBlock(_Block):
 
 class UpBlock(_Block):
     """``CrossAttnUpBlock2D`` or ``UpBlock2D``."""
+
+    config: UNetConfig
 
     def setup(self) -> None:
         config = self.config

@@ -14,6 +14,8 @@ from dreambooth_jax.models import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
+    ControlNetConfig,
+    ControlNetModel,
     UNet2DConditionModel,
     UNetConfig,
     VAEConfig,
@@ -25,6 +27,11 @@ SD15_UNET = {"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768, 
 SD21_UNET = {
     **{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True},
     **{"dual_cross_attention": False, "num_class_embeds": None, "upcast_attention": True, "sample_size": 96},
+}
+SD15_CONTROLNET = {
+    **{"_class_name": "ControlNetModel", "cross_attention_dim": 768, "act_fn": "silu", "attention_head_dim": 8},
+    **{"conditioning_embedding_out_channels": [16, 32, 96, 256], "global_pool_conditions": False},
+    **{"controlnet_conditioning_channel_order": "rgb", "upcast_attention": False, "class_embed_type": None},
 }
 SD_VAE = {
     "block_out_channels": [128, 256, 512, 512],
@@ -59,6 +66,14 @@ def test_unet_size(raw, expected):
     config = UNetConfig.from_json(raw)
     latents, text = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 77, config.cross_attention_dim))
     assert parameters(UNet2DConditionModel(config), latents, jnp.zeros(1, jnp.int32), text) == expected
+
+
+def test_controlnet_size():
+    config = ControlNetConfig.from_json(SD15_CONTROLNET)
+    latents, text = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 77, config.cross_attention_dim))
+    picture = jnp.zeros((1, 64, 64, 3))
+    assert config.downscale == 8
+    assert parameters(ControlNetModel(config), latents, jnp.zeros(1, jnp.int32), text, picture) == 361_279_120
 
 
 def test_vae_size():
@@ -120,6 +135,13 @@ def test_number_of_heads():
         (VAEConfig, "latents_mean", [0.1, 0.2, 0.3, 0.4]),
         (VAEConfig, "shift_factor", 0.1159),
         (VAEConfig, "use_quant_conv", False),
+        (ControlNetConfig, "_class_name", "SparseControlNetModel"),
+        (ControlNetConfig, "addition_embed_type", "text_time"),
+        (ControlNetConfig, "conditioning_embedding_out_channels", 16),
+        (ControlNetConfig, "conditioning_embedding_out_channels", [16, 0]),
+        (ControlNetConfig, "controlnet_conditioning_channel_order", "gbr"),
+        (ControlNetConfig, "down_block_types", ["DownBlock2D"] * 3),
+        (ControlNetConfig, "mid_block_type", "UNetMidBlock2D"),
         (CLIPTextConfig, "attention_dropout", 0.1),
         (CLIPTextConfig, "hidden_act", "relu"),
         (CLIPTextConfig, "hidden_size", "768"),

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The way down and the middle of a UNet: what the denoiser and a ControlNet, which is a copy of it, have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Real
+
+from dreambooth_jax.models.configs import UNetEncoderConfig
+from dreambooth_jax.models.layers import Remat, conv, timestep_embedding
+from dreambooth_jax.models.unet_blocks import DownBlock, Features, MidBlock, Text, Time
+from dreambooth_jax.target import CPU, Arch
+
+
+class TimestepEmbedding(nn.Module):
+    """Two dense layers over the sinusoids of a timestep."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b features"]:
+        h = jax.nn.silu(nn.Dense(self.features, dtype=self.dtype, name="linear_1")(x))
+        return nn.Dense(self.features, dtype=self.dtype, name="linear_2")(h)
+
+
+class UNetEncoder(nn.Module):
+    """Timestep embedding, first convolution, down blocks and middle block.
+
+    Attributes:
+        config: the network's shape.
+        dtype: what to compute in.
+        remat: what the backward pass computes again: nothing, each resnet and transformer, or each attention.
+        arch: what to compute on.
+    """
+
+    config: UNetEncoderConfig
+    dtype: DTypeLike = jnp.float32
+    remat: Remat = "nothing"
+    arch: Arch = CPU
+
+    def setup(self) -> None:
+        config = self.config
+        levels = range(len(config.block_out_channels))
+        self.conv_in = conv(config.block_out_channels[0], dtype=self.dtype)
+        self.time_embedding = TimestepEmbedding(4 * config.block_out_channels[0], dtype=self.dtype)
+        self.down_blocks = [DownBlock(config, level, **self._how) for level in levels]
+        self.mid_block = MidBlock(config, levels[-1], **self._how)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
+
+    def _embed(self, timesteps: Real[Array, "b"]) -> Time:
+        """The embedded timestep after its activation, as blocks take it."""
+        sinusoids = timestep_embedding(
+            timesteps,
+            self.config.block_out_channels[0],
+            flip_sin_to_cos=self.config.flip_sin_to_cos,
+            freq_shift=self.config.freq_shift,
+            dtype=self.dtype,
+        )
+        return jax.nn.silu(self.time_embedding(sinusoids))
+
+    def _encode(
+        self, x: Features, time: Time, text: Text, additions: Sequence[Array] | None = None
+    ) -> tuple[Array, list[Array]]:
+        """What the middle block makes of the result of the first convolution, and all skip connections.
+
+        Args:
+            x: result of ``conv_in``.
+            time: of :meth:`_embed`.
+            text: states, in the dtype that is computed in.
+            additions: for each down block what is added before it halves the size.
+        """
+        skips = [x]
+        for level, down in enumerate(self.down_blocks):
+            x, more = down(x, time, text, None if additions is None else additions[level])
+            skips += more
+        return self.mid_block(x, time, text), skips
