@@ -23,8 +23,8 @@ class SampleOptions(SamplingConfig):
     """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     num_images: int = setting(4, at_least=1, at_most=1_000_000)
     """Pictures per prompt; number i has seed + i."""
-    seed: int = setting(0, at_least=0, below=2**32)
-    """Seed of the first picture of each prompt."""
+    seed: int = setting(0, at_least=0, below=2**64)
+    """Seed of the first picture of each prompt: below 2^32, or with noise of other tools below 2^64."""
     step: int | None = setting(None, at_least=0)
     """Checkpoint of a run folder; the newest by default."""
     ema: bool | None = None

@@ -36,8 +36,9 @@ def sample(call: Call) -> None:
     """
     options: SampleOptions = call.settings
     prompts = read_prompts(options)
-    if options.seed + options.num_images > 2**32:
-        raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {2**32}: seeds end there")
+    end = 2**32 if options.noise == "jax" else 2**64
+    if options.seed + options.num_images > end:
+        raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {end}: seeds end there")
     from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.evaluation.samples import SampleSettings

@@ -45,6 +45,12 @@ class SamplingConfig(Settings):
     """Of tcd: 0 is deterministic, 1 goes to the data and back in each step."""
     guidance_rescale: float = setting(0.0, at_least=0, at_most=1)
     """How far guided predictions get the contrast of those without guidance: against overexposure, 0.7 is usual."""
+    noise: Literal["jax", "torch", "philox", "comfy", "invoke"] = "jax"
+    """Random numbers: ours, or those of torch on a CPU, of an NVIDIA GPU (philox), of ComfyUI or of InvokeAI."""
+    noise_seed_delta: int = setting(0, at_least=1 - 2**31, at_most=2**31 - 1)
+    """Added to the seed for the noise of steps, where the noise is another tool's: A1111's ENSD."""
+    noise_index: int = setting(0, at_least=0, at_most=1023)
+    """Number of the picture in a batch whose noise was drawn at once, as ComfyUI does."""
     height: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
     width: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)

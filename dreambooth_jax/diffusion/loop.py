@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.diffusion.table import Rows, SamplerTable
@@ -37,6 +37,15 @@ class Registers(NamedTuple):
     """What the method remembers."""
     denoised: Latents
     """x_0 as the last row saw it: a preview."""
+
+
+class GivenNoise(NamedTuple):
+    """Z from outside, in the place of what is drawn."""
+
+    values: Latents
+    """Of all rows that are run: of one that needs noise, or more that don't."""
+    counts: Bool[np.ndarray | Array, ""]
+    """Whether it is taken; may be traced, so that one program does both."""
 
 
 def begin(x: Latents) -> Registers:
@@ -69,6 +78,7 @@ def advance(
     last: RowNumber,
     keys: Key[Array, "b"],
     project: Project | None = None,
+    given: GivenNoise | None = None,
 ) -> Registers:
     """Rows first to last − 1 of a run. In one program, a run in parts is the whole run bit for bit.
 
@@ -81,6 +91,7 @@ def advance(
         keys: as in :func:`sample`.
         project: ``project(x, row)`` is put in the place of x after each row; ``row`` is the one that x enters next,
             whose ``alpha`` and ``sigma`` are the level that x now has.
+        given: Z, for the noise of other tools.
     """
     dtype = registers.x.dtype
     rows = jax.tree.map(lambda column: jnp.asarray(column, dtype), table.rows)
@@ -90,7 +101,7 @@ def advance(
         row = rows.at(i)
         prediction = network(registers.x, row.t)
         denoised = jnp.clip(row.p * registers.x + row.q * prediction, -clip, clip)
-        noise = _noise(keys, i, like=registers.x, needed=jnp.any(row.matrix[:, 6] != 0))
+        noise = _noise(keys, i, like=registers.x, needed=jnp.any(row.matrix[:, 6] != 0), given=given)
         terms = (*registers[:4], denoised, prediction, noise)
         # written out, because a matrix product may be of lower precision
         x, r1, r2, r3 = (sum(row.matrix[j, c] * term for c, term in enumerate(terms)) for j in range(4))
@@ -99,10 +110,21 @@ def advance(
     return jax.lax.fori_loop(first, jnp.minimum(last, table.length), body, registers)
 
 
-def _noise(keys: Key[Array, "b"], i: Int[Array, ""], *, like: Latents, needed: Array) -> Latents:
+def _noise(
+    keys: Key[Array, "b"], i: Int[Array, ""], *, like: Latents, needed: Array, given: GivenNoise | None
+) -> Latents:
     """Normal noise, each example's of its own key. Drawing costs more than all else of a row, so only where needed."""
 
     def draw(key: Key[Array, ""]) -> Float[Array, "*shape"]:
         return jax.random.normal(rng.stream(key, NOISE, i), like.shape[1:], like.dtype)
 
-    return jax.lax.cond(needed, lambda: jax.vmap(draw)(keys), lambda: jnp.zeros_like(like))
+    def nothing() -> Latents:
+        return jnp.zeros_like(like)
+
+    def drawn() -> Latents:
+        return jax.vmap(draw)(keys)
+
+    if given is None:
+        return jax.lax.cond(needed, drawn, nothing)
+    which = jnp.where(needed, 1 + jnp.asarray(given.counts, jnp.int32), 0)
+    return jax.lax.switch(which, [nothing, drawn, lambda: given.values.astype(like.dtype)])

@@ -14,9 +14,11 @@ import numpy as np
 
 from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latents
+from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents
 from dreambooth_jax.size import Size
 
@@ -38,19 +40,42 @@ def program_of(pipe: "Pipeline", sampling: SamplingConfig) -> tuple[tuple[Networ
         **sampling.of_sampler,
     )
     static = Networks(pipe.unet, pipe.vae, pipe.conditioner), bool(sampling.guidance_scale > 1)
-    return static, Shared(table, np.asarray(sampling.guidance_scale), np.asarray(sampling.guidance_rescale))
+    return static, Shared(
+        table,
+        guidance_scale=np.asarray(sampling.guidance_scale),
+        guidance_rescale=np.asarray(sampling.guidance_rescale),
+        first=np.zeros((), np.int32),
+        last=table.length,
+        noise_counts=np.asarray(sampling.noise != "jax"),
+    )
 
 
-def rows_of(pipe: "Pipeline", request: Request) -> Rows:
-    """What each picture of a request has of its own."""
+def rows_of(pipe: "Pipeline", request: Request, tool: ToolNoise | None = None) -> Rows:
+    """What each picture of a request has of its own; ``tool`` is the noise of another tool, in the place of ours."""
     sides = latent_size(pipe, request.sampling, request.latents)
     shape = (len(request.prompts), *sides, pipe.latent_channels)
-    keys, drawn = draw_latents(np.asarray(request.seeds, np.uint32), shape=shape)
+    keys, drawn = draw_latents(np.asarray([seed % 2**32 for seed in request.seeds], np.uint32), shape=shape)
+    start = tool.first if tool and request.latents is None else request.latents
+    latents = drawn if start is None else given_latents(start, shape)
+    noise = jnp.zeros(shape, latents.dtype)
     return Rows(
         ids=pipe.input_ids(request.prompts),
         negative_ids=pipe.input_ids(request.negative_prompts),
-        latents=drawn if request.latents is None else given_latents(request.latents, shape),
+        latents=latents,
         keys=keys,
+        registers=Registers(*[noise] * 5),
+        noise=noise,
+    )
+
+
+def noise_of(pipe: "Pipeline", request: Request) -> ToolNoise | None:
+    """The noise of another tool, if a request asks for it."""
+    sampling = request.sampling
+    if sampling.noise == "jax":
+        return None
+    size = (*latent_size(pipe, sampling, request.latents), pipe.latent_channels)
+    return ToolNoise(
+        sampling.noise, request.seeds, size, index=sampling.noise_index, seed_delta=sampling.noise_seed_delta
     )
 
 
@@ -61,7 +86,10 @@ def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Ro
     def rows() -> Rows:
         ids = {name: jnp.zeros((count, one.max_length), jnp.int32) for name, one in pipe.tokenizers.items()}
         latents = jnp.zeros((count, *sides, pipe.latent_channels))
-        return Rows(ids=ids, negative_ids=ids, latents=latents, keys=jnp.stack([rng.root_key(0)] * count))
+        keys = jnp.stack([rng.root_key(0)] * count)
+        return Rows(
+            ids=ids, negative_ids=ids, latents=latents, keys=keys, registers=Registers(*[latents] * 5), noise=latents
+        )
 
     return jax.eval_shape(rows)
 

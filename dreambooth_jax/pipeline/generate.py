@@ -4,6 +4,10 @@
 
 ids -> condition ─┐
 latents ──────────┴─> sampler(guided(UNet)) -> latents -> decoder -> pictures
+
+It runs any stretch of a sampler's rows, from the registers that the stretch before left. The decoder runs after the
+last row. So previews, and noise that is drawn outside, need no second program; what they cost is that each stretch
+encodes the prompts again, a hundredth of a step's work or so.
 """
 
 from collections.abc import Mapping
@@ -14,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Integer, Key
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.diffusion.guidance import guided
-from dreambooth_jax.diffusion.loop import sample
+from dreambooth_jax.diffusion.loop import GivenNoise, Registers, advance, begin
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.trees import Tree
@@ -41,6 +45,10 @@ class Rows(NamedTuple):
     latents: Float[Array, "b h w c"]
     """Standard normal noise that the run starts from."""
     keys: Key[Array, "b"]
+    registers: Registers
+    """What the rows before left; does not count at the first row."""
+    noise: Float[Array | np.ndarray, "b h w c"]
+    """Z of the row that needs it, if ``Shared.noise_counts``."""
 
 
 class Shared(NamedTuple):
@@ -49,20 +57,41 @@ class Shared(NamedTuple):
     table: SamplerTable
     guidance_scale: Float[np.ndarray | Array, ""]
     guidance_rescale: Float[np.ndarray | Array, ""]
+    first: Int[np.ndarray | Array, ""]
+    """Row of the table to begin with."""
+    last: Int[np.ndarray | Array, ""]
+    """Row to stop before; all that there are, if it is more."""
+    noise_counts: Bool[np.ndarray | Array, ""]
+    """Whether noise comes from outside, not from the keys."""
 
 
 def generate(
     networks: Networks, with_guidance: bool, params: Tree, rows: Rows, shared: Shared
-) -> tuple[Float[Array, "b h w c"], Float[Array, "b H W 3"]]:
-    """(final latents, pictures in [0, 1])."""
+) -> tuple[Registers, Float[Array, "b H W 3"]]:
+    """(registers after the stretch of rows, pictures in [0, 1] of its x if it is the last one, else zeros)."""
 
     def network(x: Array, t: Array, condition: Condition) -> Array:
         return apply(networks.unet, None, params["unet"], x, jnp.full(len(x), t), condition)
 
     conditions = _conditions(networks.conditioner, params, rows, with_guidance)
     denoise = guided(network, **conditions, scale=shared.guidance_scale, rescale=shared.guidance_rescale)
-    final = sample(denoise, _first(rows, shared.table), shared.table, keys=rows.keys)
-    return final, _pictures(networks.vae, params["vae"], final)
+    registers = advance(
+        denoise,
+        jax.lax.cond(shared.first == 0, lambda: begin(_first(rows, shared.table)), lambda: rows.registers),
+        shared.table,
+        first=shared.first,
+        last=shared.last,
+        keys=rows.keys,
+        given=GivenNoise(jnp.asarray(rows.noise), shared.noise_counts),
+    )
+
+    def pictures() -> Array:
+        return _pictures(networks.vae, params["vae"], registers.x)
+
+    def nothing() -> Array:
+        return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(pictures))
+
+    return registers, jax.lax.cond(shared.last >= shared.table.length, pictures, nothing)
 
 
 def _first(rows: Rows, table: SamplerTable) -> Float[Array, "b h w c"]:

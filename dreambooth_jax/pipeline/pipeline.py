@@ -22,9 +22,10 @@ from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Condition, Conditioner
-from dreambooth_jax.pipeline.call import Output, as_output, program_of, rows_of, shapes_of_rows
+from dreambooth_jax.pipeline.call import Output, as_output, noise_of, program_of, rows_of, shapes_of_rows
 from dreambooth_jax.pipeline.generate import apply, encode, generate
 from dreambooth_jax.pipeline.request import check, read_request, sampling_of, texts_of
+from dreambooth_jax.pipeline.run import OnStep, Run
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
@@ -152,6 +153,7 @@ class Pipeline:
         latents: Array | np.ndarray | None = None,
         params: Tree | None = None,
         output: Output = "uint8",
+        on_step: OnStep | None = None,
         **options: Any,
     ) -> np.ndarray:
         """Make one picture of each prompt.
@@ -162,11 +164,14 @@ class Pipeline:
         Args:
             prompts: one or several.
             negative_prompt: what to lean away from: one for all, or one for each; by default that of ``sampling``, "".
-            seed: picture i is made with seed + i; or one seed for each. From 0 to 2³² − 1.
+            seed: picture i is made with seed + i; or one seed for each. From 0 to 2³² − 1; with noise
+                of other tools to 2⁶⁴ − 1.
             sampling: all that decides a picture, apart from these.
             latents: [b, height / 8, width / 8, 4] to start from, instead of normal ones drawn from the seeds.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
+            on_step: called after each call of the network with a :class:`~dreambooth_jax.pipeline.run.Step`: how far it
+                is, and what the pictures will be as far as one can tell. It changes no picture.
             options: fields of :class:`SamplingConfig` that differ from ``sampling``, by default steps=50,
                 guidance_scale=7.5, sampler="ddim", eta=0.0, height=None, width=None. Steps go up to the number of
                 timesteps that the model was trained with. With a guidance scale of 1 or less the network is asked once
@@ -184,11 +189,13 @@ class Pipeline:
         )
         check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
         static, shared = program_of(self, request.sampling)
-        rows = rows_of(self, request)
+        noise = noise_of(self, request)
+        rows = rows_of(self, request, noise)
         params = self.params if params is None else params
         lacking = [name for name in self.components.family.components if name not in params]
         check("params", lacking, not lacking, "are missing; give those of the whole model")
-        final, images = map(np.asarray, map_rows(self.target.mesh, generate, static, params, rows, shared))
+        run = Run(mesh=self.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
+        final, images = run(params, rows)
         return as_output(final, images, output)
 
     def lower(self, count: int, *, sampling: SamplingConfig | None = None, **options: Any) -> jax.stages.Lowered:

@@ -48,7 +48,7 @@ def read_request(
     return Request(
         prompts=texts,
         negative_prompts=texts_of("negative_prompt", negative_prompt, len(texts)),
-        seeds=seeds_of(seed, len(texts)),
+        seeds=seeds_of(seed, len(texts), below=2**32 if sampling.noise == "jax" else 2**64),
         sampling=sampling,
         latents=latents,
     )
@@ -94,14 +94,14 @@ def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) ->
     return several
 
 
-def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+def seeds_of(seed: int | Sequence[int], count: int, *, below: int = 2**32) -> list[int]:
     """A seed for each picture; of one seed, the numbers that follow it."""
     given = np.asarray(seed, object)  # as they are: numpy would round what is larger than its own numbers
     seeds = [given.item() + i for i in range(count)] if _is_whole(given.tolist()) else np.atleast_1d(given).tolist()
     check("seed", seed, all(map(_is_whole, seeds)), "must be a whole number, or several")
     check("seed", seed, len(seeds) == count, f"give one, or one for each of {count} prompts")
     # other seeds would make the same keys as their lowest 32 bits do
-    check("seed", seed, all(0 <= one < 2**32 for one in seeds), f"must be from 0 to {2**32 - 1}, for each picture")
+    check("seed", seed, all(0 <= one < below for one in seeds), f"must be from 0 to {below - 1}, for each picture")
     return [int(one) for one in seeds]
 
 

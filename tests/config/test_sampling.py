@@ -34,6 +34,9 @@ OTHER = {
     "ancestral_eta": 0.5,
     "gamma": 0.5,
     "guidance_rescale": 0.7,
+    "noise": "philox",
+    "noise_seed_delta": 31337,
+    "noise_index": 2,
     "height": 16,
     "width": 24,
 }
