@@ -5,12 +5,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(SamplingConfig):
+class SampleOptions(DrawingConfig):
     """What to draw, and with which model."""
 
     source: str = setting(path=True, nonempty=True)
@@ -19,6 +19,8 @@ class SampleOptions(SamplingConfig):
     """What to draw: the words after SOURCE, each in quotes."""
     prompts_file: str | None = setting(None, path=True, nonempty=True)
     """Text file with a prompt on each line."""
+    image: str | None = setting(None, path=True, nonempty=True)
+    """Picture to start from; its size is drawn unless height and width are told."""
     out: str | None = setting(None, path=True, nonempty=True)
     """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     num_images: int = setting(4, at_least=1, at_most=1_000_000)

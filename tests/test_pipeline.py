@@ -107,7 +107,7 @@ def test_two_programs_for_all_samplers(pipe):
 
 def test_no_guidance_asks_the_networks_once_instead_of_twice(pipe):
     request = read_request(PROMPTS, negative_prompt="", seed=0, sampling=None, options={}, latents=None)
-    rows = rows_of(pipe, request)
+    rows = rows_of(pipe, pipe.params, request)
 
     def work(guidance_scale):
         static, *shared = program_of(pipe, SamplingConfig(steps=1, guidance_scale=guidance_scale))

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
-from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
@@ -42,6 +42,7 @@ def sample(call: Call) -> None:
     from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.evaluation.samples import SampleSettings
+    from dreambooth_jax.pipeline.call import sized
     from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import RunFolder, open_model
 
@@ -55,11 +56,16 @@ def sample(call: Call) -> None:
             revision=options.revision,
             variant=options.variant,
         )
+    given = given_pictures(options)
+    sampling = sampling_of(options, call.told, model)
+    if given:
+        sampling = sized(model.pipe, sampling, given["image"])
     settings = SampleSettings(
         prompts=prompts,
         num_images=options.num_images,
         seed=options.seed,
-        sampling=sampling_of(options, call.told, model),
+        sampling=sampling,
+        given=given,
     )
     run = RunFolder(Path(options.source))
     folder = PictureFolder(options.out or (run.path if run.is_run() else Path()) / "samples")
@@ -99,7 +105,14 @@ def draw(model: "OpenedModel", settings: "SampleSettings", folder: "PictureFolde
     save_grid(folder.grid, [np.stack(row) for row in rows], shown, title=model.name + some)
 
 
-def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedModel") -> SamplingConfig:
+def given_pictures(options: SampleOptions) -> dict[str, Any]:
+    """Pictures of the command line, read: arguments of the pipeline by name."""
+    from dreambooth_jax.data.pictures import read_picture
+
+    return {"image": read_picture(options.image)} if options.image else {}
+
+
+def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedModel") -> DrawingConfig:
     """What the command line tells; for a run the rest is as in the run's own samples.
 
     Args:
@@ -108,14 +121,15 @@ def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedMod
         model: the model, with its run's settings.
     """
     if model.config is None:
-        return options.sampling()
-    fields = {field.name: field for field in dataclasses.fields(SamplingConfig)}
+        return DrawingConfig.of(options)
+    fields = {field.name: field for field in dataclasses.fields(DrawingConfig)}
     values = {name: getattr(options, name) for name in fields if name in told}
     if "sampler" in told:  # what the run's own sampler was told means nothing to another
         values |= {name: getattr(options, name) for name, field in fields.items() if rules_of(field).of_sampler}
     if options.schedule != fields["schedule"].default:  # told, or a part of the sampler's name
         values["schedule"] = options.schedule
-    sampling = dataclasses.replace(model.config.samples.sampling(size=model.config.data.size), **values)
+    size = None if options.image else model.config.data.size
+    sampling = DrawingConfig.of(model.config.samples.sampling(size=size), **values)
     log.info("%d steps, guidance %g", sampling.steps, sampling.guidance_scale)
     return sampling
 
@@ -149,6 +163,10 @@ SAMPLE = Verb(
     run=sample,
     examples=(
         ("four pictures of each prompt", 'sample runs/dog "a photo of sks dog in the snow" "a sks dog as a statue"'),
+        (
+            "from a picture, of which most changes",
+            'sample runs/dog "a sks dog, oil painting" image=dog.jpg strength=0.6',
+        ),
         ("other seeds, fewer steps", 'sample runs/dog "a photo of sks dog" seed=100 num_images=8 steps=20'),
         ("a model from the hub", 'sample stable-diffusion-v1-5/stable-diffusion-v1-5 "a photo of a dog" --out dogs'),
     ),

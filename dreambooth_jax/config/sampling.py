@@ -10,12 +10,14 @@ the manifest of class images and the checkpoint of a run that do not know it are
 import dataclasses
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from dreambooth_jax.config.sampler_names import SAMPLER_NAMES, SCHEDULE_NAMES, read_sampler, read_schedule
 from dreambooth_jax.config.setting import Settings, rules_of, setting
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
+
+C = TypeVar("C", bound="SamplingConfig")  # not typing.Self, which run-time checkers refuse outside classes of theirs
 
 LARGEST_SIDE = 4096
 """Pixels: four times the largest size that a model of this kind was made for."""
@@ -82,14 +84,14 @@ class SamplingConfig(Settings):
             values[name] = side if values[name] is None else values[name]
         return SamplingConfig(**values)
 
-    def changed(self, options: dict[str, Any]) -> "SamplingConfig":
+    def changed(self: C, options: dict[str, Any]) -> C:
         """With some options set; whole numbers are real numbers, too.
 
         Raises:
             TypeError: for an option that there is not.
             InputError: for a value that is none of a few to choose from, or of the wrong type.
         """
-        kinds = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
+        kinds = {field.name: field.type for field in dataclasses.fields(self)}
         values = {name: _as_kind(name, value, kinds.get(name)) for name, value in options.items()}
         return dataclasses.replace(self, **values)
 
@@ -106,8 +108,11 @@ def _as_kind(name: str, value: Any, kind: Any) -> Any:
             raise InputError(f"{name} = {value!r}: choose one of {', '.join(get_args(literal))}")
         return value
     given = value.item() if getattr(value, "ndim", None) == 0 else value
+    if kind is bool and isinstance(given, bool):
+        return given
     if kind is float and isinstance(given, Real) and not isinstance(given, bool):
         return float(given)
-    if kind is not float and isinstance(given, Integral) and not isinstance(given, bool):
+    if kind not in (float, bool) and isinstance(given, Integral) and not isinstance(given, bool):
         return int(given)
-    raise InputError(f"{name} = {value!r}: must be a {'number' if kind is float else 'whole number'}")
+    wanted = "number" if kind is float else "whole number" if kind is not bool else "bool, True or False"
+    raise InputError(f"{name} = {value!r}: must be a {wanted}")

@@ -101,14 +101,19 @@ def to_float(images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h
 
 
 def decode(
-    source: bytes | str | Path, *, background: str = "white", at_least: int | None = None, name: str | None = None
+    source: bytes | str | Path,
+    *,
+    background: str = "white",
+    at_least: int | None = None,
+    name: str | None = None,
+    keep_alpha: bool = False,
 ) -> Image.Image:
     """Any photo as an upright 8-bit sRGB picture.
 
     Rotation is undone as EXIF asks, transparent pixels lie on ``background``, more than eight bits are scaled, an
     embedded colour profile is applied, and of several frames the first is taken. With ``at_least``, a JPEG whose sides
     are many times that is decoded at 1/2, 1/4 or 1/8 of its size, so that no side falls below twice that number.
-    ``name`` is what errors call a picture given as bytes.
+    ``name`` is what errors call a picture given as bytes. With ``keep_alpha`` the picture is RGBA, on no background.
 
     Raises:
         InputError: the file is missing, damaged, of another kind, or has more pixels than Pillow considers safe;
@@ -120,7 +125,7 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on sizes below its limit and on odd metadata
             data = source if isinstance(source, bytes) else Path(source).read_bytes()
-            return _open(without_text(data), ground, at_least)
+            return _open(without_text(data), None if keep_alpha else ground, at_least)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except Image.DecompressionBombError:
@@ -144,7 +149,7 @@ def colour(name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _open(data: bytes, ground: tuple[int, int, int], at_least: int | None) -> Image.Image:
+def _open(data: bytes, ground: tuple[int, int, int] | None, at_least: int | None) -> Image.Image:
     Image.init()
     with Image.open(BytesIO(data), formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
         if at_least is not None:
@@ -152,7 +157,15 @@ def _open(data: bytes, ground: tuple[int, int, int], at_least: int | None) -> Im
         image.load()
         method = UPRIGHT.get(_orientation(image))
         upright = image if method is None else image.transpose(method)
-    return _flatten(_to_srgb(_eight_bits(upright)), ground)
+    rgb = _to_srgb(_eight_bits(upright))
+    return rgb.convert("RGBA") if ground is None else _flatten(rgb, ground)
+
+
+def upright_rgb(image: Image.Image, *, keep_alpha: bool = False) -> Image.Image:
+    """An opened picture as :func:`decode` gives those of files: 8-bit sRGB, upright, on white, or RGBA."""
+    method = UPRIGHT.get(_orientation(image))
+    rgb = _to_srgb(_eight_bits(image if method is None else image.transpose(method)))
+    return rgb.convert("RGBA") if keep_alpha else _flatten(rgb, colour("white"))
 
 
 def _orientation(image: Image.Image) -> Any:

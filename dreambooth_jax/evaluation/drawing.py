@@ -54,7 +54,7 @@ def draw_batches(
             offsets = range(first, min(first + size, settings.num_images))
             seeds = [settings.seed + i for i in offsets]
             filled = seeds + seeds[-1:] * (size - len(seeds))
-            pictures = pipe([prompt] * size, seed=filled, sampling=settings.sampling, params=params)
+            pictures = pipe([prompt] * size, seed=filled, sampling=settings.sampling, params=params, **settings.given)
             yield Batch(row, seeds, pictures[: len(seeds)])
 
 

@@ -3,8 +3,8 @@
 """Fixed-seed pictures, as a labelled grid: one row per prompt, one column per seed."""
 
 import textwrap
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.trees import Tree
@@ -29,10 +30,13 @@ class SampleSettings:
     num_images: int = 4
     seed: int = 0
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the pipeline besides: pictures to draw from."""
 
     def metadata(self) -> dict[str, Any]:
         """Settings that all pictures of the grid share."""
-        return {name: value for name, value in asdict(self.sampling).items() if name not in ("height", "width")}
+        about = DrawingConfig.of(self.sampling).metadata(with_image="image" in self.given)
+        return {name: value for name, value in about.items() if name not in ("height", "width")}
 
 
 def draw_rows(
@@ -48,6 +52,7 @@ def draw_rows(
             seed=[settings.seed + i for i in range(settings.num_images)],
             sampling=settings.sampling,
             params=params,
+            **settings.given,
         )
         for prompt in settings.prompts
     ]

@@ -6,6 +6,7 @@ What a kind of input needs (texts, noise, pictures) is made into fields of ``Row
 :mod:`~dreambooth_jax.pipeline.generate`.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
@@ -14,13 +15,19 @@ import numpy as np
 
 from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.config.drawing import DrawingConfig
+from dreambooth_jax.config.sampling import LARGEST_SIDE
+from dreambooth_jax.data.pictures import Picture, picture_size
 from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.samplers import build_table
+from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latents
+from dreambooth_jax.pipeline.img2img import picture_latents
 from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents
 from dreambooth_jax.size import Size
+from dreambooth_jax.trees import Tree
 
 if TYPE_CHECKING:
     from dreambooth_jax.pipeline.pipeline import Pipeline
@@ -28,13 +35,23 @@ if TYPE_CHECKING:
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
 
 
-def program_of(pipe: "Pipeline", sampling: SamplingConfig) -> tuple[tuple[Networks, bool], Shared]:
-    """What is compiled anew where it differs, and what is given to it for all pictures."""
+def program_of(
+    pipe: "Pipeline", sampling: SamplingConfig, part: Part | None = None
+) -> tuple[tuple[Networks, bool], Shared]:
+    """What is compiled anew where it differs, and what is given to it for all pictures.
+
+    Args:
+        pipe: the model.
+        sampling: the settings.
+        part: which steps are run; by default all of ``sampling.steps``.
+    """
     pipe.check_text_to_image()
+    part = part or Part(sampling.steps, 0)
     table = build_table(
         sampling.sampler,
         pipe.schedule,
-        sampling.steps,
+        part.steps,
+        start=part.start,
         spacing=sampling.schedule,
         profile=sampling.profile,
         **sampling.of_sampler,
@@ -50,14 +67,37 @@ def program_of(pipe: "Pipeline", sampling: SamplingConfig) -> tuple[tuple[Networ
     )
 
 
-def rows_of(pipe: "Pipeline", request: Request, tool: ToolNoise | None = None) -> Rows:
-    """What each picture of a request has of its own; ``tool`` is the noise of another tool, in the place of ours."""
+def part_run(request: Request) -> Part | None:
+    """Which steps of a run are run, where it starts from a picture."""
+    if request.image is None:
+        return None
+    settings = request.sampling
+    return part_of(settings.steps, settings.strength, profile=settings.profile, fixed=settings.fixed_steps)
+
+
+def sized(pipe: "Pipeline", sampling: DrawingConfig, image: Picture) -> DrawingConfig:
+    """With height and width, which by default are those of a given picture."""
+    told = {"height": sampling.height, "width": sampling.width}
+    size = picture_size(image, **told, factor=pipe.vae.config.downscale, most=LARGEST_SIDE)
+    return replace(sampling, **size._asdict())
+
+
+def rows_of(pipe: "Pipeline", params: Tree, request: Request, tool: ToolNoise | None = None) -> Rows:
+    """What each picture of a request has of its own.
+
+    Args:
+        pipe: the model.
+        params: with those of the autoencoder.
+        request: what is asked for.
+        tool: the noise of another tool, in the place of ours.
+    """
     sides = latent_size(pipe, request.sampling, request.latents)
     shape = (len(request.prompts), *sides, pipe.latent_channels)
     keys, drawn = draw_latents(np.asarray([seed % 2**32 for seed in request.seeds], np.uint32), shape=shape)
     start = tool.first if tool and request.latents is None else request.latents
     latents = drawn if start is None else given_latents(start, shape)
     noise = jnp.zeros(shape, latents.dtype)
+    pixels = Size(*(pipe.vae.config.downscale * side for side in sides))
     return Rows(
         ids=pipe.input_ids(request.prompts),
         negative_ids=pipe.input_ids(request.negative_prompts),
@@ -65,6 +105,7 @@ def rows_of(pipe: "Pipeline", request: Request, tool: ToolNoise | None = None) -
         keys=keys,
         registers=Registers(*[noise] * 5),
         noise=noise,
+        picture=None if request.image is None else picture_latents(pipe, params, request.image, pixels, keys),
     )
 
 

@@ -49,6 +49,8 @@ class Rows(NamedTuple):
     """What the rows before left; does not count at the first row."""
     noise: Float[Array | np.ndarray, "b h w c"]
     """Z of the row that needs it, if ``Shared.noise_counts``."""
+    picture: Float[Array, "b h w c"] | None = None
+    """Latents that the run starts from, once the noise is added."""
 
 
 class Shared(NamedTuple):
@@ -96,7 +98,11 @@ def generate(
 
 def _first(rows: Rows, table: SamplerTable) -> Float[Array, "b h w c"]:
     """x at the level of the table's first row."""
-    return rows.latents * table.noise.astype(rows.latents.dtype)
+    noise, dtype = rows.latents, rows.latents.dtype
+    if rows.picture is None:
+        return noise * table.noise.astype(dtype)
+    alpha, sigma = (jnp.asarray(column[0], dtype) for column in (table.rows.alpha, table.rows.sigma))
+    return alpha * rows.picture.astype(dtype) + sigma * noise
 
 
 def _pictures(vae: nn.Module, params: Tree, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:

@@ -18,11 +18,21 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.data.pictures import Source
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Condition, Conditioner
-from dreambooth_jax.pipeline.call import Output, as_output, noise_of, program_of, rows_of, shapes_of_rows
+from dreambooth_jax.pipeline.call import (
+    Output,
+    as_output,
+    noise_of,
+    part_run,
+    program_of,
+    rows_of,
+    shapes_of_rows,
+    sized,
+)
 from dreambooth_jax.pipeline.generate import apply, encode, generate
 from dreambooth_jax.pipeline.request import check, read_request, sampling_of, texts_of
 from dreambooth_jax.pipeline.run import OnStep, Run
@@ -151,6 +161,7 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         sampling: SamplingConfig | None = None,
         latents: Array | np.ndarray | None = None,
+        image: Source | Sequence[Source] | None = None,
         params: Tree | None = None,
         output: Output = "uint8",
         on_step: OnStep | None = None,
@@ -168,11 +179,14 @@ class Pipeline:
                 of other tools to 2⁶⁴ − 1.
             sampling: all that decides a picture, apart from these.
             latents: [b, height / 8, width / 8, 4] to start from, instead of normal ones drawn from the seeds.
+            image: to start from instead of noise alone; ``strength`` of it changes. One for all, or one for each: a
+                file, a Pillow picture, or an array [h, w, 3] of uint8, or of real numbers in [0, 1]. Its middle is cut
+                to the aspect of height and width, which by default are its own.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
             on_step: called after each call of the network with a :class:`~dreambooth_jax.pipeline.run.Step`: how far it
                 is, and what the pictures will be as far as one can tell. It changes no picture.
-            options: fields of :class:`SamplingConfig` that differ from ``sampling``, by default steps=50,
+            options: fields of :class:`DrawingConfig` that differ from ``sampling``, by default steps=50,
                 guidance_scale=7.5, sampler="ddim", eta=0.0, height=None, width=None. Steps go up to the number of
                 timesteps that the model was trained with. With a guidance scale of 1 or less the network is asked once
                 instead of twice, and the negative prompt does not count. Height and width, in pixels, are by default
@@ -185,15 +199,23 @@ class Pipeline:
             InputError: naming the argument that is wrong.
         """
         request = read_request(
-            prompts, negative_prompt=negative_prompt, seed=seed, sampling=sampling, options=options, latents=latents
+            prompts,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            sampling=sampling,
+            options=options,
+            latents=latents,
+            image=image,
         )
         check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
-        static, shared = program_of(self, request.sampling)
-        noise = noise_of(self, request)
-        rows = rows_of(self, request, noise)
         params = self.params if params is None else params
         lacking = [name for name in self.components.family.components if name not in params]
         check("params", lacking, not lacking, "are missing; give those of the whole model")
+        if request.image is not None:
+            request = dataclasses.replace(request, sampling=sized(self, request.sampling, request.image[0]))
+        static, shared = program_of(self, request.sampling, part_run(request))
+        noise = noise_of(self, request)
+        rows = rows_of(self, params, request, noise)
         run = Run(mesh=self.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
         final, images = run(params, rows)
         return as_output(final, images, output)

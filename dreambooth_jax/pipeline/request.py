@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import check_arguments
+from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
 
 
@@ -23,9 +25,11 @@ class Request:
     prompts: list[str]
     negative_prompts: list[str]
     seeds: list[int]
-    sampling: SamplingConfig
+    sampling: DrawingConfig
     latents: Array | np.ndarray | None
     """To start from; shape and values are checked where the pictures' size is known."""
+    image: list[Picture] | None = None
+    """One for all, or one for each picture."""
 
 
 def read_request(
@@ -36,6 +40,7 @@ def read_request(
     sampling: SamplingConfig | None,
     options: dict[str, Any],
     latents: Array | np.ndarray | None,
+    image: Source | Sequence[Source] | None = None,
 ) -> Request:
     """The arguments of a call, checked.
 
@@ -51,6 +56,7 @@ def read_request(
         seeds=seeds_of(seed, len(texts), below=2**32 if sampling.noise == "jax" else 2**64),
         sampling=sampling,
         latents=latents,
+        image=None if image is None else images_of("image", image, len(texts)),
     )
 
 
@@ -70,7 +76,7 @@ def check(name: str, value: Any, fine: bool, rule: str) -> None:
         raise InputError(f"{name} = {value!r}: {rule}")
 
 
-def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> SamplingConfig:
+def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> DrawingConfig:
     """Settings with some options set.
 
     Raises:
@@ -79,9 +85,16 @@ def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> Sam
     """
     known = sampling is None or isinstance(sampling, SamplingConfig)
     check("sampling", sampling, known, "must be a SamplingConfig; its fields can be given alone, such as steps=50")
-    sampling = (sampling or SamplingConfig()).changed(options)
-    check_arguments(sampling)
-    return sampling
+    drawing = DrawingConfig.of(sampling or SamplingConfig()).changed(options)
+    check_arguments(drawing)
+    return drawing
+
+
+def images_of(name: str, sources: Source | Sequence[Source], count: int) -> list[Picture]:
+    """Given pictures: one for all, or one for each of ``count`` prompts."""
+    pictures = read_pictures(sources, name=name)
+    check(name, f"{len(pictures)} pictures", len(pictures) in (1, count), f"give one, or one for each of {count}")
+    return pictures
 
 
 def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:

@@ -77,6 +77,8 @@ def refuse(capsys, *arguments):
         (["sample", str(MODEL), "a dog", "--height", "0"], "height = 0"),
         (["sample", str(MODEL), "a dog", "height=100000"], "height = 100000"),
         (["sample", str(MODEL), "a dog", "out="], "out"),
+        (["sample", str(MODEL), "a dog", "image=nowhere.png"], "nowhere.png: no such file"),
+        (["sample", str(MODEL), "a dog", "strength=2"], "strength = 2.0: must be above 0 and at most 1"),
         (["sample", str(MODEL), "a dog", "seed=4294967295", "num_images=2"], "seeds end there"),
         (["sample", str(MODEL), "a dog", "--variant", "fp16"], "no weights of variant fp16"),
         (["export", str(MODEL), ""], "out"),
@@ -203,6 +205,20 @@ def test_a_run_is_sampled_as_its_own_samples_unless_told_otherwise(run_folder, t
     told = expected | {"guidance_scale": "7.5", "eta": "0.0", "sampler": "euler"}
     assert told.items() <= settings_of(run, "001-seed0.png").items()
     assert {path.name for path in (run / "samples").glob("grid*")} == {"grid.png", "grid-2.png"}
+
+
+def test_a_picture_to_start_from(run_folder, tmp_path):
+    """Drawn in its own size, of which the run's says nothing; what it says is in the file."""
+    file = tmp_path / "given.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 12, 3), np.uint8)).save(file)
+    words = ["sample", str(run_folder), "a dog", "num_images=1", "steps=4", f"image={file}", f"out={tmp_path}"]
+    assert main([*words, "strength=0.5"]) == 0
+    assert main(words) == 0
+    with Image.open(tmp_path / "000-seed0.png") as half, Image.open(tmp_path / "001-seed0.png") as more:
+        assert half.size == (12, 20)
+        assert half.text["strength"] == "0.5"
+        assert more.text["strength"] == "0.75"
+        assert not np.array_equal(np.asarray(half), np.asarray(more))
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_made(run_folder, tmp_path, monkeypatch, caplog):

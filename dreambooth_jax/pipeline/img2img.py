@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Runs that start from a picture: its latents, noised to the level of the table's first row (SDEdit, arXiv 2108.01073).
+
+The autoencoder says of a picture a Gaussian over latents. They are drawn from it as diffusers, A1111 and ComfyUI do,
+each by its own picture's key, so that a picture depends on its own seed alone.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from dreambooth_jax import rng
+from dreambooth_jax.data.pictures import Picture, covering
+from dreambooth_jax.size import Size
+from dreambooth_jax.trees import Tree
+
+if TYPE_CHECKING:
+    from dreambooth_jax.pipeline.pipeline import Pipeline
+
+POSTERIOR = "posterior"
+"""The key stream of latents that are drawn from what the encoder says."""
+
+
+def picture_latents(
+    pipe: "Pipeline", params: Tree, pictures: list[Picture], size: Size, keys: Key[Array, "b"]
+) -> Float[Array, "b h w c"]:
+    """Scaled latents of pictures, which are cropped and resampled to a size in pixels.
+
+    Args:
+        pipe: the model.
+        params: with those of the autoencoder.
+        pictures: one for all, or one for each key.
+        size: multiples of what the autoencoder reduces sides by.
+        keys: of the pictures that are drawn.
+    """
+    images = np.stack([2 * covering(picture, size) - 1 for picture in pictures])
+    mean, logvar = pipe.encode_images(params, images)
+    return _drawn(mean, logvar, keys, scale=pipe.vae.config.scaling_factor)
+
+
+@partial(jax.jit, static_argnames="scale")
+def _drawn(
+    mean: Float[Array, "n h w c"], logvar: Float[Array, "n h w c"], keys: Key[Array, "b"], *, scale: float
+) -> Float[Array, "b h w c"]:
+    def draw(key: Key[Array, ""]) -> Float[Array, "h w c"]:
+        return jax.random.normal(rng.stream(key, POSTERIOR), mean.shape[1:], mean.dtype)
+
+    shape = (len(keys), *mean.shape[1:])
+    mean, deviation = (jnp.broadcast_to(x, shape) for x in (mean, jnp.exp(logvar / 2)))
+    return (mean + deviation * jax.vmap(draw)(keys)) * scale
