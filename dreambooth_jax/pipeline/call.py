@@ -7,7 +7,7 @@ What a kind of input needs (texts, noise, pictures) is made into fields of ``Row
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latent
 from dreambooth_jax.pipeline.img2img import picture_latents
 from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents
+from dreambooth_jax.pipeline.run import OnStep, Run
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 
@@ -33,6 +34,21 @@ if TYPE_CHECKING:
     from dreambooth_jax.pipeline.pipeline import Pipeline
 
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
+
+
+def draw(
+    pipe: "Pipeline", request: Request, params: Tree, *, output: Output = "uint8", on_step: OnStep | None = None
+) -> np.ndarray:
+    """What a request asks for: the arguments and the result are those of a call of the pipeline."""
+    check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
+    lacking = [name for name in pipe.components.family.components if name not in params]
+    check("params", lacking, not lacking, "are missing; give those of the whole model")
+    if request.image is not None:
+        request = replace(request, sampling=sized(pipe, request.sampling, request.image[0]))
+    static, shared = program_of(pipe, request.sampling, part_run(request))
+    noise = noise_of(pipe, request)
+    run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
+    return as_output(*run(params, rows_of(pipe, params, request, noise)), output)
 
 
 def program_of(

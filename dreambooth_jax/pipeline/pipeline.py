@@ -10,7 +10,7 @@ and seeds are its arguments.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +23,10 @@ from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Condition, Conditioner
-from dreambooth_jax.pipeline.call import (
-    Output,
-    as_output,
-    noise_of,
-    part_run,
-    program_of,
-    rows_of,
-    shapes_of_rows,
-    sized,
-)
+from dreambooth_jax.pipeline.call import Output, draw, program_of, shapes_of_rows
 from dreambooth_jax.pipeline.generate import apply, encode, generate
-from dreambooth_jax.pipeline.request import check, read_request, sampling_of, texts_of
-from dreambooth_jax.pipeline.run import OnStep, Run
+from dreambooth_jax.pipeline.request import read_request, sampling_of, texts_of
+from dreambooth_jax.pipeline.run import OnStep
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
@@ -207,18 +198,7 @@ class Pipeline:
             latents=latents,
             image=image,
         )
-        check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
-        params = self.params if params is None else params
-        lacking = [name for name in self.components.family.components if name not in params]
-        check("params", lacking, not lacking, "are missing; give those of the whole model")
-        if request.image is not None:
-            request = dataclasses.replace(request, sampling=sized(self, request.sampling, request.image[0]))
-        static, shared = program_of(self, request.sampling, part_run(request))
-        noise = noise_of(self, request)
-        rows = rows_of(self, params, request, noise)
-        run = Run(mesh=self.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
-        final, images = run(params, rows)
-        return as_output(final, images, output)
+        return draw(self, request, self.params if params is None else params, output=output, on_step=on_step)
 
     def lower(self, count: int, *, sampling: SamplingConfig | None = None, **options: Any) -> jax.stages.Lowered:
         """The program that a call makes ``count`` pictures of one size with, ready to be compiled; nothing is computed.
