@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A model as a folder that PyTorch diffusers, and with it ComfyUI, or legacy Flax opens."""
+"""A model as a folder that PyTorch diffusers or legacy Flax opens, or as a single file for A1111 and ComfyUI."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jax.typing import DTypeLike
 
@@ -13,6 +13,7 @@ from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trees import check_shapes, flatten
+from dreambooth_jax.weights.ldm_writing import write_single_file
 from dreambooth_jax.weights.writing import Format, write_folder
 
 
@@ -21,16 +22,18 @@ def save_pretrained(
     pipe: Pipeline,
     params: Mapping[str, Any],
     *,
-    format: Format = "safetensors",
+    format: Format | Literal["ldm"] = "safetensors",
     dtype: DTypeLike = "float32",
 ) -> None:
-    """Write ``params`` as a diffusers folder, with the configurations and the tokenizer that ``pipe`` was loaded with.
+    """Write ``params`` as a diffusers folder, with the configurations and the tokenizer that ``pipe`` was loaded with,
+    or as a single file, which holds no tokenizer.
 
     Args:
-        path: the folder to write. See ``write_folder`` for what happens to one that exists.
+        path: the folder to write; see ``write_folder`` for what happens to one that exists. The file, for "ldm".
         pipe: the pretrained model that the parameters descend from.
         params: {"text_encoder": ..., "unet": ..., "vae": ...}, of any float dtype.
-        format: "safetensors", or "flax" for the msgpack files of the legacy Flax classes.
+        format: "safetensors", or "flax" for the msgpack files of the legacy Flax classes; "ldm" for a single file in
+            the layout of the original code, which A1111, ComfyUI and diffusers' ``from_single_file`` open.
         dtype: of the saved weights: float32, float16 or bfloat16.
 
     Raises:
@@ -40,19 +43,23 @@ def save_pretrained(
     _check_place(at_home(path).resolve(), pipe)
     expected, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (pipe.params, params))
     check_shapes(expected=expected, found=found, source="what is to be saved")
-    write_folder(
-        path,
-        params=params,
-        configs=pipe.components.configs,
-        scheduler_config=pipe.components.scheduler_config,
-        tokenizers={
-            name: pipe.tokenizers[encoder].folder for encoder, name in pipe.components.family.text_encoders.items()
-        },
-        family=pipe.components.family,
-        format=format,
-        dtype=dtype,
-        finite=True,
-    )
+    what: dict[str, Any] = {
+        "params": params,
+        "configs": pipe.components.configs,
+        "scheduler_config": pipe.components.scheduler_config,
+        "family": pipe.components.family,
+        "dtype": dtype,
+        "finite": True,
+    }
+    if format == "ldm":
+        write_single_file(path, **what)
+        return
+    if str(path).endswith(".safetensors"):
+        raise InputError(f"{path} is the name of a single file: add format=ldm, or give a folder")
+    tokenizers = {
+        name: pipe.tokenizers[encoder].folder for encoder, name in pipe.components.family.text_encoders.items()
+    }
+    write_folder(path, tokenizers=tokenizers, format=format, **what)
 
 
 def _check_place(target: Path, pipe: Pipeline) -> None:

@@ -14,7 +14,7 @@ class SampleOptions(DrawingConfig):
     """What to draw, and with which model."""
 
     source: str = setting(path=True, nonempty=True)
-    """Run folder, model folder or hub id."""
+    """Run folder, model folder, single file or hub id."""
     prompts: tuple[str, ...] = setting(())
     """What to draw: the words after SOURCE, each in quotes."""
     prompts_file: str | None = setting(None, path=True, nonempty=True)
@@ -35,6 +35,10 @@ class SampleOptions(DrawingConfig):
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
     """Weight files of a model to prefer, such as fp16."""
+    tokenizer: str | None = setting(None, path=True, nonempty=True)
+    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the denoiser predicts, where the model does not say it, or something else."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype."""
 
@@ -44,9 +48,9 @@ class ExportOptions(Settings):
     """What to write, and as what."""
 
     source: str = setting(path=True, nonempty=True)
-    """Run folder, model folder or hub id."""
+    """Run folder, model folder, single file or hub id."""
     out: str = setting(path=True, nonempty=True)
-    """The diffusers folder to write."""
+    """The diffusers folder to write; for format=ldm the file, such as dog.safetensors."""
     step: int | None = setting(None, at_least=0)
     """Checkpoint of a run folder; the newest by default."""
     ema: bool | None = None
@@ -55,7 +59,11 @@ class ExportOptions(Settings):
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
     """Weight files of a model to prefer, such as fp16."""
-    format: Literal["safetensors", "flax"] = "safetensors"
-    """Weight files: safetensors (PyTorch diffusers, ComfyUI) or legacy Flax msgpack."""
+    tokenizer: str | None = setting(None, path=True, nonempty=True)
+    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the denoiser predicts, where the model does not say it, or something else."""
+    format: Literal["safetensors", "flax", "ldm"] = "safetensors"
+    """A folder with safetensors (PyTorch diffusers) or legacy Flax msgpack, or one file for A1111 and ComfyUI (ldm)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the weights."""

@@ -25,6 +25,8 @@ from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.trees import Tree
 
+PLACES = ("path", "tokenizer")
+"""Settings of a model that are folders or files."""
 TRIES = 10
 """Of reading a checkpoint that its run replaces meanwhile."""
 
@@ -106,17 +108,21 @@ def model_path(folder: RunFolder, config: Config) -> str:
     here = folder.path.resolve()
     if not path.is_absolute() and here.parts[-depth:] == run_dir.parts:
         started = Path(*here.parts[:-depth])
-        if (started / path).is_dir():
+        if (started / path).exists():
             return str(started / path)
     return config.model.path
 
 
 def with_absolute_model(config: Config) -> Config:
-    """A config that names a local model by its absolute path; hub ids and "embedded" stay."""
-    path = Path(config.model.path)
-    if config.model.path in ("", "embedded") or not path.is_dir():
-        return config
-    return replace(config, model=replace(config.model, path=str(path.absolute())))
+    """A config that names what its model is read from by absolute paths; hub ids and "embedded" stay."""
+
+    def absolute(place: str) -> str:
+        local = place not in ("", "embedded") and Path(place).exists()
+        return str(Path(place).absolute()) if local else place
+
+    model = config.model
+    places: dict[str, Any] = {name: absolute(place) for name in PLACES if (place := getattr(model, name)) is not None}
+    return replace(config, model=replace(model, **places))
 
 
 def save_settings(config: Config, folder: RunFolder) -> None:
@@ -134,8 +140,10 @@ def open_model(
     dtype: str = "auto",
     revision: str | None = None,
     variant: str | None = None,
+    tokenizer: str | None = None,
+    prediction_type: str | None = None,
 ) -> OpenedModel:
-    """Open a run folder (its newest checkpoint), a model folder or a hub id.
+    """Open a run folder (its newest checkpoint), a model's folder or single file, or a hub id.
 
     Args:
         source: what to open.
@@ -144,23 +152,32 @@ def open_model(
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
         revision: the hub's branch, tag or commit. A run has its own.
         variant: weight files of a model to prefer, such as fp16. A run has its own.
+        tokenizer: folder of a single file's tokenizer. A run has its own.
+        prediction_type: what the denoiser predicts. A run has its own.
 
     Raises:
         InputError: if there is no such thing, or no such checkpoint, or a run's model is no longer the one that it was
             trained on.
     """
     folder = RunFolder(at_home(source))
+    of_model: dict[str, Any] = {
+        "revision": revision,
+        "variant": variant,
+        "tokenizer": tokenizer,
+        "prediction_type": prediction_type,
+    }
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
-        pipe = load_pretrained(source, revision=revision, variant=variant, dtype=dtype)
+        pipe = load_pretrained(source, dtype=dtype, **of_model)
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
-    if revision is not None or variant is not None:
-        raise InputError(f"{source} is a run folder, which knows its model: leave revision and variant out")
+    if told := [name for name, value in of_model.items() if value is not None]:
+        raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
     config = load_config(folder.config)
     pick_step(folder, step)
     model = config.model
-    pipe = load_pretrained(model_path(folder, config), revision=model.revision, variant=model.variant, dtype=dtype)
+    of_model = {name: getattr(model, name) for name in of_model}
+    pipe = load_pretrained(model_path(folder, config), dtype=dtype, **of_model)
     if ema is None:
         ema = config.train.ema_decay > 0
     adapter = make_adapter(config)

@@ -120,6 +120,7 @@ def check_shapes(
     expected: Mapping[str, tuple[int, ...]],
     found: Mapping[str, tuple[int, ...]],
     source: str,
+    settings: str = "its config.json",
     ignore: Iterable[str] = (),
 ) -> None:
     """Compare names and shapes before a byte is copied.
@@ -128,6 +129,7 @@ def check_shapes(
         expected: name -> shape, what the model has.
         found: name -> shape, what ``source`` holds.
         source: how to call the place in the message.
+        settings: how to call there what the model is by.
         ignore: names that ``source`` may hold in excess.
 
     Raises:
@@ -147,4 +149,4 @@ def check_shapes(
         for what, names in (("missing", missing), ("extra", extra), ("misshaped", wrong))
         if names
     ]
-    raise InputError(f"{source} does not fit its config.json: {'; '.join(parts)}")
+    raise InputError(f"{source} does not fit {settings}: {'; '.join(parts)}")

@@ -103,9 +103,7 @@ class TestEarlierRuns:
         shutil.rmtree(run / "class")
         other_weights(run / "model", variant="fp16")
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "dreambooth_jax.weights.pretrained.fingerprint", lambda folder, *_: folder_fingerprint(folder)
-            )
+            patch.setattr("dreambooth_jax.weights.sources.fingerprint", lambda folder, *_: folder_fingerprint(folder))
             dbx.train(config_of(run, "train.steps=1"))
         return run
 
@@ -125,8 +123,8 @@ class TestEarlierRuns:
 
 
 def test_a_run_folder_knows_its_model(run):
-    for option in ({"variant": "fp16"}, {"revision": "main"}):
-        with pytest.raises(InputError, match="leave revision and variant out"):
+    for option in ({"variant": "fp16"}, {"revision": "main"}, {"tokenizer": "x"}, {"prediction_type": "epsilon"}):
+        with pytest.raises(InputError, match=f"leave {next(iter(option))} out"):
             opens(run, **option)
 
 

@@ -35,6 +35,20 @@ def test_round_trip_of_other_parameters(pipe, tmp_path, format):
     np.testing.assert_array_equal(again.tokenizer(["a photo of sks dog"]), pipe.tokenizer(["a photo of sks dog"]))
 
 
+def test_round_trip_of_other_parameters_as_a_single_file(pipe, tmp_path):
+    trained = jax.tree.map(lambda leaf: -np.asarray(leaf), pipe.params)
+    save_pretrained(tmp_path / "dog.safetensors", pipe, trained, format="ldm")
+    again = load_pretrained(tmp_path / "dog.safetensors", tokenizer=SOURCE)
+    assert_same(again.params, trained)
+    assert (again.unet, again.vae, again.text_encoder) == (pipe.unet, pipe.vae, pipe.text_encoder)
+    assert again.components.scheduler_config == pipe.components.scheduler_config
+    np.testing.assert_array_equal(again.tokenizer(["a photo of sks dog"]), pipe.tokenizer(["a photo of sks dog"]))
+    with pytest.raises(InputError, match="would lose it"):
+        save_pretrained(tmp_path / "dog.safetensors", again, trained, format="ldm")
+    save_pretrained(tmp_path / "folder", again, trained)
+    assert_same(load_pretrained(tmp_path / "folder").params, trained)
+
+
 def test_parameters_of_another_model_are_refused(pipe, tmp_path):
     without_vae = {name: tree for name, tree in pipe.params.items() if name != "vae"}
     with pytest.raises(InputError, match="what is to be saved .* missing: vae/"):
@@ -57,6 +71,8 @@ def test_what_is_not_finite_is_not_saved(pipe, tmp_path):
     [
         ("", {}, "no folder"),
         ("model", {"format": "ckpt"}, "format = 'ckpt'"),
+        ("model", {"format": "ldm"}, "model: format = ldm writes one file, whose name ends in .safetensors"),
+        ("dog.safetensors", {}, "dog.safetensors is the name of a single file: add format=ldm"),
         *(("model", {"dtype": dtype}, "dtype = ") for dtype in ("int8", "float64", "many", None, 5)),
     ],
 )

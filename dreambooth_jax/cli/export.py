@@ -8,7 +8,7 @@ from dreambooth_jax.options import ExportOptions
 
 
 def export(call: Call) -> None:
-    """Write a diffusers folder."""
+    """Write a diffusers folder, or a single file."""
     options: ExportOptions = call.settings
     from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.export import save_pretrained
@@ -18,7 +18,13 @@ def export(call: Call) -> None:
     keep_compiled()
     with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
         model = open_model(
-            options.source, step=options.step, ema=options.ema, revision=options.revision, variant=options.variant
+            options.source,
+            step=options.step,
+            ema=options.ema,
+            revision=options.revision,
+            variant=options.variant,
+            tokenizer=options.tokenizer,
+            prediction_type=options.prediction_type,
         )
     with announced(f"writing {options.out}", usually="seconds, or half a minute for a large model"):
         save_pretrained(options.out, model.pipe, model.params, format=options.format, dtype=options.dtype)
@@ -28,12 +34,13 @@ def export(call: Call) -> None:
 EXPORT = Verb(
     name="export",
     usage="SOURCE OUT [KEY=VALUE ...]",
-    help="write a folder that diffusers and ComfyUI open",
+    help="write a folder for diffusers, or a file for A1111 and ComfyUI",
     settings=ExportOptions,
     place_words=one_each("source", "out"),
     run=export,
     examples=(
         ("the newest checkpoint of a run", "export runs/dog dog-model"),
         ("an earlier one, in half the space", "export runs/dog dog-model step=400 dtype=float16"),
+        ("one file for A1111 and ComfyUI", "export runs/dog dog.safetensors format=ldm dtype=float16"),
     ),
 )

@@ -55,6 +55,8 @@ def sample(call: Call) -> None:
             dtype=options.dtype,
             revision=options.revision,
             variant=options.variant,
+            tokenizer=options.tokenizer,
+            prediction_type=options.prediction_type,
         )
     given = given_pictures(options)
     sampling = sampling_of(options, call.told, model)

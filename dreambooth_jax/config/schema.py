@@ -19,11 +19,15 @@ class ModelConfig(Settings):
     """Where the pretrained model comes from."""
 
     path: str = setting("", path=True)
-    """Folder in the diffusers layout, a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or "embedded"."""
+    """Folder in the diffusers layout, single file (.safetensors) of A1111, hub id such as org/name, or "embedded"."""
     revision: str | None = setting(None, nonempty=True)
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
     """Weight files to prefer, such as fp16 (diffusion_pytorch_model.fp16.safetensors)."""
+    tokenizer: str | None = setting(None, path=True, nonempty=True)
+    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the denoiser predicts, where the model does not say it, or something else."""
 
 
 @dataclass(frozen=True, kw_only=True)

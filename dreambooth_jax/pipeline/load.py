@@ -23,16 +23,23 @@ def load_pretrained(
     variant: str | None = None,
     place: Place | None = None,
     target: Target | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
 ) -> Pipeline:
     """Read a model, in float32.
 
     Args:
-        path_or_hub_id: folder in the diffusers layout, a hub id, or "embedded", the tiny model of the package.
+        path_or_hub_id: folder in the diffusers layout, a hub id, a single file of Stable Diffusion 1.x or 2.x as A1111
+            and ComfyUI have them, or "embedded", the tiny model of the package.
         revision: the hub's branch, tag or commit.
         dtype: what to compute in; None and "auto" are bfloat16 on TPU and GPU, float32 on CPU.
         variant: weight files to prefer, such as fp16.
         place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
         target: devices to compute on; by default all that are here.
+        tokenizer: folder of a single file's tokenizer; by default one beside the file, or in the hub's cache.
+        prediction_type: "epsilon", "v_prediction" or "sample", where the model does not say what it predicts, or
+            something else.
 
     Raises:
         InputError: if there is no such model, or it asks for something we don't have.
@@ -43,6 +50,8 @@ def load_pretrained(
         source_of(path_or_hub_id),
         revision=revision,
         variant=variant,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
         dtype=_compute_dtype(dtype, target),
         arch=target.arch,
         place=place or (lambda name, array: jax.device_put(array, whole)),
@@ -51,11 +60,23 @@ def load_pretrained(
 
 
 def describe_pretrained(
-    path_or_hub_id: str | Path, revision: str | None = None, dtype: DTypeLike | None = None, *, target: Target
+    path_or_hub_id: str | Path,
+    revision: str | None = None,
+    dtype: DTypeLike | None = None,
+    *,
+    target: Target,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
 ) -> Pipeline:
     """:func:`load_pretrained` without weights: its parameters are ``jax.ShapeDtypeStruct``, and none are downloaded."""
-    dtype = _compute_dtype(dtype, target)
-    components = describe_components(source_of(path_or_hub_id), revision=revision, dtype=dtype, arch=target.arch)
+    components = describe_components(
+        source_of(path_or_hub_id),
+        revision=revision,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+        dtype=_compute_dtype(dtype, target),
+        arch=target.arch,
+    )
     return Pipeline.from_components(components, target)
 
 

@@ -55,10 +55,8 @@ class Pipeline:
             InputError: if tokenizer files are missing or broken, or the scheduler asks for something we don't have.
         """
         tokenizers = {
-            encoder: load_tokenizer(
-                components.folder / folder, max_length=components.modules[encoder].config.max_position_embeddings
-            )
-            for encoder, folder in components.family.text_encoders.items()
+            encoder: load_tokenizer(folder, max_length=components.modules[encoder].config.max_position_embeddings)
+            for encoder, folder in components.tokenizers.items()
         }
         return cls(
             components=dataclasses.replace(components, params={}),

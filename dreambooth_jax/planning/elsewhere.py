@@ -39,7 +39,7 @@ _VERSIONS = (
     *("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
 )
 _SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_")
-_ELSEWHERE = ("data.instance_images", "run_dir", "model.path")  # what no program depends on
+_ELSEWHERE = ("data.instance_images", "run_dir", "model.path", "model.tokenizer")  # what no program depends on
 
 
 def plan_elsewhere(config: Config, name: str) -> Plan:
@@ -97,7 +97,7 @@ def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
 
 def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
     from dreambooth_jax.pipeline.load import source_of
-    from dreambooth_jax.weights.folders import locate_configs
+    from dreambooth_jax.weights.sources import open_source
 
     settings = to_dict(config)
     for key in _ELSEWHERE:
@@ -106,9 +106,16 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
             settings[group].pop(entry)
         else:
             settings.pop(group)
-    folder = locate_configs(str(source_of(config.model.path)), revision=config.model.revision)
+    model = config.model
+    found = open_source(
+        source_of(model.path),
+        revision=model.revision,
+        tokenizer=model.tokenizer,
+        prediction_type=model.prediction_type,
+        weights=False,
+    )
     parts: list[Any] = [settings, name, compiler_settings(surroundings), versions(), sys.version_info[:2]]
-    parts.append({file.parent.name: file.read_text() for file in sorted(folder.glob("*/*config.json"))})
+    parts.append({**found.configs, "scheduler": found.scheduler_config})
     parts.append({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

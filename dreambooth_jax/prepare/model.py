@@ -29,6 +29,8 @@ def load_model(config: Config, target: Target, *, place: Place | None = None) ->
         model.path,
         revision=model.revision,
         variant=model.variant,
+        tokenizer=model.tokenizer,
+        prediction_type=model.prediction_type,
         dtype=config.train.dtype,
         place=place,
         target=target,
@@ -44,7 +46,14 @@ def describe_model(config: Config, target: Target) -> Pipeline:
         InputError: if its configuration cannot be had.
     """
     model = config.model
-    return describe_pretrained(model.path, revision=model.revision, target=target, dtype=config.train.dtype)
+    return describe_pretrained(
+        model.path,
+        revision=model.revision,
+        tokenizer=model.tokenizer,
+        prediction_type=model.prediction_type,
+        target=target,
+        dtype=config.train.dtype,
+    )
 
 
 def check_fit(pipe: Pipeline, config: Config) -> None:

@@ -8,6 +8,7 @@ memory-mapped, unpickled or read twice, so memory holds what the caller keeps an
 """
 
 import functools
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,11 @@ _CODE_OF = {dtype: code for code, dtype in _CODES.items()}
 DTYPES = {dtype.name: dtype for dtype in _CODES.values()}
 """What a leaf may hold, by name."""
 
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the format's own reader
+LONGEST_HEADER = 25 * 2**20
+"""Bytes of a header: a hundred thousand arrays have less. The format's own reader takes four times as many."""
+_NO_HASH = "0x" + 64 * "-"
+_MOST_AXES = 8
+_LARGEST_SIDE = 2**40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +74,21 @@ def stored_leaf(
     Raises:
         InputError: if the chunks don't make up the array or reach beyond the file's end.
     """
+    if isinstance(shape, str) or len(shape) > _MOST_AXES or not all(_is_side(side) for side in shape):
+        raise broken(file, f"{what} has no shape of an array: {str(shape)[:80]}")
     leaf = Leaf(
         shape=tuple(shape), dtype=dtype, load=functools.partial(_load, file, tuple(shape), dtype, tuple(chunks))
     )
     size = file.stat().st_size
     if any(offset < 0 or length < 0 or offset + length > size for offset, length in chunks):
         raise broken(file, f"truncated: {what} lies beyond its {size} bytes")
-    if min(leaf.shape, default=0) < 0 or sum(length for _, length in chunks) != leaf.nbytes:
+    if sum(length for _, length in chunks) != leaf.nbytes:
         raise broken(file, f"{what} has not the bytes of {dtype.name} {list(shape)}")
     return leaf
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and 0 <= side <= _LARGEST_SIDE
 
 
 def _load(file: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -98,41 +109,86 @@ def read_safetensors(file: Path) -> dict[str, Leaf]:
     Raises:
         InputError: naming the file, if it is truncated, malformed, a git-lfs pointer, or holds an unknown dtype.
     """
+    return read_header(file)[0]
+
+
+def read_header(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
+    """The table of a safetensors file, and its metadata.
+
+    Raises:
+        InputError: as :func:`read_safetensors`.
+    """
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if length > min(_LONGEST_HEADER, file.stat().st_size - 8):
+        if length > file.stat().st_size - 8:
             raise broken(file, "truncated or not a safetensors file")
+        if length > LONGEST_HEADER:
+            raise broken(file, f"its header has {length} bytes, more than {LONGEST_HEADER}")
         try:
             header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
+            metadata = header.pop("__metadata__", None) or {}
+            if not all(isinstance(value, str) for value in metadata.values()):
+                raise ValueError("metadata that is no text")
             table = {name: (_CODES[v["dtype"]], v["shape"], tuple(v["data_offsets"])) for name, v in header.items()}
-            return {
+            _check_offsets([place for _, _, place in table.values()], file.stat().st_size - 8 - length)
+            leaves = {
                 name: stored_leaf(file, shape=shape, dtype=dtype, chunks=[(8 + length + a, b - a)], what=name)
                 for name, (dtype, shape, (a, b)) in table.items()
             }
         except InputError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except RecursionError as error:
+            raise broken(file, "malformed header: it is nested too deep") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise broken(file, f"malformed header: {error!r}") from error
+    return leaves, metadata
 
 
-def write_safetensors(file: Path, leaves: Mapping[str, Leaf]) -> None:
+def _check_offsets(places: Sequence[tuple[int, int]], size: int) -> None:
+    """Raise ValueError unless the arrays lie one after the other and fill the file, as the format asks for: where they
+    overlapped, a small file could hold any number of large arrays."""
+    end = 0
+    for begin, after in sorted(places):
+        if begin != end or after < begin:
+            raise ValueError(f"array at byte {begin} where {end} was due: they overlap, or there are gaps")
+        end = after
+    if end < size:
+        raise ValueError(f"{size - end} bytes belong to no array")
+
+
+def write_safetensors(
+    file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str] | None = None, *, hash_name: str = ""
+) -> None:
     """Write leaves one after the other; each is loaded when its turn comes and forgotten at once.
+
+    Args:
+        file: to write.
+        leaves: by name.
+        metadata: texts for the header.
+        hash_name: of metadata that is to hold 0x and the SHA-256 of the bytes after the header; empty for none.
 
     Raises:
         OSError: if the disk is full.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what transformers wants to see there
+    texts = {"format": "pt", **(metadata or {})}  # transformers wants to see the first there
+    header: dict[str, Any] = {"__metadata__": texts | ({hash_name: _NO_HASH} if hash_name else {})}
     end = 0
     for name, leaf in leaves.items():
         begin, end = end, end + leaf.nbytes
         header[name] = {"dtype": _CODE_OF[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    digest = hashlib.sha256()
     with open(file, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for leaf in leaves.values():
-            write_array(stream, leaf.load())
+            array = leaf.load()
+            write_array(stream, array)
+            if hash_name:
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        if hash_name:
+            stream.seek(8 + text.index(_NO_HASH.encode()))
+            stream.write(f"0x{digest.hexdigest()}".encode())
 
 
 def write_array(stream: BinaryIO, array: np.ndarray) -> None:

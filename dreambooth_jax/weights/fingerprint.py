@@ -3,7 +3,7 @@
 """A short name for a model, by what its files hold: which one made a class image, a cached latent, a checkpoint."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dreambooth_jax.models.families import Family
@@ -35,6 +35,21 @@ def fingerprint(folder: Path, family: Family, weights: dict[str, Path]) -> str:
     for tokenizer in family.text_encoders.values():
         parts[tokenizer] = [file for file in (folder / tokenizer).glob("*") if file.suffix in (".json", ".txt")]
     return _digest(parts.items())
+
+
+def file_fingerprint(file: Path, tokenizers: Iterable[Path]) -> str:
+    """Of a model in a single file, whatever it is called, and its tokenizers."""
+    tokens = sorted(one for folder in tokenizers for one in folder.glob("*") if one.suffix in (".json", ".txt"))
+    digest = hashlib.sha256(f"{file.stat().st_size}\n".encode() + _sample(file))
+    digest.update(_digest([("tokenizer", tokens)]).encode())
+    return digest.hexdigest()[:16]
+
+
+def told_of(known: str, told: Mapping[str, object]) -> str:
+    """The fingerprint of a model of which something else is told than it says itself; of nothing, its own."""
+    if not told:
+        return known
+    return hashlib.sha256(f"{known} {sorted(told.items())}".encode()).hexdigest()[:16]
 
 
 def folder_fingerprint(folder: Path) -> str:

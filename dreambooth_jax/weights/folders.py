@@ -8,17 +8,16 @@ Of each component's weights one file, or one index of shards, is taken: the vari
 one; safetensors before msgpack. The same rule reads a local folder's names and a repository's.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import ComponentKind, Family, family_of
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights import hub
+from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.nearest import is_path, nearest, no_model
 
 INDEX = "model_index.json"
@@ -117,21 +116,6 @@ def locate_module(
 def read_family(index: Path | None) -> Family:
     """The family that a ``model_index.json`` names; without one Stable Diffusion."""
     return family_of(read_json(index).get("_class_name") if index is not None and index.is_file() else None)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Settings.
-
-    Raises:
-        InputError: naming the file, if it holds none.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds no settings")
-    return content
 
 
 def _join(component: str, name: str) -> str:

@@ -60,9 +60,15 @@ def download(repo: str, revision: str | None, needed: Needed, *, index: str) -> 
 
 def in_cache(repo: str, index: str) -> bool:
     """Was it downloaded before?"""
+    return cached(repo, index) is not None
+
+
+def cached(repo: str, name: str) -> Path | None:
+    """A file of a repository that was downloaded before, in the cache; None if it was not."""
     import huggingface_hub as hub
 
-    return isinstance(hub.try_to_load_from_cache(repo, index), str)
+    found = hub.try_to_load_from_cache(repo, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,9 +6,8 @@ Reading goes names -> shapes -> bytes: every component's table of leaves is comp
 (``jax.eval_shape``) before the first byte is read, then leaf by leaf is read, turned, cast and placed.
 """
 
-import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from dreambooth_jax.diffusion.schedule import as_in_pipelines
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.models.families import SD, ComponentKind, Family, KeyRules
@@ -27,21 +25,12 @@ from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.target import CPU, Arch
 from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
 from dreambooth_jax.weights import names
-from dreambooth_jax.weights.files import Leaf, read_safetensors, read_shards, turned
-from dreambooth_jax.weights.fingerprint import fingerprint, folder_fingerprint
-from dreambooth_jax.weights.flax_msgpack import read_msgpack
-from dreambooth_jax.weights.folders import (
-    INDEX,
-    SCHEDULER,
-    locate,
-    locate_configs,
-    locate_module,
-    read_family,
-    read_json,
-)
+from dreambooth_jax.weights.files import Leaf, turned
+from dreambooth_jax.weights.fingerprint import folder_fingerprint
+from dreambooth_jax.weights.folders import locate_module
+from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
-
-log = logging.getLogger(__name__)
+from dreambooth_jax.weights.sources import Source, Table, open_source, read_table
 
 Place = Callable[[str, np.ndarray], jax.Array]
 
@@ -60,7 +49,9 @@ class Components:
     scheduler_config: Mapping[str, Any]
     """The content of scheduler_config.json, as diffusers' pipelines use it."""
     folder: Path
-    """Where they were read from; for a hub id its snapshot in the cache."""
+    """Where they were read from, or the single file; for a hub id its snapshot in the cache."""
+    tokenizers: Mapping[str, Path] = field(default_factory=dict)
+    """Text encoder -> folder of its tokenizer."""
     fingerprint: str = ""
     """Of the files that were read; empty where no weights were."""
 
@@ -72,7 +63,7 @@ class Components:
 
     def known_as(self, stored: Collection[str | None]) -> str:
         """The fingerprint to compare with stored ones: that of version 0.1.0, if it is among them and ours is not."""
-        if not stored or self.fingerprint in stored:
+        if not stored or self.fingerprint in stored or not self.folder.is_dir():
             return self.fingerprint
         earlier = folder_fingerprint(self.folder)
         return earlier if earlier in stored else self.fingerprint
@@ -83,6 +74,8 @@ def load_components(
     *,
     revision: str | None = None,
     variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     remat: Remat = "nothing",
@@ -92,9 +85,11 @@ def load_components(
     """Read a model.
 
     Args:
-        source: folder in the diffusers layout, or a hub id.
+        source: folder in the diffusers layout, a hub id, or a single file.
         revision: the hub's branch, tag or commit.
         variant: weight files to prefer, such as fp16.
+        tokenizer: folder of a single file's tokenizer; by default one beside the file, or in the hub's cache.
+        prediction_type: what the denoiser predicts, where it is not what the model says.
         dtype: what the modules compute in.
         param_dtype: what parameters are cast to.
         remat: what the backward pass computes again.
@@ -106,29 +101,37 @@ def load_components(
         InputError: if there is no such model, a file is missing or broken, the configuration asks for something we
             don't have, names or shapes of the weights differ from it, or a value is not finite.
     """
-    folder, weights = locate(str(source), revision=revision, variant=variant)
-    _tell_of_scheduler(folder / SCHEDULER)
-    components = _described(folder, dtype=dtype, remat=remat, arch=arch)
-    kinds = components.family.components
-    matched = {
-        name: _match(kind.key_rules, expected=flatten(components.params[name]), file=weights[name])
-        for name, kind in kinds.items()
-    }
+    found = open_source(
+        source, revision=revision, variant=variant, tokenizer=tokenizer, prediction_type=prediction_type
+    )
+    components = _described(found, dtype=dtype, remat=remat, arch=arch)
+    tables, matched = {}, {}
+    for name, kind in found.family.components.items():
+        shapes = flatten(components.params[name])
+        tables[name] = found.read(name, shapes)
+        matched[name] = _match(kind.key_rules, expected=shapes, table=tables[name])
     params = {
-        name: _load(f"{name}/", leaves, param_dtype, place, file=weights[name]) for name, leaves in matched.items()
+        name: _load(f"{name}/", leaves, param_dtype, place, file=tables[name].file) for name, leaves in matched.items()
     }
-    return replace(components, params=params, fingerprint=fingerprint(folder, components.family, weights))
+    return replace(components, params=params, fingerprint=found.fingerprint())
 
 
 def describe_components(
-    source: str | Path, *, revision: str | None = None, dtype: DTypeLike = jnp.float32, arch: Arch = CPU
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    arch: Arch = CPU,
 ) -> Components:
-    """What :func:`load_components` gives, with float32 shapes for parameters; weights need not be there.
+    """What :func:`load_components` gives, with float32 shapes for parameters; weights of folders need not be there.
 
     Raises:
         InputError: if there is no such model, or its configuration is missing or asks for something we don't have.
     """
-    return _described(locate_configs(str(source), revision=revision), dtype=dtype, arch=arch)
+    found = open_source(source, revision=revision, tokenizer=tokenizer, prediction_type=prediction_type, weights=False)
+    return _described(found, dtype=dtype, arch=arch)
 
 
 def load_module(
@@ -161,39 +164,29 @@ def load_module(
     folder, weights = locate_module(str(source), kind, revision=revision, variant=variant)
     file = folder / "config.json"
     module = kind.build(kind.config_cls.from_json(read_json(file), file=str(file)), **how)
-    leaves = _match(kind.key_rules, expected=parameter_shapes(kind, module), file=weights)
+    leaves = _match(kind.key_rules, expected=parameter_shapes(kind, module), table=Table(read_table(weights), weights))
     return module, _load("", leaves, param_dtype, place, file=weights)
 
 
-def _described(folder: Path, **how: Any) -> Components:
-    family = read_family(folder / INDEX)
-    configs = {name: read_json(folder / name / "config.json") for name in family.components}
-    scheduler_config = as_in_pipelines(read_json(folder / SCHEDULER))
-    modules = build_modules(configs, family, where=str(folder), **how)
-    params = {name: unflatten(parameter_shapes(kind, modules[name])) for name, kind in family.components.items()}
+def _described(found: Source, **how: Any) -> Components:
+    modules = build_modules(found.configs, found.family, where=str(found.path), **how)
+    kinds = found.family.components
     return Components(
-        family=family,
+        family=found.family,
         modules=modules,
-        params=params,
-        configs=configs,
-        scheduler_config=scheduler_config,
-        folder=folder,
+        params={name: unflatten(parameter_shapes(kind, modules[name])) for name, kind in kinds.items()},
+        configs=found.configs,
+        scheduler_config=found.scheduler_config,
+        folder=found.path,
+        tokenizers=found.tokenizers,
     )
 
 
-def _tell_of_scheduler(file: Path) -> None:
-    stated = read_json(file)
-    used = as_in_pipelines(stated)
-    changed = [f"{key}={used[key]} (not {value})" for key, value in stated.items() if used[key] != value]
-    if changed:
-        log.info("%s: %s is used, as StableDiffusionPipeline does", file, " and ".join(changed))
-
-
-def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], file: Path) -> dict[str, Leaf]:
+def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], table: Table) -> dict[str, Leaf]:
     """Our name -> leaf of the file, in our layout."""
     ours = {names.key(rules, name): name for name in expected}
     found: dict[str, Leaf] = {}
-    for source, leaf in _read(file).items():
+    for source, leaf in table.leaves.items():
         key = names.key(rules, source)
         name = ours.get(key, key)
         if name in found:
@@ -203,16 +196,11 @@ def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], fil
     check_shapes(
         expected={name: leaf.shape for name, leaf in expected.items()},
         found={name: leaf.shape for name, leaf in found.items()},
-        source=str(file),
+        source=str(table.file),
+        settings=table.settings,
         ignore=rules.ignored,
     )
     return {name: found[name] for name in expected}
-
-
-def _read(file: Path) -> dict[str, Leaf]:
-    if ".index." in file.name:
-        return read_shards(file, read_safetensors)
-    return read_msgpack(file) if file.suffix == ".msgpack" else read_safetensors(file)
 
 
 def _load(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:

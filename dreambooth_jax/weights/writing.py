@@ -29,6 +29,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 # transformers' name for pickled weights, of which diffusers' own name is the stem
 _PICKLED = "pytorch_model"
 _WEIGHTS = (".safetensors", ".msgpack", ".bin", ".json")
+_TOKENIZER_FILES = (".json", ".txt", ".model")
 _TOKENS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 # settings that PyTorch's classes would complain about
 _FLAX_ONLY = ("split_head_dim", "use_memory_efficient_attention")
@@ -90,7 +91,7 @@ def write_folder(
         for name, source in tokenizers.items():
             (folder / name).mkdir()
             for file in sorted(source.iterdir()):
-                if file.is_file():
+                if file.is_file() and file.suffix in _TOKENIZER_FILES:
                     shutil.copyfile(file, folder / name / file.name)
 
 
@@ -100,6 +101,11 @@ def _checked(path: str | Path, format: Format, dtype: DTypeLike) -> np.dtype:
         raise InputError("no folder was given to save to")
     if format not in get_args(Format):
         raise InputError(f"format = {format!r}: choose one of {', '.join(get_args(Format))}")
+    return checked_dtype(dtype)
+
+
+def checked_dtype(dtype: DTypeLike) -> np.dtype:
+    """A dtype that weights are saved in; raise InputError for any other."""
     try:
         name = np.dtype(dtype or object).name
     except TypeError:
@@ -172,7 +178,26 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
 def _write_weights(
     folder: Path, component: str, kind: ComponentKind, params: Tree, *, format: Format, dtype: np.dtype, finite: bool
 ) -> None:
-    def outgoing(name: str, array: Any) -> Leaf:
+    leaves = outgoing(component, params, dtype=dtype, finite=finite)
+    if format == "flax":
+        legacy = {names.flax_name(kind.key_rules, name): leaf for name, leaf in leaves.items()}
+        write_msgpack(folder / component / f"{kind.stems.flax}.msgpack", legacy)
+    else:
+        theirs = {names.torch_name(name): turned(leaf, partial(names.to_torch, name)) for name, leaf in leaves.items()}
+        write_safetensors(folder / component / f"{kind.stems.torch}.safetensors", theirs)
+
+
+def outgoing(component: str, params: Tree, *, dtype: np.dtype, finite: bool) -> dict[str, Leaf]:
+    """Parameters by our names, each to be cast when its turn to be written comes.
+
+    Args:
+        component: whose they are, for errors.
+        params: its tree.
+        dtype: to cast to; values beyond its range are refused then.
+        finite: refuse values that are not.
+    """
+
+    def leaf_of(name: str, array: Any) -> Leaf:
         return Leaf(shape=array.shape, dtype=dtype, load=lambda: load(f"{component}/{name}", _on_host(array)))
 
     def load(name: str, array: np.ndarray) -> np.ndarray:
@@ -180,13 +205,7 @@ def _write_weights(
             raise InputError(f"{name} has values that are not finite: nothing is saved")
         return _cast(name, array, dtype)
 
-    leaves = {name: outgoing(name, array) for name, array in flatten(params).items()}
-    if format == "flax":
-        legacy = {names.flax_name(kind.key_rules, name): leaf for name, leaf in leaves.items()}
-        write_msgpack(folder / component / f"{kind.stems.flax}.msgpack", legacy)
-    else:
-        theirs = {names.torch_name(name): turned(leaf, partial(names.to_torch, name)) for name, leaf in leaves.items()}
-        write_safetensors(folder / component / f"{kind.stems.torch}.safetensors", theirs)
+    return {name: leaf_of(name, array) for name, array in flatten(params).items()}
 
 
 def _on_host(array: Any) -> np.ndarray:

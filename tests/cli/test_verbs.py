@@ -178,6 +178,35 @@ def test_an_exported_run_gives_the_runs_pictures(run_folder, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "000-seed0.png")), from_folder[0])
 
 
+def test_a_run_exported_as_a_single_file_gives_its_pictures(run_folder, tmp_path):
+    single = tmp_path / "dog.safetensors"
+    assert main(["export", str(run_folder), str(single), "format=ldm"]) == 0
+    shutil.copytree(run_folder / "model" / "tokenizer", tmp_path / "tokenizer")
+    for name, source in (("run", run_folder), ("file", single)):
+        words = ["sample", str(source), "a sks dog", "steps=2", "num_images=1", "height=16", "width=16"]
+        assert main([*words, f"out={tmp_path / name}"]) == 0
+    run, file = (np.asarray(Image.open(tmp_path / name / "000-seed0.png")) for name in ("run", "file"))
+    np.testing.assert_array_equal(run, file)
+
+
+@pytest.mark.slow
+def test_a_run_may_start_from_a_single_file(run_folder, photos, tmp_path, monkeypatch, capsys):
+    """Given by a relative path; it is resumed, and its checkpoint is sampled, from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run_folder), "base.safetensors", "format=ldm"]) == 0
+    shutil.copytree(run_folder / "model" / "tokenizer", "words")
+    settings = [one for one in SETTINGS if not one.startswith("model.path")]
+    words = ["run_dir=run", f"data.instance_images={photos}", "model.path=base.safetensors", "model.tokenizer=words"]
+    assert main(["train", *words, *settings]) == 0
+    assert main(["train", *words, *settings, "train.steps=2"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["sample", "../run", "a sks dog", "steps=1", "num_images=1", "out=out"]) == 0
+    other = tmp_path / "base.safetensors"
+    main(["export", "embedded", str(other), "format=ldm"])
+    assert "the tokenizer in" in refuse(capsys, "sample", "../run", "a dog")
+
+
 def copy_of(run_folder, tmp_path, **changes):
     """A run with other settings, which its checkpoint does not know of."""
     copied = tmp_path / "runs" / "dog"

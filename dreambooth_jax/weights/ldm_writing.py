@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Parameters -> a single file that A1111, ComfyUI and diffusers' ``from_single_file`` open.
+
+Its metadata are those of the model specification (https://github.com/Stability-AI/ModelSpec, 1.0.1), and all
+configurations, so that we read networks that nobody else knows, too. There is no place for a tokenizer.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.typing import DTypeLike
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.configs import CLIPTextConfig
+from dreambooth_jax.models.families import SD, Family
+from dreambooth_jax.paths import at_home
+from dreambooth_jax.weights import names
+from dreambooth_jax.weights.files import Leaf, turned, write_safetensors
+from dreambooth_jax.weights.ldm import is_open_clip, places_of
+from dreambooth_jax.weights.single_file import OWN_METADATA, configs_text
+from dreambooth_jax.weights.writing import checked_dtype, outgoing
+
+SUFFIX = ".safetensors"
+
+
+def write_single_file(
+    path: str | Path,
+    *,
+    params: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
+    scheduler_config: Mapping[str, Any],
+    family: Family = SD,
+    dtype: DTypeLike = "float32",
+    finite: bool = False,
+) -> None:
+    """Write a model as one file, all of it or nothing.
+
+    Args:
+        path: the file, which ends in .safetensors.
+        params: all leaves of the three components.
+        configs: as in ``Components``.
+        scheduler_config: content of the ``scheduler_config.json``.
+        family: which components there are.
+        dtype: float32, float16 or bfloat16.
+        finite: refuse values that are not.
+
+    Raises:
+        InputError: if it cannot be saved, or a value is beyond the dtype's range or not finite. What was there stays.
+    """
+    target = at_home(path)
+    if target.suffix.lower() != SUFFIX or target.is_dir():
+        raise InputError(f"{path}: format = ldm writes one file, whose name ends in {SUFFIX}, such as dog{SUFFIX}")
+    if family is not SD:
+        raise InputError(f"format = ldm is for Stable Diffusion 1 and 2, this is a {family.pipeline_class}")
+    leaves = single_file_leaves(params, configs, dtype=checked_dtype(dtype), finite=finite)
+    metadata = _metadata(target.stem, configs, scheduler_config)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_safetensors(unfinished, leaves, metadata, hash_name="modelspec.hash_sha256")
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{target} could not be saved, what was there before still is: {error}") from error
+
+
+def single_file_leaves(
+    params: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], *, dtype: np.dtype, finite: bool = False
+) -> dict[str, Leaf]:
+    """All arrays of a model by their names in a single file, in PyTorch's layout."""
+    places = places_of(CLIPTextConfig.from_json(configs["text_encoder"]))
+    leaves: dict[str, Leaf] = {}
+    thirds: dict[str, dict[int, Leaf]] = {}
+    for component, kind in SD.components.items():
+        config = kind.config_cls.from_json(configs[component])
+        for name, leaf in outgoing(component, params[component], dtype=dtype, finite=finite).items():
+            theirs = turned(leaf, partial(names.to_torch, name))
+            stored = places[component](config, names.torch_name(name))
+            if stored.third is not None:
+                thirds.setdefault(stored.key, {})[stored.third] = theirs
+            else:
+                leaves[stored.key] = turned(theirs, _as_conv) if stored.as_conv else theirs
+    return leaves | {key: _joined([parts[third] for third in range(3)]) for key, parts in thirds.items()}
+
+
+def _as_conv(weight: np.ndarray) -> np.ndarray:
+    return weight[:, :, None, None]
+
+
+def _joined(parts: list[Leaf]) -> Leaf:
+    rows, *rest = parts[0].shape
+    shape = (len(parts) * rows, *rest)
+    return Leaf(shape=shape, dtype=parts[0].dtype, load=lambda: np.concatenate([part.load() for part in parts]))
+
+
+def _metadata(
+    title: str, configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]
+) -> dict[str, str]:
+    unet, vae = configs["unet"], configs["vae"]
+    is_2 = is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"]))
+    is_v = scheduler_config.get("prediction_type") == "v_prediction"
+    side = (unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
+    kinds = {1: "stable-diffusion-v1", 2: "stable-diffusion-v2-768-v" if is_v else "stable-diffusion-v2-512"}
+    architecture = kinds[1 + is_2]
+    if unet.get("in_channels") == 9:
+        architecture = f"stable-diffusion-v{1 + is_2}-inpainting"
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": title,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if is_v else "epsilon",
+        OWN_METADATA: configs_text(configs, scheduler_config),
+    }
