@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from dreambooth_jax.config import load_config as load_config
     from dreambooth_jax.errors import InputError as InputError
     from dreambooth_jax.export import save_pretrained as save_pretrained
+    from dreambooth_jax.pipeline import Control as Control
     from dreambooth_jax.pipeline import Pipeline as Pipeline
+    from dreambooth_jax.pipeline import load_control as load_control
     from dreambooth_jax.pipeline import load_pretrained as load_pretrained
     from dreambooth_jax.planning import plan as plan
     from dreambooth_jax.trainer import RunResult as RunResult
@@ -32,6 +34,8 @@ _HOMES = {
     "save_pretrained": "export",
     "Pipeline": "pipeline",
     "load_pretrained": "pipeline",
+    "Control": "pipeline",
+    "load_control": "pipeline",
     "plan": "planning",
     "RunResult": "trainer",
     "train": "trainer",
@@ -39,10 +43,12 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "Control",
     "InputError",
     "Pipeline",
     "__version__",
     "load_config",
+    "load_control",
     "load_pretrained",
     "plan",
     "save_pretrained",

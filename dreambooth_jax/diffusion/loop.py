@@ -7,7 +7,7 @@ traced: one program runs them all.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from dreambooth_jax import rng
 from dreambooth_jax.diffusion.table import Rows, SamplerTable
 
 Latents: TypeAlias = Float[Array, "b *shape"]
-Denoise: TypeAlias = Callable[[Latents, Float[Array, ""]], Latents]
+Denoise: TypeAlias = Callable[..., Latents]
 RowNumber: TypeAlias = int | Int[np.ndarray | Array, ""]
 Project: TypeAlias = Callable[[Latents, Rows], Latents]
 
@@ -79,6 +79,7 @@ def advance(
     keys: Key[Array, "b"],
     project: Project | None = None,
     given: GivenNoise | None = None,
+    per_row: Any = None,
 ) -> Registers:
     """Rows first to last − 1 of a run. In one program, a run in parts is the whole run bit for bit.
 
@@ -92,6 +93,8 @@ def advance(
         project: ``project(x, row)`` is put in the place of x after each row; ``row`` is the one that x enters next,
             whose ``alpha`` and ``sigma`` are the level that x now has.
         given: Z, for the noise of other tools.
+        per_row: a pytree whose leaves have an entry for each row of the table. The network is given those of its row
+            as a third argument: what it is told changes in the course of a run.
     """
     dtype = registers.x.dtype
     rows = jax.tree.map(lambda column: jnp.asarray(column, dtype), table.rows)
@@ -99,7 +102,8 @@ def advance(
 
     def body(i: Int[Array, ""], registers: Registers) -> Registers:
         row = rows.at(i)
-        prediction = network(registers.x, row.t)
+        told = () if per_row is None else (jax.tree.map(lambda leaf: leaf[i], per_row),)
+        prediction = network(registers.x, row.t, *told)
         denoised = jnp.clip(row.p * registers.x + row.q * prediction, -clip, clip)
         noise = _noise(keys, i, like=registers.x, needed=jnp.any(row.matrix[:, 6] != 0), given=given)
         terms = (*registers[:4], denoised, prediction, noise)

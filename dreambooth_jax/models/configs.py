@@ -182,6 +182,14 @@ class UNetEncoderConfig(ModelConfig):
         """Number of attention heads of each block."""
         return self.per_block(self.num_attention_heads or self.attention_head_dim)
 
+    @property
+    def skip_channels(self) -> tuple[int, ...]:
+        """Of each skip connection."""
+        channels, last = [self.block_out_channels[0]], len(self.block_out_channels) - 1
+        for level, count in enumerate(self.per_block(self.layers_per_block)):
+            channels += [self.block_out_channels[level]] * (count + (level < last))
+        return tuple(channels)
+
     def per_block(self, value: PerBlock[T]) -> tuple[T, ...]:
         """A value for each block: itself, or repeated where it is one for all."""
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)

@@ -47,15 +47,6 @@ class ControlNetConfig(UNetEncoderConfig):
         """Pixels of the picture per latent, along one side."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
-    @property
-    def skip_channels(self) -> tuple[int, ...]:
-        """Of each skip connection."""
-        channels = [self.block_out_channels[0]]
-        layers = self.per_block(self.layers_per_block)
-        for level, (size, count) in enumerate(zip(self.block_out_channels, layers)):
-            channels += [size] * (count + (level < len(layers) - 1))
-        return tuple(channels)
-
 
 class ControlNetConditioningEmbedding(nn.Module):
     """Convolutions that bring a picture to the size of latents."""

@@ -18,6 +18,7 @@ from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.condition import Condition
 from dreambooth_jax.models.configs import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
+from dreambooth_jax.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 
@@ -115,6 +116,13 @@ CONTROLNET = ComponentKind(
         *UNET.dummy_inputs(c),
         _real(1, 64 * c.downscale, 64 * c.downscale, c.conditioning_channels),
     ),
+)
+T2I_ADAPTER = ComponentKind(
+    config_cls=T2IAdapterConfig,
+    module_cls=T2IAdapter,
+    library_class=("diffusers", "T2IAdapter"),
+    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
+    dummy_inputs=lambda c: (_real(1, 8 * c.downscale_factor, 8 * c.downscale_factor, c.in_channels),),
 )
 VAE = ComponentKind(
     config_cls=VAEConfig,

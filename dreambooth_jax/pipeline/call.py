@@ -22,6 +22,7 @@ from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline.controls import first_picture, guided_by
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latents
 from dreambooth_jax.pipeline.img2img import picture_latents
 from dreambooth_jax.pipeline.noise import ToolNoise
@@ -45,10 +46,16 @@ def draw(
     check("params", lacking, not lacking, "are missing; give those of the whole model")
     if request.image is not None:
         request = replace(request, sampling=sized(pipe, request.sampling, request.image[0]))
+    elif request.controls and request.latents is None:
+        request = replace(request, sampling=sized(pipe, request.sampling, first_picture(request.controls)))
     static, shared = program_of(pipe, request.sampling, part_run(request))
     noise = noise_of(pipe, request)
+    rows = rows_of(pipe, params, request, noise)
+    if request.controls:
+        factor = pipe.vae.config.downscale
+        static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
     run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
-    return as_output(*run(params, rows_of(pipe, params, request, noise)), output)
+    return as_output(*run(params, rows), output)
 
 
 def program_of(

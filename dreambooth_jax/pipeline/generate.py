@@ -10,7 +10,7 @@ last row. So previews, and noise that is drawn outside, need no second program; 
 encodes the prompts again, a hundredth of a step's work or so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.loop import GivenNoise, Registers, advance, begin
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.condition import Condition, Conditioner
+from dreambooth_jax.pipeline.control import Guide, look, tell
 from dreambooth_jax.trees import Tree
 
 
@@ -34,6 +35,8 @@ class Networks(NamedTuple):
     unet: nn.Module
     vae: nn.Module
     conditioner: Conditioner
+    guides: tuple[Guide, ...] = ()
+    """What else the denoiser is guided by; their parameters are ``params["guides"]``."""
 
 
 class Rows(NamedTuple):
@@ -51,6 +54,8 @@ class Rows(NamedTuple):
     """Z of the row that needs it, if ``Shared.noise_counts``."""
     picture: Float[Array, "b h w c"] | None = None
     """Latents that the run starts from, once the noise is added."""
+    given: tuple[Any, ...] = ()
+    """What each guide looks at."""
 
 
 class Shared(NamedTuple):
@@ -65,6 +70,8 @@ class Shared(NamedTuple):
     """Row to stop before; all that there are, if it is more."""
     noise_counts: Bool[np.ndarray | Array, ""]
     """Whether noise comes from outside, not from the keys."""
+    weights: Float[np.ndarray | Array, "rows guides"] | None = None
+    """How much each guide counts at each row of the table."""
 
 
 def generate(
@@ -72,19 +79,33 @@ def generate(
 ) -> tuple[Registers, Float[Array, "b H W 3"]]:
     """(registers after the stretch of rows, pictures in [0, 1] of its x if it is the last one, else zeros)."""
 
-    def network(x: Array, t: Array, condition: Condition) -> Array:
-        return apply(networks.unet, None, params["unet"], x, jnp.full(len(x), t), condition)
-
+    guides, guide_params = networks.guides, params.get("guides", ())
+    sides = look(guides, guide_params, rows.given)
     conditions = _conditions(networks.conditioner, params, rows, with_guidance)
-    denoise = guided(network, **conditions, scale=shared.guidance_scale, rescale=shared.guidance_rescale)
+    told = {name: part if part is None else (part, sides[name]) for name, part in conditions.items()}
+
+    def denoiser(weights: Float[Array, "guides"] | None) -> Callable[[Array, Array], Array]:
+        def network(x: Array, t: Array, told: tuple[Condition, tuple]) -> Array:
+            condition, seen = told
+            times = jnp.full(len(x), t)
+            if weights is not None:
+                condition = tell(guides, guide_params, x, times, condition, seen, weights)
+            return apply(networks.unet, None, params["unet"], x, times, condition)
+
+        return guided(network, **told, scale=shared.guidance_scale, rescale=shared.guidance_rescale)
+
+    def of_row(x: Array, t: Array, weights: Float[Array, "guides"]) -> Array:
+        return denoiser(weights)(x, t)
+
     registers = advance(
-        denoise,
+        denoiser(None) if shared.weights is None else of_row,
         jax.lax.cond(shared.first == 0, lambda: begin(_first(rows, shared.table)), lambda: rows.registers),
         shared.table,
         first=shared.first,
         last=shared.last,
         keys=rows.keys,
         given=GivenNoise(jnp.asarray(rows.noise), shared.noise_counts),
+        per_row=shared.weights,
     )
 
     def pictures() -> Array:

@@ -24,6 +24,7 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.pipeline.call import Output, draw, program_of, shapes_of_rows
+from dreambooth_jax.pipeline.controls import Control, controls_of
 from dreambooth_jax.pipeline.generate import apply, encode, generate
 from dreambooth_jax.pipeline.request import read_request, sampling_of, texts_of
 from dreambooth_jax.pipeline.run import OnStep
@@ -151,6 +152,7 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         latents: Array | np.ndarray | None = None,
         image: Source | Sequence[Source] | None = None,
+        control: Control | Sequence[Control] | None = None,
         params: Tree | None = None,
         output: Output = "uint8",
         on_step: OnStep | None = None,
@@ -171,6 +173,8 @@ class Pipeline:
             image: to start from instead of noise alone; ``strength`` of it changes. One for all, or one for each: a
                 file, a Pillow picture, or an array [h, w, 3] of uint8, or of real numbers in [0, 1]. Its middle is cut
                 to the aspect of height and width, which by default are its own.
+            control: networks that guide the denoiser by pictures of their own: one or several. Height and width are by
+                default those of the first one's picture, unless there is an image.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
             on_step: called after each call of the network with a :class:`~dreambooth_jax.pipeline.run.Step`: how far it
@@ -195,6 +199,7 @@ class Pipeline:
             options=options,
             latents=latents,
             image=image,
+            controls=controls_of(control),
         )
         return draw(self, request, self.params if params is None else params, output=output, on_step=on_step)
 

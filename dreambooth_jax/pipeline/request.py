@@ -5,7 +5,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,9 @@ from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from dreambooth_jax.pipeline.controls import Control
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +33,7 @@ class Request:
     """To start from; shape and values are checked where the pictures' size is known."""
     image: list[Picture] | None = None
     """One for all, or one for each picture."""
+    controls: tuple["Control", ...] = ()
 
 
 def read_request(
@@ -41,6 +45,7 @@ def read_request(
     options: dict[str, Any],
     latents: Array | np.ndarray | None,
     image: Source | Sequence[Source] | None = None,
+    controls: tuple["Control", ...] = (),
 ) -> Request:
     """The arguments of a call, checked.
 
@@ -57,6 +62,7 @@ def read_request(
         sampling=sampling,
         latents=latents,
         image=None if image is None else images_of("image", image, len(texts)),
+        controls=controls,
     )
 
 

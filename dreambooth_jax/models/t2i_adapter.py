@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""T2I-Adapter (Mou et al. 2023, arXiv 2302.08453): features of a picture, one for each down block of the denoiser.
+
+They depend on the picture alone, so the network runs once a picture, not once a step.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dreambooth_jax.models.configs import Choices, ModelConfig
+from dreambooth_jax.models.layers import conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class T2IAdapterConfig(ModelConfig):
+    """The shape of a ``full_adapter``, the kind for Stable Diffusion 1."""
+
+    in_channels: int = 3
+    """Of the picture: 1 if it is grey."""
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    """Of the features; all but the first halve the size."""
+    num_res_blocks: int = 2
+    downscale_factor: int = 8
+    """Side of the square of pixels that becomes one position at first."""
+
+    CHOICES: ClassVar[Choices] = {"_class_name": ("T2IAdapter",), "adapter_type": ("full_adapter",)}
+    IRRELEVANT = ()
+    DEPTHS = ("num_res_blocks",)
+
+
+class AdapterResnetBlock(nn.Module):
+    """x + conv(relu(conv(x)))."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        h = jax.nn.relu(conv(x.shape[-1], dtype=self.dtype, name="block1")(x))
+        return x + conv(x.shape[-1], size=1, dtype=self.dtype, name="block2")(h)
+
+
+class AdapterBlock(nn.Module):
+    """Average pooling, if it halves the size, a 1x1 convolution, if channels change, and residual blocks."""
+
+    features: int
+    layers: int
+    halves: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W features"]:
+        if self.halves:
+            x = _halved(x)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, size=1, dtype=self.dtype, name="in_conv")(x)
+        for i in range(self.layers):
+            x = AdapterResnetBlock(dtype=self.dtype, name=f"resnets_{i}")(x)
+        return x
+
+
+class FullAdapter(nn.Module):
+    """The network; its names are one level below the model's."""
+
+    config: T2IAdapterConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, picture: Float[Array, "b H W c"]) -> tuple[Array, ...]:
+        config = self.config
+        x = _unshuffled(picture.astype(self.dtype), config.downscale_factor)
+        x = conv(config.channels[0], dtype=self.dtype, name="conv_in")(x)
+        features = []
+        for level, size in enumerate(config.channels):
+            x = AdapterBlock(size, config.num_res_blocks, level > 0, dtype=self.dtype, name=f"body_{level}")(x)
+            features.append(x)
+        return tuple(features)
+
+
+class T2IAdapter(nn.Module):
+    """A T2I-Adapter for Stable Diffusion 1.
+
+    Attributes:
+        config: the network's shape.
+        dtype: what to compute in.
+    """
+
+    config: T2IAdapterConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.adapter = FullAdapter(self.config, dtype=self.dtype)
+
+    def __call__(self, picture: Float[Array, "b H W c"]) -> tuple[Array, ...]:
+        """Features for each down block, of a picture in [0, 1] whose sides are multiples of ``downscale_factor``."""
+        return self.adapter(picture)
+
+
+def _unshuffled(x: Float[Array, "b H W c"], factor: int) -> Float[Array, "b h w more"]:
+    """Each square of pixels as channels, those of a colour together, row by row."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // factor, width // factor, -1)
+
+
+def _halved(x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    """Means of two by two, rounded up: at an odd edge, of what is there."""
+    _, height, width, _ = x.shape
+    padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+
+    def sums(x: Array) -> Array:
+        return jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
+
+    return sums(x) / sums(jnp.ones((1, height, width, 1), x.dtype))

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Controls as a caller gives them: a network that looks at a picture, the picture, and how much and when it counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float32
+from PIL import Image
+
+from dreambooth_jax.data.pictures import Picture, Source, read_pictures, resampled
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.families import CONTROLNET
+from dreambooth_jax.pipeline.control import weights_of_rows
+from dreambooth_jax.pipeline.control_kinds import ControlKind, kind_of
+from dreambooth_jax.pipeline.generate import Networks, Rows, Shared
+from dreambooth_jax.pipeline.request import check
+from dreambooth_jax.size import Size
+from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.folders import locate_module, read_json
+from dreambooth_jax.weights.pretrained import load_module
+
+if TYPE_CHECKING:
+    from dreambooth_jax.pipeline.pipeline import Pipeline
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ControlModel:
+    """A network that guides a denoiser, read by :func:`load_control`."""
+
+    kind: ControlKind
+    module: Any
+    params: Tree
+    name: str
+    """Where it was read from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A network, a picture for it, and how much and when it counts.
+
+    Attributes:
+        model: of :func:`load_control`.
+        image: a file, a Pillow picture, or an array [h, w, 3] of uint8, or of real numbers in [0, 1]; or one for each
+            prompt. A map as the network knows it (edges, depth, scribbles), no photo; it is resized to what is drawn.
+        scale: times what it adds; 0 is none.
+        start, end: the share of the run that it counts in: of n calls of the denoiser, call i if i / n ≥ start and
+            (i + 1) / n ≤ end. A ControlNet is not run at others.
+        guess: let the picture alone decide, of a ControlNet: it is added to the prompt's half alone and less the finer
+            it is. Usual with a guidance scale from 3 to 5 and without a prompt.
+    """
+
+    model: ControlModel
+    image: Source | Sequence[Source]
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    guess: bool = False
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.model, ControlModel)
+        check("control", type(self.model).__name__, known, "must be what load_control returns")
+        check("control scale", self.scale, bool(np.isfinite(self.scale)), "must be a finite number")
+        within = 0 <= self.start < self.end <= 1
+        check("control start and end", (self.start, self.end), within, "must be from 0 to 1, start before end")
+
+
+def load_control(
+    source: str | Path, pipe: "Pipeline", *, revision: str | None = None, variant: str | None = None
+) -> ControlModel:
+    """Read a ControlNet or T2I-Adapter in the diffusers layout, for a pipeline: onto its devices, in its dtype.
+
+    Args:
+        source: folder or hub id.
+        pipe: the model that it is to guide.
+        revision: the hub's branch, tag or commit.
+        variant: weight files to prefer, such as fp16.
+
+    Raises:
+        InputError: if there is no such network, it asks for something we don't have, or does not fit the pipeline.
+    """
+    # the kinds' files have the same names; which it is, the file tells
+    folder, _ = locate_module(str(source), CONTROLNET, revision=revision, variant=variant)
+    kind = kind_of(read_json(folder / "config.json").get("_class_name"), where=str(source))
+    whole = NamedSharding(pipe.target.mesh, PartitionSpec())
+    module, params = load_module(
+        folder,
+        kind.component,
+        lambda name, array: jax.device_put(array, whole),
+        variant=variant,
+        dtype=pipe.unet.dtype,
+        arch=pipe.target.arch,
+    )
+    for misfit in kind.misfits(module.config, pipe.unet.config, pipe.vae.config):
+        raise InputError(f"{source} does not fit {pipe.components.folder}: {misfit}")
+    return ControlModel(kind=kind, module=module, params=params, name=str(source))
+
+
+def controls_of(control: "Control | Sequence[Control] | None") -> tuple[Control, ...]:
+    """One, several or none, as a tuple."""
+    controls = (control,) if isinstance(control, Control) else tuple(control or ())
+    fine = all(isinstance(one, Control) for one in controls)
+    check("control", [type(one).__name__ for one in controls], fine, "must be a Control, or several")
+    return controls
+
+
+def first_picture(controls: Sequence[Control]) -> Picture:
+    """The first picture of the first control, which the size is taken from where none is told."""
+    return read_pictures(controls[0].image, name="control image")[0]
+
+
+Program: TypeAlias = tuple[tuple[Networks, bool], Shared, Rows, Tree]
+"""What is compiled in, what pictures share, what each has of its own, and parameters."""
+
+
+def guided_by(controls: Sequence[Control], program: Program, *, factor: int) -> Program:
+    """The program that makes the same pictures, guided by controls.
+
+    Args:
+        controls: at least one.
+        program: without them.
+        factor: pixels per latent, along one side.
+    """
+    (networks, with_guidance), shared, rows, params = program
+    count, height, width, _ = rows.latents.shape
+    models = [one.model for one in controls]
+    guides = tuple(
+        model.kind.guide(model.module, guess=one.guess, with_guidance=with_guidance)
+        for one, model in zip(controls, models)
+    )
+    weights = weights_of_rows(
+        [one.scale for one in controls],
+        [(one.start, one.end) for one in controls],
+        length=int(shared.table.length),
+        size=len(shared.table.rows.t),
+    )
+    size = Size(factor * height, factor * width)
+    return (
+        (networks._replace(guides=guides), with_guidance),
+        shared._replace(weights=weights),
+        rows._replace(given=tuple(_pictures(one, count, size) for one in controls)),
+        {**params, "guides": tuple(model.params for model in models)},
+    )
+
+
+def _pictures(control: Control, count: int, size: Size) -> Float32[np.ndarray, "b H W c"]:
+    """The pictures of a control, one for each of ``count`` prompts, in so many pixels."""
+    pictures = read_pictures(control.image, name="control image")
+    some = f"{len(pictures)} pictures"
+    check("control image", some, len(pictures) in (1, count), f"give one, or one for each of {count} prompts")
+    same = [resized(picture, size) for picture in pictures]
+    return np.stack(same * count if len(same) == 1 else same)
+
+
+def resized(picture: Picture, size: Size) -> Picture:
+    """Stretched to a size by Lanczos-3, as diffusers does; what has eight bits keeps to them on the way."""
+    if Size(*picture.shape[:2]) == size:
+        return picture
+    levels = 255 * picture
+    if np.abs(levels - np.rint(levels)).max() > 1e-3:
+        return resampled(picture, size)
+    image = Image.fromarray(np.rint(levels).astype(np.uint8))
+    return np.asarray(image.resize((size.width, size.height), Image.Resampling.LANCZOS), np.float32) / np.float32(255)
