@@ -21,6 +21,8 @@ class SampleOptions(DrawingConfig):
     """Text file with a prompt on each line."""
     image: str | None = setting(None, path=True, nonempty=True)
     """Picture to start from; its size is drawn unless height and width are told."""
+    control: tuple[str, ...] = setting(())
+    """Networks that guide by a picture: [canny:|scribble:|depth:][guess:]NETWORK:PICTURE[:SCALE[:START[:END]]]."""
     out: str | None = setting(None, path=True, nonempty=True)
     """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     num_images: int = setting(4, at_least=1, at_most=1_000_000)

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_jax.cli.controls import open_controls
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
 from dreambooth_jax.config.drawing import DrawingConfig
@@ -20,6 +21,7 @@ from dreambooth_jax.text_files import read_lines
 if TYPE_CHECKING:
     from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.evaluation.samples import SampleSettings
+    from dreambooth_jax.pipeline import Pipeline
     from dreambooth_jax.runs import OpenedModel
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def sample(call: Call) -> None:
     from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.pipeline.call import sized
+    from dreambooth_jax.pipeline.controls import first_picture
     from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import RunFolder, open_model
 
@@ -58,10 +61,11 @@ def sample(call: Call) -> None:
             tokenizer=options.tokenizer,
             prediction_type=options.prediction_type,
         )
-    given = given_pictures(options)
+    given = given_pictures(options, model.pipe)
     sampling = sampling_of(options, call.told, model)
     if given:
-        sampling = sized(model.pipe, sampling, given["image"])
+        first = given["image"] if "image" in given else first_picture(given["control"])
+        sampling = sized(model.pipe, sampling, first)
     settings = SampleSettings(
         prompts=prompts,
         num_images=options.num_images,
@@ -85,7 +89,9 @@ def draw(model: "OpenedModel", settings: "SampleSettings", folder: "PictureFolde
     from dreambooth_jax.progress import Progress, announced
 
     with announced("compiling the sampler", usually="a minute or so the first time"):
-        at_once = pictures_at_once(model.pipe, settings.sampling, count=settings.num_images)
+        at_once = pictures_at_once(
+            model.pipe, settings.sampling, count=settings.num_images, control=settings.given.get("control", ())
+        )
         batches = draw_batches(model.pipe, settings, at_once=at_once, params=model.params)
         first = next(batches)
     total = len(settings.prompts) * settings.num_images
@@ -107,11 +113,12 @@ def draw(model: "OpenedModel", settings: "SampleSettings", folder: "PictureFolde
     save_grid(folder.grid, [np.stack(row) for row in rows], shown, title=model.name + some)
 
 
-def given_pictures(options: SampleOptions) -> dict[str, Any]:
+def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
     """Pictures of the command line, read: arguments of the pipeline by name."""
     from dreambooth_jax.data.pictures import read_picture
 
-    return {"image": read_picture(options.image)} if options.image else {}
+    given: dict[str, Any] = {"image": read_picture(options.image)} if options.image else {}
+    return given | ({"control": open_controls(options.control, pipe)} if options.control else {})
 
 
 def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedModel") -> DrawingConfig:
@@ -130,7 +137,7 @@ def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedMod
         values |= {name: getattr(options, name) for name, field in fields.items() if rules_of(field).of_sampler}
     if options.schedule != fields["schedule"].default:  # told, or a part of the sampler's name
         values["schedule"] = options.schedule
-    size = None if options.image else model.config.data.size
+    size = None if options.image or options.control else model.config.data.size
     sampling = DrawingConfig.of(model.config.samples.sampling(size=size), **values)
     log.info("%d steps, guidance %g", sampling.steps, sampling.guidance_scale)
     return sampling
@@ -156,6 +163,15 @@ def source_and_prompts(words: Sequence[str]) -> list[str]:
     return source + ([f"--prompts={quoted_list(words[1:])}"] if words[1:] else [])
 
 
+COMMON = {
+    "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "out"),
+    "from pictures": ("image", "strength", "control"),
+    "how": ("steps", "guidance_scale", "guidance_rescale", "sampler", "schedule", "profile"),
+    "with which weights": ("step", "ema", "revision", "variant", "dtype"),
+}
+"""What most people set."""
+
+
 SAMPLE = Verb(
     name="sample",
     usage="SOURCE PROMPT [PROMPT ...] [KEY=VALUE ...]",
@@ -163,11 +179,17 @@ SAMPLE = Verb(
     settings=SampleOptions,
     place_words=source_and_prompts,
     run=sample,
+    repeatable=("control",),
+    common=COMMON,
     examples=(
         ("four pictures of each prompt", 'sample runs/dog "a photo of sks dog in the snow" "a sks dog as a statue"'),
         (
             "from a picture, of which most changes",
             'sample runs/dog "a sks dog, oil painting" image=dog.jpg strength=0.6',
+        ),
+        (
+            "along the edges of a photo",
+            'sample runs/dog "a sks dog" --control canny:lllyasviel/control_v11p_sd15_canny:photo.jpg:0.8',
         ),
         ("other seeds, fewer steps", 'sample runs/dog "a photo of sks dog" seed=100 num_images=8 steps=20'),
         ("a model from the hub", 'sample stable-diffusion-v1-5/stable-diffusion-v1-5 "a photo of a dog" --out dogs'),

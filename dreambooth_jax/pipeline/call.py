@@ -51,9 +51,8 @@ def draw(
     static, shared = program_of(pipe, request.sampling, part_run(request))
     noise = noise_of(pipe, request)
     rows = rows_of(pipe, params, request, noise)
-    if request.controls:
-        factor = pipe.vae.config.downscale
-        static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
+    factor = pipe.vae.config.downscale
+    static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
     run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
     return as_output(*run(params, rows), output)
 
