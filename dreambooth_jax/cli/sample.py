@@ -58,6 +58,7 @@ def sample(call: Call) -> None:
             dtype=options.dtype,
             revision=options.revision,
             variant=options.variant,
+            vae=options.vae,
             tokenizer=options.tokenizer,
             prediction_type=options.prediction_type,
         )
