@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreambooth_jax.config.drawing import DrawingConfig
-from dreambooth_jax.config.setting import Settings, setting
+from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.setting import Settings, redefault, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,8 @@ class SampleOptions(DrawingConfig):
     """Run folder, model folder, single file or hub id."""
     prompts: tuple[str, ...] = setting(())
     """What to draw: the words after SOURCE, each in quotes."""
+    prompt_syntax: Literal["plain", "a1111"] = redefault(SamplingConfig, "prompt_syntax", "a1111")
+    """How prompts are read: as A1111 does, (more:1.3) [less] BREAK, and as long as they are; or plain."""
     prompts_file: str | None = setting(None, path=True, nonempty=True)
     """Text file with a prompt on each line."""
     image: str | None = setting(None, path=True, nonempty=True)

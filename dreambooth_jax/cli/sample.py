@@ -16,6 +16,7 @@ from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
+from dreambooth_jax.prompts.limits import check_length
 from dreambooth_jax.text_files import read_lines
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def sampling_of(options: SampleOptions, told: Collection[str], model: "OpenedMod
     values = {name: getattr(options, name) for name in fields if name in told}
     if "sampler" in told:  # what the run's own sampler was told means nothing to another
         values |= {name: getattr(options, name) for name, field in fields.items() if rules_of(field).of_sampler}
+    values["prompt_syntax"] = options.prompt_syntax  # the prompts are not the run's
     if options.schedule != fields["schedule"].default:  # told, or a part of the sampler's name
         values["schedule"] = options.schedule
     size = None if options.image or options.control else model.config.data.size
@@ -148,11 +150,13 @@ def read_prompts(options: SampleOptions) -> list[str]:
     """Prompts of the command line, then those of the file.
 
     Raises:
-        InputError: if there is none, one is empty, or no such file.
+        InputError: if there is none, one is empty or far too long, or no such file.
     """
     prompts = list(options.prompts) + (read_lines(options.prompts_file) if options.prompts_file else [])
     if not prompts:
         raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
+    for prompt in prompts:
+        check_length(prompt)
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("a prompt is empty: is a variable without a value? Leave it out")
     return prompts
