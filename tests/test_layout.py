@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
         ),
         *("compilation_cache", "deterministic", "hardware", "platforms", "progress", "text_files", "paths", "locks"),
     },
-    {"models", "diffusion", "data", "adapters", "prompts"},
+    {"models", "diffusion", "metadata", "data", "adapters", "prompts"},
     {"training", "weights", "checks"},
     {"pipeline"},
     {"evaluation", "runs", "export"},

@@ -61,7 +61,7 @@ def test_the_exported_model_is_what_was_trained(uninterrupted):
 
 def test_sample_grids_carry_their_settings_and_change_with_training(uninterrupted):
     with Image.open(uninterrupted / "samples" / "step_000000.png") as first:
-        assert first.text["prompt"] == "a photo of sks dog | a photo of a dog"
+        assert json.loads(first.text["dreambooth_jax"])["prompt"] == "a photo of sks dog | a photo of a dog"
         before = np.asarray(first)
     with Image.open(uninterrupted / "samples" / "step_000006.png") as last:
         after = np.asarray(last)

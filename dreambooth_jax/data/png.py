@@ -13,6 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.metadata.ours import texts_of
+from dreambooth_jax.size import Size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Text that may say how a photo is turned.
@@ -36,32 +38,22 @@ def without_text(data: bytes) -> bytes:
     return b"".join([*parts, data[start:]])
 
 
-def settings_line(settings: Mapping[str, Any]) -> str:
-    """The one-string form that web UIs read back: prompt, negative prompt, then ``Key: value`` pairs."""
-    known = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "seed": "Seed", "model": "Model"}
-    pairs = ", ".join(f"{label}: {settings[key]}" for key, label in known.items() if key in settings)
-    negative = settings.get("negative_prompt")
-    return "\n".join([str(settings.get("prompt", "")), *([f"Negative prompt: {negative}"] if negative else []), pairs])
-
-
 def save_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"], settings: Mapping[str, Any] | None = None) -> None:
     """Write a picture at once or not at all.
 
     Args:
         path: where to; its folder is made.
         image: uint8 RGB.
-        settings: prompt, seed, steps, ...: each becomes a text chunk of its own, and all of them the chunk
-            ``parameters``.
+        settings: prompt, seed, steps, ...: the texts of :func:`dreambooth_jax.metadata.ours.texts_of`, Latin-1 where
+            that holds them (tEXt), else UTF-8 (iTXt).
 
     Raises:
         InputError: if it cannot be written.
     """
     path = Path(path)
     info = PngInfo()
-    for key, value in (settings or {}).items():
-        info.add_itxt(key, str(value))
-    if settings:
-        info.add_itxt("parameters", settings_line(settings))
+    for keyword, text in texts_of(settings, Size(*image.shape[:2])).items() if settings else ():
+        info.add_text(keyword, text)
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

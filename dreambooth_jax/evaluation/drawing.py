@@ -23,6 +23,18 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.trees import Tree
 
 
+class Place(NamedTuple):
+    """Where a picture was made. In a batch of another size its last bits may differ.
+
+    Attributes:
+        batch: how many were made at once.
+        position: number of the picture, or of the first of several.
+    """
+
+    batch: int
+    position: int = 0
+
+
 class Batch(NamedTuple):
     """Some pictures of one prompt.
 
@@ -30,15 +42,22 @@ class Batch(NamedTuple):
         row: number of the prompt, from 0.
         seeds: of each picture.
         pictures: the pictures.
+        place: where they were made.
     """
 
     row: int
     seeds: list[int]
     pictures: UInt8[np.ndarray, "n h w 3"]
+    place: Place
 
 
 def draw_batches(
-    pipe: Pipeline, settings: SampleSettings, *, at_once: int, params: Tree | None = None
+    pipe: Pipeline,
+    settings: SampleSettings,
+    *,
+    at_once: int,
+    params: Tree | None = None,
+    place: Place | None = None,
 ) -> Iterator[Batch]:
     """All pictures, prompt by prompt; picture i of every prompt has seed ``settings.seed + i``.
 
@@ -47,7 +66,20 @@ def draw_batches(
         settings: what to draw.
         at_once: pictures of a batch. All have so many, or one has all, so that the sampler compiles once.
         params: in the place of the pipeline's own.
+        place: make each picture by itself at this place of a batch, to repeat one bit for bit.
     """
+    if place:
+        for row, prompt in enumerate(settings.prompts):
+            for seed in range(settings.seed, settings.seed + settings.num_images):
+                made = pipe(
+                    [prompt] * place.batch,
+                    seed=[seed] * place.batch,
+                    sampling=settings.sampling,
+                    params=params,
+                    **settings.given,
+                )
+                yield Batch(row, [seed], made[place.position : place.position + 1], place)
+        return
     size = min(at_once, settings.num_images)
     for row, prompt in enumerate(settings.prompts):
         for first in range(0, settings.num_images, size):
@@ -55,7 +87,7 @@ def draw_batches(
             seeds = [settings.seed + i for i in offsets]
             filled = seeds + seeds[-1:] * (size - len(seeds))
             pictures = pipe([prompt] * size, seed=filled, sampling=settings.sampling, params=params, **settings.given)
-            yield Batch(row, seeds, pictures[: len(seeds)])
+            yield Batch(row, seeds, pictures[: len(seeds)], Place(size))
 
 
 class PictureFolder:
@@ -81,12 +113,21 @@ class PictureFolder:
         names = ("grid.png" if n == 1 else f"grid-{n}.png" for n in count(1))
         self.grid = next(self.path / name for name in names if not (self.path / name).exists())
 
-    def save(self, batch: Batch, settings: SampleSettings, *, model: str) -> list[Path]:
-        """Each picture as a PNG of its own, ``000-seed0.png``, with its settings inside."""
+    def save(self, batch: Batch, settings: SampleSettings, *, model: str, fingerprint: str = "") -> list[Path]:
+        """Each picture as a PNG of its own, ``000-seed0.png``, with its settings inside.
+
+        Args:
+            batch: the pictures.
+            settings: they were made with.
+            model: its name.
+            fingerprint: of the model's files.
+        """
         paths = []
-        for seed, picture in zip(batch.seeds, batch.pictures):
+        of_model = {"model": model, "fingerprint": fingerprint}
+        for number, (seed, picture) in enumerate(zip(batch.seeds, batch.pictures), batch.place.position):
             path = self.path / f"{self._first + batch.row:03d}-seed{seed}.png"
-            about = {"prompt": settings.prompts[batch.row], "seed": seed, "model": model} | settings.metadata()
-            save_png(path, picture, about)
+            of_picture = {"prompt": settings.prompts[batch.row], "seed": seed}
+            place = {"batch": batch.place.batch, "position": number}
+            save_png(path, picture, of_picture | settings.metadata() | of_model | place)
             paths.append(path)
         return paths

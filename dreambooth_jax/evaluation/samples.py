@@ -36,8 +36,6 @@ class SampleSettings:
     def metadata(self) -> dict[str, Any]:
         """Settings that all pictures of the grid share."""
         about = DrawingConfig.of(self.sampling).metadata(with_image="image" in self.given)
-        controls = [one.about() for one in self.given.get("control", ())]
-        about |= {"control": controls} if controls else {}
         return {name: value for name, value in about.items() if name not in ("height", "width")}
 
 
@@ -95,6 +93,7 @@ def save_grid(
 ) -> None:
     """Write the labelled grid with its settings inside."""
     about = settings.metadata() | {"prompt": " | ".join(settings.prompts), "seed": settings.seed}
+    about["grid"] = [*settings.prompts]
     sheet = labelled_grid(rows, settings.prompts, title=title)
     save_png(path, sheet, about)
 

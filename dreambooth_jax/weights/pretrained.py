@@ -27,9 +27,10 @@ from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, turned
 from dreambooth_jax.weights.fingerprint import folder_fingerprint
+from dreambooth_jax.weights.folders import locate_module
+from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
-from dreambooth_jax.weights.single_module import open_module
-from dreambooth_jax.weights.sources import Source, Table, open_source
+from dreambooth_jax.weights.sources import Source, Table, open_source, read_table
 
 Place = Callable[[str, np.ndarray], jax.Array]
 
@@ -53,8 +54,6 @@ class Components:
     """Text encoder -> folder of its tokenizer."""
     fingerprint: str = ""
     """Of the files that were read; empty where no weights were."""
-    as_found: bool = True
-    """Whether it is what its folder says: nothing swapped, nothing told of it."""
 
     @property
     def conditioner(self) -> Conditioner:
@@ -64,7 +63,7 @@ class Components:
 
     def known_as(self, stored: Collection[str | None]) -> str:
         """The fingerprint to compare with stored ones: that of version 0.1.0, if it is among them and ours is not."""
-        if not (stored and self.as_found and self.folder.is_dir()) or self.fingerprint in stored:
+        if not stored or self.fingerprint in stored or not self.folder.is_dir():
             return self.fingerprint
         earlier = folder_fingerprint(self.folder)
         return earlier if earlier in stored else self.fingerprint
@@ -110,10 +109,9 @@ def load_components(
     for name, kind in found.family.components.items():
         shapes = flatten(components.params[name])
         tables[name] = found.read(name, shapes)
-        matched[name] = match(kind.key_rules, expected=shapes, table=tables[name])
+        matched[name] = _match(kind.key_rules, expected=shapes, table=tables[name])
     params = {
-        name: load_leaves(f"{name}/", leaves, param_dtype, place, file=tables[name].file)
-        for name, leaves in matched.items()
+        name: _load(f"{name}/", leaves, param_dtype, place, file=tables[name].file) for name, leaves in matched.items()
     }
     return replace(components, params=params, fingerprint=found.fingerprint())
 
@@ -149,8 +147,7 @@ def load_module(
     """Read one network: another autoencoder, say, or a component of a model by its folder (``MODEL/vae``).
 
     Args:
-        source: folder with a ``config.json`` and weights in diffusers' or transformers' form, a hub id, or a single
-            file: with a ``config.json`` beside it, or, of an autoencoder, in the original layout.
+        source: folder with a ``config.json`` and weights in diffusers' or transformers' form, or a hub id.
         kind: of network.
         place: as in :func:`load_components`; leaves are named as in the module, such as conv_in/kernel.
         revision: the hub's branch, tag or commit.
@@ -164,12 +161,11 @@ def load_module(
     Raises:
         InputError: as :func:`load_components`.
     """
-    found = open_module(source, kind, revision=revision, variant=variant)
-    module = kind.build(kind.config_cls.from_json(found.config, file=str(found.file)), **how)
-    shapes = parameter_shapes(kind, module)
-    table = found.read(shapes)
-    leaves = match(kind.key_rules, expected=shapes, table=table)
-    return module, load_leaves("", leaves, param_dtype, place, file=table.file)
+    folder, weights = locate_module(str(source), kind, revision=revision, variant=variant)
+    file = folder / "config.json"
+    module = kind.build(kind.config_cls.from_json(read_json(file), file=str(file)), **how)
+    leaves = _match(kind.key_rules, expected=parameter_shapes(kind, module), table=Table(read_table(weights), weights))
+    return module, _load("", leaves, param_dtype, place, file=weights)
 
 
 def _described(found: Source, **how: Any) -> Components:
@@ -183,16 +179,11 @@ def _described(found: Source, **how: Any) -> Components:
         scheduler_config=found.scheduler_config,
         folder=found.path,
         tokenizers=found.tokenizers,
-        as_found=found.as_found,
     )
 
 
-def match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], table: Table) -> dict[str, Leaf]:
-    """Our name -> leaf of the file, in our layout.
-
-    Raises:
-        InputError: with all that is missing, extra or of another shape.
-    """
+def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], table: Table) -> dict[str, Leaf]:
+    """Our name -> leaf of the file, in our layout."""
     ours = {names.key(rules, name): name for name in expected}
     found: dict[str, Leaf] = {}
     for source, leaf in table.leaves.items():
@@ -212,13 +203,7 @@ def match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], tabl
     return {name: found[name] for name in expected}
 
 
-def load_leaves(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:
-    """Read what :func:`match` found, leaf by leaf: to a dtype, and placed.
-
-    Raises:
-        InputError: for numbers that are not real, or not finite.
-    """
-
+def _load(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:
     def load(name: str, leaf: Leaf) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(

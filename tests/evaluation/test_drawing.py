@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,19 +53,19 @@ def test_files_say_how_they_were_made(tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), draw_rows(FakePipeline(), settings())[0][1])
         expected = {
             "prompt": "a sks dog",
-            "seed": "6",
-            "steps": "7",
-            "guidance_scale": "7.5",
+            "seed": 6,
+            "steps": 7,
+            "guidance_scale": 7.5,
             "sampler": "ddim",
             "model": "the model",
+            "batch": 2,
+            "position": 1,
         }
-        assert expected.items() <= picture.text.items()
-        assert (
-            picture.text["parameters"].splitlines()[-1]
-            == "Steps: 7, Sampler: ddim, CFG scale: 7.5, Seed: 6, Model: the model"
-        )
+        assert expected.items() <= json.loads(picture.text["dreambooth_jax"]).items()
+        line = "Steps: 7, Sampler: DDIM, CFG scale: 7.5, Seed: 6, Size: 24x16, Model: the model, RNG: JAX, Version: "
+        assert picture.text["parameters"].splitlines()[-1].startswith(line)
     with Image.open(paths[-1]) as picture:
-        assert picture.text["prompt"] == "a dog 😀 " * 30
+        assert json.loads(picture.text["dreambooth_jax"])["prompt"] == "a dog 😀 " * 30
     assert not list(tmp_path.glob(".*")), "nothing unfinished is left"
 
 

@@ -29,8 +29,8 @@ def test_the_folder_is_filled_from_consecutive_seeds(tmp_path):
     assert [line["seed"] for line in lines] == list(range(10, 16))
     assert lines[0] == {"file": "000000.png", "status": "kept", "seed": 10} | RECIPE.record()
     with Image.open(tmp_path / "000003.png") as picture:
-        assert picture.text["prompt"] == RECIPE.prompt
-        assert picture.text["seed"] == "13"
+        about = json.loads(picture.text["dreambooth_jax"])
+        assert (about["prompt"], about["seed"]) == (RECIPE.prompt, 13)
         assert "Steps: 3" in picture.text["parameters"]
 
 

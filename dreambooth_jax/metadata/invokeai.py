@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Pictures of InvokeAI: JSON with the names of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth_jax.config.sampler_names import SAMPLER_NAMES
+from dreambooth_jax.metadata.remake import Remake, shown
+
+OURS = {
+    "steps": "steps",
+    "cfg_scale": "guidance_scale",
+    "cfg_rescale_multiplier": "guidance_rescale",
+    "width": "width",
+    "height": "height",
+    "negative_prompt": "negative_prompt",
+}
+SAMPLERS = {
+    "pndm": "plms",
+    "kdpm_2": "dpm2",
+    "kdpm_2_a": "dpm2_a",
+}
+"""Names that are not ours."""
+READ = (*OURS, "positive_prompt", "seed", "scheduler", "model", "clip_skip", "rand_device")
+SILENT = (
+    "generation_mode",
+    "app_version",
+    "positive_style_prompt",
+    "negative_style_prompt",
+    "seamless_x",
+    "seamless_y",
+)
+
+
+def read_invokeai(about: Any) -> Remake:
+    """What an ``invokeai_metadata`` text says.
+
+    Raises:
+        KeyError: naming a key that is not there.
+    """
+    if not isinstance(about, dict):
+        raise KeyError("positive_prompt")
+    scheduler = str(about["scheduler"])
+    plain = scheduler.removesuffix("_k")
+    sampler = SAMPLERS.get(plain, plain)
+    options: dict[str, Any] = {ours: about[key] for key, ours in OURS.items() if about.get(key) is not None}
+    options |= {"sampler": sampler, "profile": "diffusers", "noise": "invoke"}
+    options["schedule"] = "karras" if plain != scheduler else "model"
+    skipped = about.get("clip_skip")
+    if isinstance(skipped, int) and skipped:
+        options["clip_skip"] = skipped + 1
+    return Remake(
+        tool="InvokeAI",
+        prompt=str(about["positive_prompt"]),
+        seed=about["seed"],
+        options=options,
+        model=_name(about.get("model")),
+        lacking=_lacking(about, sampler),
+    )
+
+
+def _name(model: Any) -> str:
+    return str(model.get("name") or model.get("model_name") or "") if isinstance(model, dict) else ""
+
+
+def _lacking(about: Mapping[str, Any], sampler: str) -> list[str]:
+    lines = []
+    if about.get("rand_device") not in (None, "cpu"):
+        lines.append(f"its first noise, drawn on {shown(about['rand_device'])}: that of the CPU is taken")
+    if sampler == "dpmpp_sde":
+        lines.append(
+            "the noise of dpmpp_sde's steps, which torchsde draws as a tree: the first noise alone is the same"
+        )
+    if sampler == "dpm2_a":
+        lines.append("the noise of dpm2_a's steps: diffusers draws some that it does not use")
+    if sampler not in SAMPLER_NAMES:
+        lines.append(f"the scheduler {shown(sampler)}")
+    for key, value in about.items():
+        if key in READ or key in SILENT or value in (None, [], {}, False, "", 0):
+            continue
+        lines.append(f"{shown(key)}: {shown(value)}")
+    return lines

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Our own pictures' text: A1111's, which other tools read, and JSON with all that made the picture."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth_jax._version import __version__
+from dreambooth_jax.metadata.infotext import write_infotext
+from dreambooth_jax.size import Size
+
+KEYWORD = "dreambooth_jax"
+"""Of the chunk with the JSON."""
+
+SAMPLERS = {
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "lms": "LMS",
+    "dpm2": "DPM2",
+    "dpm2_a": "DPM2 a",
+    "dpmpp_2s": "DPM++ 2S",
+    "dpmpp_2s_a": "DPM++ 2S a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+}
+"""What A1111 calls samplers; all others have our name in capitals there."""
+
+SCHEDULES = {
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "polyexponential": "Polyexponential",
+    "uniform": "Uniform",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "beta": "Beta",
+    "ddim_uniform": "DDIM",
+    "align_your_steps": "Align Your Steps",
+}
+"""What A1111 calls schedules; the model's own has no name there."""
+
+NOISE = {"philox": None, "torch": "CPU", "jax": "JAX", "comfy": "ComfyUI", "invoke": "InvokeAI"}
+"""The random numbers of A1111 itself are not told."""
+
+
+def texts_of(about: Mapping[str, Any], size: Size) -> dict[str, str]:
+    """Keyword -> text of a picture.
+
+    Args:
+        about: prompt, seed, model and all fields of the sampling settings.
+        size: of the picture.
+    """
+    return {"parameters": parameters_of(about, size), KEYWORD: own_json(about, size)}
+
+
+def own_json(about: Mapping[str, Any], size: Size) -> str:
+    """All settings, and the picture's size, as they are."""
+    told = {name: value for name, value in about.items() if value is not None}
+    return json.dumps(size._asdict() | told | {"version": __version__}, default=str)
+
+
+def parameters_of(about: Mapping[str, Any], size: Size) -> str:
+    """A1111's text, with its names, in its order."""
+    sampler, schedule = str(about.get("sampler")), str(about.get("schedule"))
+    noise = about.get("noise")
+    pairs = {
+        "Steps": about.get("steps"),
+        "Sampler": SAMPLERS.get(sampler, sampler.upper()) if "sampler" in about else None,
+        "Schedule type": "Automatic" if about.get("profile") == "a1111" else None,
+        "CFG scale": _number(about.get("guidance_scale")),
+        "Seed": about.get("seed"),
+        "Size": f"{size.width}x{size.height}",
+        "Model": about.get("model") or None,
+        "Clip skip": about.get("clip_skip") if about.get("clip_skip", 1) > 1 else None,
+        "ENSD": about.get("noise_seed_delta") or None,
+        "RNG": NOISE.get(noise, noise) if noise else None,
+        "Eta": _unless(1.0, about.get("ancestral_eta")),
+        "Eta DDIM": _unless(0.0, about.get("eta")),
+        "Version": f"dreambooth-jax {__version__}",
+    }
+    if schedule in SCHEDULES:
+        pairs["Schedule type"] = SCHEDULES[schedule]
+    return write_infotext(str(about.get("prompt", "")), str(about.get("negative_prompt") or ""), pairs)
+
+
+def _number(value: Any) -> Any:
+    """Whole numbers without a fraction, as A1111 writes them."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _unless(default: float, value: Any) -> Any:
+    return None if value is None or value == default else value

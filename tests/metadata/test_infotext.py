@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreambooth_jax.metadata.infotext import quoted, read_infotext, unquoted, write_infotext
+from dreambooth_jax.metadata.ours import parameters_of
+from dreambooth_jax.size import Size
+from tests.metadata.files import A1111
+
+
+def test_a_text_of_a1111():
+    found = read_infotext(A1111)
+    assert found.prompt == "a photo of a (dog:1.2) <lora:fluffy:0.8>, sunset\non a hill"
+    assert found.negative_prompt == "blurry, low quality"
+    assert list(found.pairs)[:4] == ["Steps", "Sampler", "Schedule type", "CFG scale"]
+    assert found.pairs["Lora hashes"] == "fluffy: 0123456789ab"
+    assert found.pairs["Size"] == "512x768"
+
+
+def test_what_is_quoted_is_what_stands_between_values():
+    """As ``quote`` of A1111 does: a comma, a colon, a new line."""
+    assert [quoted(value) for value in ("a b", "a,b", "a: b", "a\nb", '"a"', "é: 😀")] == [
+        *("a b", '"a,b"', '"a: b"', '"a\\nb"', '"a"', '"é: 😀"'),
+    ]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_values_that_need_quotes_come_back(value):
+    if quoted(value) != value:
+        assert unquoted(quoted(value)) == value
+
+
+line = st.text("ab (),:[]<>😀é", min_size=1).map(str.strip).filter(bool)
+
+
+@given(line, line | st.just(""), st.dictionaries(st.sampled_from(["Model", "VAE", "User"]), line))
+def test_what_is_written_is_read_back(prompt, negative_prompt, pairs):
+    pairs = {"Steps": "20", "Sampler": "Euler a", "CFG scale": "7", "Size": "8x8"} | pairs
+    found = read_infotext(write_infotext(prompt, negative_prompt, pairs))
+    assert found == (prompt, negative_prompt, pairs)
+
+
+def test_the_order_and_names_of_a1111():
+    about = {
+        **{"prompt": "a dog", "negative_prompt": "", "seed": 3, "model": "runs/dog at step 2", "steps": 20},
+        **{"sampler": "dpmpp_2m_sde", "schedule": "karras", "guidance_scale": 7.0, "clip_skip": 2, "noise": "torch"},
+        **{"noise_seed_delta": 31337, "ancestral_eta": 0.5, "eta": 0.0, "profile": "a1111"},
+    }
+    text, version = parameters_of(about, Size(height=768, width=512)).rsplit(", Version: ", 1)
+    assert version.startswith("dreambooth-jax ")
+    assert text == (
+        "a dog\nSteps: 20, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 7, Seed: 3, Size: 512x768, "
+        "Model: runs/dog at step 2, Clip skip: 2, ENSD: 31337, RNG: CPU, Eta: 0.5"
+    )
+
+
+def test_a_last_line_of_few_pairs_belongs_to_the_prompt():
+    assert read_infotext("a dog\nwith a: b, c: d") == ("a dog\nwith a: b, c: d", "", {})
+    assert read_infotext("Negative prompt: x") == ("", "x", {})
+    assert read_infotext("") == ("", "", {})
+
+
+def test_long_lines_cost_no_more_than_they_are_long():
+    for line in ("a" * 2**20, "a b" * 2**18, '"' * 2**20, 'a: "' + "\\" * 2**20, "a:" * 2**18):
+        start = time.perf_counter()
+        read_infotext(line)
+        assert time.perf_counter() - start < 20
