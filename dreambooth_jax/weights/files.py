@@ -74,7 +74,7 @@ def stored_leaf(
     Raises:
         InputError: if the chunks don't make up the array or reach beyond the file's end.
     """
-    if isinstance(shape, str) or len(shape) > _MOST_AXES or not all(_is_side(side) for side in shape):
+    if isinstance(shape, str) or len(shape) > _MOST_AXES or not all(is_side(side) for side in shape):
         raise broken(file, f"{what} has no shape of an array: {str(shape)[:80]}")
     leaf = Leaf(
         shape=tuple(shape), dtype=dtype, load=functools.partial(_load, file, tuple(shape), dtype, tuple(chunks))
@@ -87,7 +87,8 @@ def stored_leaf(
     return leaf
 
 
-def _is_side(side: object) -> bool:
+def is_side(side: object) -> bool:
+    """Whether it is a number that a side of an array may have."""
     return isinstance(side, int) and not isinstance(side, bool) and 0 <= side <= _LARGEST_SIDE
 
 

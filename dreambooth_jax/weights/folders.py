@@ -132,11 +132,6 @@ def _folder(source: str) -> Path | None:
     folder = at_home(source)
     if not source:
         raise InputError("no model was given: model.path is empty, it should be a folder or a hub id")
-    if folder.is_file():
-        raise InputError(
-            f"{source} is a single file, not a model in the diffusers layout: convert it once, where PyTorch is "
-            "installed, with " + _convert(f"from_single_file('{source}')")
-        )
     if folder.is_dir():
         if hint := no_model(folder):
             raise InputError(f"{source} {hint}")

@@ -35,10 +35,12 @@ from dreambooth_jax.weights.ldm import (
     places_of,
 )
 from dreambooth_jax.weights.ldm_configs import text_config, unet_config, vae_config
+from dreambooth_jax.weights.torch_files import read_torch
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".safetensors",)
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", *PICKLED)
 OWN_METADATA = "dreambooth_jax.configs"
 """Name of the metadata with the JSON of all ``config.json`` files and the scheduler's."""
 
@@ -169,7 +171,7 @@ def read_single(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     """
     if not file.is_file():
         raise InputError(f"{file}: no such file")
-    leaves, metadata = read_header(file)
+    leaves, metadata = (read_torch(file), {}) if file.suffix.lower() in PICKLED else read_header(file)
     return {_plain(name): leaf for name, leaf in leaves.items()}, metadata
 
 

@@ -154,12 +154,6 @@ class TestLocate:
         with pytest.raises(InputError, match=r"give its id, org/sd-1\.5$"):
             locate(str(tmp_path / "models--org--sd-1.5"))
 
-    @pytest.mark.parametrize("name", ["v1-5.ckpt", "v1-5.safetensors"])
-    def test_single_file(self, name, tmp_path):
-        (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(InputError, match=rf"single file.*from_single_file\('{tmp_path / name}'\)"):
-            locate(str(tmp_path / name))
-
 
 class TestHub:
     """A repository that a fake of the hub's client library has."""
