@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreambooth_jax.config.drawing import DrawingConfig
-from dreambooth_jax.config.setting import Settings, setting
+from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.setting import Settings, redefault, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +18,14 @@ class SampleOptions(DrawingConfig):
     """Run folder, model folder, single file or hub id."""
     prompts: tuple[str, ...] = setting(())
     """What to draw: the words after SOURCE, each in quotes."""
+    prompt_syntax: Literal["plain", "a1111"] = redefault(SamplingConfig, "prompt_syntax", "a1111")
+    """How prompts are read: as A1111 does, (more:1.3) [less] BREAK, and as long as they are; or plain."""
     prompts_file: str | None = setting(None, path=True, nonempty=True)
     """Text file with a prompt on each line."""
     image: str | None = setting(None, path=True, nonempty=True)
     """Picture to start from; its size is drawn unless height and width are told."""
+    control: tuple[str, ...] = setting(())
+    """Networks that guide by a picture: [canny:|scribble:|depth:][guess:]NETWORK:PICTURE[:SCALE[:START[:END]]]."""
     out: str | None = setting(None, path=True, nonempty=True)
     """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     like: str | None = setting(None, path=True, nonempty=True)
@@ -37,6 +42,8 @@ class SampleOptions(DrawingConfig):
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
     """Weight files of a model to prefer, such as fp16."""
+    vae: str | None = setting(None, path=True, nonempty=True)
+    """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
     tokenizer: str | None = setting(None, path=True, nonempty=True)
     """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
@@ -61,6 +68,8 @@ class ExportOptions(Settings):
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
     """Weight files of a model to prefer, such as fp16."""
+    vae: str | None = setting(None, path=True, nonempty=True)
+    """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
     tokenizer: str | None = setting(None, path=True, nonempty=True)
     """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None

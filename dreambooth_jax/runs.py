@@ -22,10 +22,11 @@ from dreambooth_jax.config import Config, load_config, save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.pipeline.load import with_vae
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.trees import Tree
 
-PLACES = ("path", "tokenizer")
+PLACES = ("path", "vae", "tokenizer")
 """Settings of a model that are folders or files."""
 TRIES = 10
 """Of reading a checkpoint that its run replaces meanwhile."""
@@ -140,6 +141,7 @@ def open_model(
     dtype: str = "auto",
     revision: str | None = None,
     variant: str | None = None,
+    vae: str | None = None,
     tokenizer: str | None = None,
     prediction_type: str | None = None,
 ) -> OpenedModel:
@@ -152,6 +154,7 @@ def open_model(
         dtype: compute dtype: ``auto``, ``float32`` or ``bfloat16``.
         revision: the hub's branch, tag or commit. A run has its own.
         variant: weight files of a model to prefer, such as fp16. A run has its own.
+        vae: another autoencoder than the model's, or than that which a run was trained with.
         tokenizer: folder of a single file's tokenizer. A run has its own.
         prediction_type: what the denoiser predicts. A run has its own.
 
@@ -169,7 +172,7 @@ def open_model(
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
-        pipe = load_pretrained(source, dtype=dtype, **of_model)
+        pipe = load_pretrained(source, dtype=dtype, vae=vae, **of_model)
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
     if told := [name for name, value in of_model.items() if value is not None]:
         raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
@@ -177,15 +180,15 @@ def open_model(
     pick_step(folder, step)
     model = config.model
     of_model = {name: getattr(model, name) for name in of_model}
-    pipe = load_pretrained(model_path(folder, config), dtype=dtype, **of_model)
+    pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, **of_model)
     if ema is None:
         ema = config.train.ema_decay > 0
     adapter = make_adapter(config)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)
-    params = composed(adapter, frozen, weights)
-    pipe = adapter.extend(replace(pipe, params=params))
-    return OpenedModel(pipe=pipe, params=params, name=f"{source} at step {step}", config=config)
+    pipe = adapter.extend(replace(pipe, params=composed(adapter, frozen, weights)))
+    pipe = pipe if vae is None else with_vae(pipe, vae)
+    return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {step}", config=config)
 
 
 def _trained(

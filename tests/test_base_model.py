@@ -93,6 +93,46 @@ def test_another_variant_is_another_model(run):
         dbx.train(config_of(run, "train.steps=2", "model.variant=fp16"))
 
 
+class TestAnotherAutoencoder:
+    """``model.vae`` is a part of the model of a run."""
+
+    @pytest.fixture
+    def other(self, tmp_path):
+        """Of another model's folder: half its weights."""
+        folder = shutil.copytree(MODEL, tmp_path / "other")
+        folders.write(tmp_path / "halved", load_components(folder))
+        folders.rewrite(tmp_path / "halved", "vae", lambda arrays: {k: a / 2 for k, a in arrays.items()})
+        return tmp_path / "halved"
+
+    def test_swapping_it_is_another_model(self, run, other):
+        with pytest.raises(InputError, match="the weights of the model changed"):
+            dbx.train(config_of(run, "train.steps=2", f"model.vae={other}"))
+
+    def test_telling_what_is_predicted_is_another_model(self, run):
+        with pytest.raises(InputError, match="the weights of the model changed"):
+            dbx.train(config_of(run, "train.steps=2", "model.prediction_type=v_prediction"))
+
+    def test_one_run_may_be_looked_at_through_another(self, run, other):
+        plain, swapped = opens(run), opens(run, vae=str(other))
+        theirs = load_components(other).params["vae"]
+        folders.assert_same(swapped.params["vae"], theirs)
+        assert swapped.pipe.params is swapped.params
+        folders.assert_same(swapped.params["unet"], plain.params["unet"])
+
+    @pytest.mark.slow
+    def test_a_run_with_one_goes_on_samples_and_exports_it(self, run, other):
+        shutil.rmtree(run / "run")
+        shutil.rmtree(run / "class")
+        told = f"model.vae={other / 'vae'}"
+        dbx.train(config_of(run, "train.steps=1", told))
+        dbx.train(config_of(run, "train.steps=2", told))
+        with pytest.raises(InputError, match="the weights of the model changed"):
+            dbx.train(config_of(run, "train.steps=3"))
+        theirs = load_components(other).params["vae"]
+        folders.assert_same(opens(run).params["vae"], theirs)
+        folders.assert_same(load_components(run / "run" / "model").params["vae"], theirs)
+
+
 class TestEarlierRuns:
     """0.1.0 took the fingerprint of all that lay in the model's folder."""
 
@@ -117,9 +157,10 @@ class TestEarlierRuns:
         (earlier / "model" / "unet" / "diffusion_pytorch_model.bf16.safetensors").write_bytes(b"of later")
         assert opens(earlier).config is not None
 
-    def test_another_variant_is_still_another_model(self, earlier):
-        with pytest.raises(InputError, match="the weights of the model changed"):
-            dbx.train(config_of(earlier, "train.steps=2", "model.variant=fp16"))
+    def test_another_variant_or_autoencoder_is_still_another_model(self, earlier):
+        for told in ("model.variant=fp16", f"model.vae={MODEL / 'vae'}", "model.prediction_type=v_prediction"):
+            with pytest.raises(InputError, match="the weights of the model changed"):
+                dbx.train(config_of(earlier, "train.steps=2", told))
 
 
 def test_a_run_folder_knows_its_model(run):

@@ -22,6 +22,7 @@ from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.pipeline.call import program_of, rows_of
 from dreambooth_jax.pipeline.generate import draw_latents, generate
 from dreambooth_jax.pipeline.request import read_request
+from dreambooth_jax.pipeline.texts import read_texts
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import sharding
 
@@ -107,7 +108,9 @@ def test_two_programs_for_all_samplers(pipe):
 
 def test_no_guidance_asks_the_networks_once_instead_of_twice(pipe):
     request = read_request(PROMPTS, negative_prompt="", seed=0, sampling=None, options={}, latents=None)
-    rows = rows_of(pipe, pipe.params, request)
+    _, shared = program_of(pipe, request.sampling)
+    texts = read_texts(request, pipe.tokenizers, steps=shared.table.rows.step, with_guidance=True)
+    rows = rows_of(pipe, pipe.params, request, texts)
 
     def work(guidance_scale):
         static, *shared = program_of(pipe, SamplingConfig(steps=1, guidance_scale=guidance_scale))

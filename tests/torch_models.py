@@ -102,6 +102,14 @@ def build_controlnet(kind: str, *, seed: int = 0, double: bool = False, **option
     return _randomised(net, seed, double)
 
 
+def build_t2i_adapter(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
+    """A ``diffusers.T2IAdapter`` that fits the UNet and the VAE."""
+    import diffusers
+
+    shape = {"channels": [32, 64], "num_res_blocks": 2, "downscale_factor": 2}
+    return _randomised(diffusers.T2IAdapter(**{**shape, **options}), seed, double)
+
+
 def build_vae(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
     """A ``diffusers.AutoencoderKL``."""
     import diffusers

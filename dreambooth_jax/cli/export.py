@@ -23,6 +23,7 @@ def export(call: Call) -> None:
             ema=options.ema,
             revision=options.revision,
             variant=options.variant,
+            vae=options.vae,
             tokenizer=options.tokenizer,
             prediction_type=options.prediction_type,
         )

@@ -44,7 +44,20 @@ def normalise(verb: Verb, arguments: Sequence[str]) -> list[str]:
         name, _, value = option.partition("=")
         if name in named and name != "--config":
             raise InputError(f"{value} and {name} are both given: leave one out")
-    return placed + words.options
+    return [*placed, *_joined(words.options, verb.repeatable)]
+
+
+def _joined(options: Sequence[str], repeatable: Sequence[str]) -> list[str]:
+    """A list that is given several times is one list."""
+    values: dict[str, list[str]] = {}
+    rest = []
+    for option in options:
+        name, _, value = option.partition("=")
+        if name.removeprefix("--") in repeatable:
+            values.setdefault(name, []).append(value)
+        else:
+            rest.append(option)
+    return [*rest, *(f"{name}={'; '.join(several)}" for name, several in values.items())]
 
 
 def known_keys(verb: Verb) -> list[str]:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_jax.cli.controls import open_controls
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
@@ -16,12 +17,14 @@ from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
+from dreambooth_jax.prompts.limits import check_length
 from dreambooth_jax.text_files import read_lines
 
 if TYPE_CHECKING:
     from dreambooth_jax.evaluation.drawing import PictureFolder, Place
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.metadata.remake import Remake
+    from dreambooth_jax.pipeline import Pipeline
     from dreambooth_jax.runs import OpenedModel
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ def sample(call: Call) -> None:
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.metadata.ours import KEYWORD as OURS
     from dreambooth_jax.pipeline.call import sized
+    from dreambooth_jax.pipeline.controls import first_picture
     from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import RunFolder, open_model
 
@@ -61,13 +65,15 @@ def sample(call: Call) -> None:
             dtype=options.dtype,
             revision=options.revision,
             variant=options.variant,
+            vae=options.vae,
             tokenizer=options.tokenizer,
             prediction_type=options.prediction_type,
         )
-    given = given_pictures(options)
+    given = given_pictures(options, model.pipe)
     sampling = sampling_of(options, call.told, model, remake)
     if given:
-        sampling = sized(model.pipe, sampling, given["image"])
+        first = given["image"] if "image" in given else first_picture(given["control"])
+        sampling = sized(model.pipe, sampling, first)
     settings = SampleSettings(
         prompts=prompts,
         num_images=options.num_images,
@@ -97,7 +103,9 @@ def draw(
     from dreambooth_jax.progress import Progress, announced
 
     with announced("compiling the sampler", usually="a minute or so the first time"):
-        at_once = pictures_at_once(model.pipe, settings.sampling, count=settings.num_images)
+        at_once = pictures_at_once(
+            model.pipe, settings.sampling, count=settings.num_images, control=settings.given.get("control", ())
+        )
         batches = draw_batches(model.pipe, settings, at_once=at_once, params=model.params, place=place)
         first = next(batches)
     total = len(settings.prompts) * settings.num_images
@@ -119,11 +127,12 @@ def draw(
     save_grid(folder.grid, [np.stack(row) for row in rows], shown, title=model.name + some)
 
 
-def given_pictures(options: SampleOptions) -> dict[str, Any]:
+def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
     """Pictures of the command line, read: arguments of the pipeline by name."""
     from dreambooth_jax.data.pictures import read_picture
 
-    return {"image": read_picture(options.image)} if options.image else {}
+    given: dict[str, Any] = {"image": read_picture(options.image)} if options.image else {}
+    return given | ({"control": open_controls(options.control, pipe)} if options.control else {})
 
 
 def sampling_of(
@@ -137,7 +146,7 @@ def sampling_of(
         model: the model, with its run's settings.
         remake: a picture to repeat.
     """
-    size = None if options.image or not model.config else model.config.data.size
+    size = None if options.image or options.control or not model.config else model.config.data.size
     if remake:
         base = DrawingConfig(**remake.options)
     elif model.config:
@@ -148,6 +157,8 @@ def sampling_of(
     values = {name: getattr(options, name) for name in fields if name in told}
     if "sampler" in told:  # what the run's own sampler was told means nothing to another
         values |= {name: getattr(options, name) for name, field in fields.items() if rules_of(field).of_sampler}
+    if not remake:  # the prompts are not the run's
+        values["prompt_syntax"] = options.prompt_syntax
     if options.schedule != fields["schedule"].default:  # told, or a part of the sampler's name
         values["schedule"] = options.schedule
     sampling = dataclasses.replace(base, **values)
@@ -159,11 +170,13 @@ def read_prompts(options: SampleOptions) -> list[str]:
     """Prompts of the command line, then those of the file.
 
     Raises:
-        InputError: if there is none, one is empty, or no such file.
+        InputError: if there is none, one is empty or far too long, or no such file.
     """
     prompts = list(options.prompts) + (read_lines(options.prompts_file) if options.prompts_file else [])
     if not prompts:
         raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
+    for prompt in prompts:
+        check_length(prompt)
     if any(not prompt.strip() for prompt in prompts):
         raise InputError("a prompt is empty: is a variable without a value? Leave it out")
     return prompts
@@ -175,6 +188,15 @@ def source_and_prompts(words: Sequence[str]) -> list[str]:
     return source + ([f"--prompts={quoted_list(words[1:])}"] if words[1:] else [])
 
 
+COMMON = {
+    "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "out"),
+    "from pictures": ("image", "strength", "control"),
+    "how": ("steps", "guidance_scale", "guidance_rescale", "sampler", "schedule", "profile"),
+    "with which weights": ("step", "ema", "revision", "variant", "dtype"),
+}
+"""What most people set."""
+
+
 SAMPLE = Verb(
     name="sample",
     usage="SOURCE PROMPT [PROMPT ...] [KEY=VALUE ...]",
@@ -182,11 +204,17 @@ SAMPLE = Verb(
     settings=SampleOptions,
     place_words=source_and_prompts,
     run=sample,
+    repeatable=("control",),
+    common=COMMON,
     examples=(
         ("four pictures of each prompt", 'sample runs/dog "a photo of sks dog in the snow" "a sks dog as a statue"'),
         (
             "from a picture, of which most changes",
             'sample runs/dog "a sks dog, oil painting" image=dog.jpg strength=0.6',
+        ),
+        (
+            "along the edges of a photo",
+            'sample runs/dog "a sks dog" --control canny:lllyasviel/control_v11p_sd15_canny:photo.jpg:0.8',
         ),
         ("other seeds, fewer steps", 'sample runs/dog "a photo of sks dog" seed=100 num_images=8 steps=20'),
         ("a picture again", "sample runs/dog --like runs/dog/samples/000-seed0.png"),

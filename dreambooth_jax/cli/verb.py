@@ -45,6 +45,7 @@ class Verb:
         options: what can be set besides, in the same ways.
         place_words: turns words that are neither into options; raises InputError for those that have no place.
         run: does it. It imports what takes long itself, so that help does not wait for it.
+        repeatable: lists among ``settings`` that grow by each option that names them.
         common: keys of ``settings`` that ``--help`` shows, by heading; where there are none, it shows all.
         examples: whole command lines, each with a comment.
     """
@@ -56,5 +57,6 @@ class Verb:
     options: Mapping[str, Option] = field(default_factory=dict)
     place_words: Callable[[Sequence[str]], list[str]]
     run: Callable[[Call], None]
+    repeatable: Sequence[str] = ()
     common: Mapping[str, Sequence[str]] = field(default_factory=dict)
     examples: Sequence[tuple[str, str]] = ()

@@ -33,6 +33,12 @@ class SamplingConfig(Settings):
     """How far to lean towards the prompt and away from the negative one; 1 is no guidance."""
     negative_prompt: str = setting("")
     """What not to draw."""
+    prompt_syntax: Literal["plain", "a1111"] = "plain"
+    """How prompts are read: plain, or as A1111 does: (more:1.3) [less] BREAK, and as long as they are."""
+    emphasis: Literal["original", "no_norm"] = "original"
+    """Of a1111: whether text states with weights get their mean back (original) or not (no_norm)."""
+    clip_skip: int = setting(1, at_least=1, at_most=64)
+    """The text encoder's layer that is read, from the end, as A1111 counts: 1 is the last; diffusers would say 0."""
     sampler: str = setting("ddim", one_of=tuple(SAMPLER_NAMES))
     """The sampler, by the name of diffusers, A1111 or ComfyUI or by ours: ddim, euler_a, dpmpp_2m, ...; or model."""
     schedule: str = setting("model", one_of=tuple(SCHEDULE_NAMES))

@@ -24,6 +24,8 @@ class ModelConfig(Settings):
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
     """Weight files to prefer, such as fp16 (diffusion_pytorch_model.fp16.safetensors)."""
+    vae: str | None = setting(None, path=True, nonempty=True)
+    """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
     tokenizer: str | None = setting(None, path=True, nonempty=True)
     """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.prompts.limits import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,9 @@ def _text(prompt: str) -> str:
     """The same text with one character for each pair of surrogates, as which some escapes spell an emoji.
 
     Raises:
-        InputError: for half a pair, which is no character.
+        InputError: for half a pair, which is no character, or a text that is far too long.
     """
+    check_length(prompt)
     try:
         return prompt.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:

@@ -30,7 +30,7 @@ def guided(
     network: Network,
     *,
     text: Any,
-    negative: Any | None,
+    negative: Any | None = None,
     scale: Float[np.ndarray | Array, ""],
     rescale: Float[np.ndarray | Array, ""] | None = None,
 ) -> Callable[[Float[Array, "b h w c"], Real[Array, ""]], Float[Array, "b h w c"]]:

@@ -37,6 +37,8 @@ class Row(NamedTuple):
     r1: Line = R1
     r2: Line = R2
     r3: Line = R3
+    begins: bool = True
+    """Whether a step begins here: not at its second call of the network."""
 
 
 class Rows(NamedTuple):
@@ -53,6 +55,8 @@ class Rows(NamedTuple):
     q: Float[np.ndarray | Array, "*rows"]
     matrix: Float[np.ndarray | Array, "*rows 4 7"]
     """(X, R1, R2, R3) of (X, R1, R2, R3, D, N, Z)."""
+    step: Float[np.ndarray | Array, "*rows"]
+    """The step, from 0, that the row belongs to."""
 
     def at(self, i: int | Int[Array, ""]) -> "Rows":
         """Row i."""
@@ -83,8 +87,10 @@ def make_table(
         clip: largest |D|, or infinity.
         size: of the padded table; one of more rows is as long as it must be.
     """
-    numbers = [_numbers(row, prediction_type) for row in rows]
-    nothing = (*final, 0.0, 0.0, np.eye(4, 7))
+    rows = list(rows)
+    steps = np.cumsum([row.begins for row in rows], dtype=np.float64) - 1
+    numbers = [(*_numbers(row, prediction_type), step) for row, step in zip(rows, steps)]
+    nothing = (*final, 0.0, 0.0, np.eye(4, 7), steps[-1])
     length, missing = len(numbers), max(size - len(numbers), 1)
     columns = (
         np.concatenate([np.asarray(column, np.float64), np.repeat(np.asarray(one)[None], missing, axis=0)])

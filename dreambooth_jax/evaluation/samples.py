@@ -36,6 +36,8 @@ class SampleSettings:
     def metadata(self) -> dict[str, Any]:
         """Settings that all pictures of the grid share."""
         about = DrawingConfig.of(self.sampling).metadata(with_image="image" in self.given)
+        controls = [one.about() for one in self.given.get("control", ())]
+        about |= {"control": controls} if controls else {}
         return {name: value for name, value in about.items() if name not in ("height", "width")}
 
 

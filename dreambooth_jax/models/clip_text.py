@@ -95,8 +95,9 @@ class CLIPEncoder(nn.Module):
             layer(self.config, self.dtype, self.remat, self.arch) for _ in range(self.config.num_hidden_layers)
         ]
 
-    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        for layer in self.layers:
+    def __call__(self, x: Float[Array, "b t c"], count: int) -> Float[Array, "b t c"]:
+        """After the first ``count`` layers."""
+        for layer in self.layers[:count]:
             x = layer(x)
         return x
 
@@ -108,6 +109,7 @@ class CLIPTextTransformer(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    clip_skip: int = 1
 
     def setup(self) -> None:
         self.embeddings = CLIPEmbeddings(self.config, dtype=self.dtype)
@@ -115,7 +117,8 @@ class CLIPTextTransformer(nn.Module):
         self.final_layer_norm = LayerNorm(self.config.layer_norm_eps, dtype=wide(self.dtype))
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
-        return self.final_layer_norm(self.encoder(self.embeddings(input_ids)))
+        count = self.config.num_hidden_layers + 1 - self.clip_skip
+        return self.final_layer_norm(self.encoder(self.embeddings(input_ids), count))
 
 
 class CLIPTextModel(nn.Module):
@@ -126,16 +129,21 @@ class CLIPTextModel(nn.Module):
         dtype: what to compute in.
         remat: what the backward pass computes again: nothing, each layer, or each attention.
         arch: what to compute on.
+        clip_skip: which layer's hidden state to take, from the end: 1 is the last, as in A1111; 2 is the one that
+            diffusers calls ``clip_skip=1``. The layers behind it are not computed.
     """
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    clip_skip: int = 1
 
     def setup(self) -> None:
-        self.text_model = CLIPTextTransformer(self.config, dtype=self.dtype, remat=self.remat, arch=self.arch)
+        self.text_model = CLIPTextTransformer(
+            self.config, dtype=self.dtype, remat=self.remat, arch=self.arch, clip_skip=self.clip_skip
+        )
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
-        """Last hidden state after the final norm, in at least float32."""
+        """Hidden state of that layer after the final norm, in at least float32."""
         return self.text_model(input_ids)

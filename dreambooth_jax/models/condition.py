@@ -8,14 +8,16 @@ Every leaf has a row for each example, so rows are taken, joined and split with 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from dreambooth_jax.models.emphasis import emphasised
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 CONDITION = "condition"
@@ -74,6 +76,36 @@ class Conditioner(NamedTuple):
     def __call__(self, params: Tree, ids: Mapping[str, Int[Array | np.ndarray, "b s"]]) -> Condition:
         """Token ids of each encoder -> condition. ``params`` may hold other networks, too."""
         return self.combine({name: module.apply({"params": params[name]}, ids[name]) for name, module in self.encoders})
+
+    def of_chunks(
+        self,
+        params: Tree,
+        ids: Mapping[str, Int[Array, "b k s"]],
+        weights: Mapping[str, Float[Array, "b k s"]],
+        *,
+        restore_mean: Bool[Array | np.ndarray, ""],
+    ) -> Condition:
+        """The condition of prompts in k chunks, whose states follow each other, [b, k s, d].
+
+        Args:
+            params: may hold other networks, too.
+            ids: of each encoder.
+            weights: of each token.
+            restore_mean: as in :func:`~dreambooth_jax.models.emphasis.emphasised`.
+        """
+
+        def joined(output: Array, weights: Array) -> Array:
+            b, k, s = weights.shape
+            if output.ndim == 2:  # a vector for the whole text: the first chunk's
+                return output.reshape(b, k, -1)[:, 0]
+            return emphasised(output, weights.reshape(b * k, s), restore_mean=restore_mean).reshape(b, k * s, -1)
+
+        outputs = {}
+        for name, module in self.encoders:
+            rows = ids[name].reshape(-1, ids[name].shape[-1])
+            output = module.apply({"params": params[name]}, rows)
+            outputs[name] = jax.tree.map(partial(joined, weights=weights[name]), output)
+        return self.combine(outputs)
 
     def of_batch(self, params: Tree, batch: Mapping[str, Any]) -> Condition:
         """The condition that a batch brings, or else what its token ids come to."""

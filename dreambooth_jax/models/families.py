@@ -7,7 +7,7 @@ its text encoders are listed. The rest of the package asks the family and never 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from dreambooth_jax.models.condition import Condition
 from dreambooth_jax.models.configs import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreambooth_jax.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
+from dreambooth_jax.models.taesd import AutoencoderTiny, TAESDConfig, TinyDecoder, TinyEncoder
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 
@@ -133,6 +134,17 @@ VAE = ComponentKind(
     # Flax up to its end, PyTorch before diffusers 0.17
     key_rules=KeyRules(legacy={"to_q": "query", "to_k": "key", "to_v": "value", "to_out_0": "proj_attn"}),
 )
+TAESD = ComponentKind(
+    config_cls=TAESDConfig,
+    module_cls=AutoencoderTiny,
+    library_class=("diffusers", "AutoencoderTiny"),
+    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
+    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels),),
+)
+TAESD_DECODER = replace(
+    TAESD, module_cls=TinyDecoder, dummy_inputs=lambda c: (_real(1, 8, 8, c.latent_channels),)
+)  # both halves have files of their own in the original layout
+TAESD_ENCODER = replace(TAESD, module_cls=TinyEncoder)
 CLIP_TEXT = ComponentKind(
     config_cls=CLIPTextConfig,
     module_cls=CLIPTextModel,

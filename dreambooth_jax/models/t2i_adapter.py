@@ -111,10 +111,5 @@ def _unshuffled(x: Float[Array, "b H W c"], factor: int) -> Float[Array, "b h w 
 
 def _halved(x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
     """Means of two by two, rounded up: at an odd edge, of what is there."""
-    _, height, width, _ = x.shape
-    padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-
-    def sums(x: Array) -> Array:
-        return jax.lax.reduce_window(x, jnp.zeros((), x.dtype), jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
-
-    return sums(x) / sums(jnp.ones((1, height, width, 1), x.dtype))
+    padding = tuple((0, side % 2) for side in x.shape[1:3])
+    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding=padding, count_include_pad=False)

@@ -22,12 +22,14 @@ from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.pipeline.controls import first_picture, guided_by
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latents
 from dreambooth_jax.pipeline.img2img import picture_latents
 from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents
 from dreambooth_jax.pipeline.run import OnStep, Run
+from dreambooth_jax.pipeline.texts import Texts, read_texts
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 
@@ -50,11 +52,11 @@ def draw(
         request = replace(request, sampling=sized(pipe, request.sampling, first_picture(request.controls)))
     static, shared = program_of(pipe, request.sampling, part_run(request))
     noise = noise_of(pipe, request)
-    rows = rows_of(pipe, params, request, noise)
-    if request.controls:
-        factor = pipe.vae.config.downscale
-        static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
-    run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, on_step=on_step)
+    texts = read_texts(request, pipe.tokenizers, steps=np.asarray(shared.table.rows.step), with_guidance=static[1])
+    rows = rows_of(pipe, params, request, texts, noise)
+    factor = pipe.vae.config.downscale
+    static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
+    run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, lengths=texts.lengths, on_step=on_step)
     return as_output(*run(params, rows), output)
 
 
@@ -79,7 +81,7 @@ def program_of(
         profile=sampling.profile,
         **sampling.of_sampler,
     )
-    static = Networks(pipe.unet, pipe.vae, pipe.conditioner), bool(sampling.guidance_scale > 1)
+    static = Networks(pipe.unet, pipe.vae, _conditioner(pipe, sampling.clip_skip)), bool(sampling.guidance_scale > 1)
     return static, Shared(
         table,
         guidance_scale=np.asarray(sampling.guidance_scale),
@@ -87,7 +89,16 @@ def program_of(
         first=np.zeros((), np.int32),
         last=table.length,
         noise_counts=np.asarray(sampling.noise != "jax"),
+        restore_mean=np.asarray(sampling.emphasis == "original"),
     )
+
+
+def _conditioner(pipe: "Pipeline", clip_skip: int) -> Conditioner:
+    """The pipeline's, reading the layer of its text encoders that is asked for."""
+    encoders = [pipe.components.modules[name] for name in pipe.components.family.text_encoders]
+    layers = min(encoder.config.num_hidden_layers for encoder in encoders)
+    check("clip_skip", clip_skip, clip_skip <= layers, f"must be at most {layers}, the text encoder's layers")
+    return pipe.conditioner if clip_skip == 1 else pipe.conditioner.clone(clip_skip=clip_skip)
 
 
 def part_run(request: Request) -> Part | None:
@@ -105,13 +116,14 @@ def sized(pipe: "Pipeline", sampling: DrawingConfig, image: Picture) -> DrawingC
     return replace(sampling, **size._asdict())
 
 
-def rows_of(pipe: "Pipeline", params: Tree, request: Request, tool: ToolNoise | None = None) -> Rows:
+def rows_of(pipe: "Pipeline", params: Tree, request: Request, texts: Texts, tool: ToolNoise | None = None) -> Rows:
     """What each picture of a request has of its own.
 
     Args:
         pipe: the model.
         params: with those of the autoencoder.
         request: what is asked for.
+        texts: what its prompts say.
         tool: the noise of another tool, in the place of ours.
     """
     sides = latent_size(pipe, request.sampling, request.latents)
@@ -122,8 +134,7 @@ def rows_of(pipe: "Pipeline", params: Tree, request: Request, tool: ToolNoise | 
     noise = jnp.zeros(shape, latents.dtype)
     pixels = Size(*(pipe.vae.config.downscale * side for side in sides))
     return Rows(
-        ids=pipe.input_ids(request.prompts),
-        negative_ids=pipe.input_ids(request.negative_prompts),
+        **texts.fields,
         latents=latents,
         keys=keys,
         registers=Registers(*[noise] * 5),

@@ -69,6 +69,12 @@ class Control:
         within = 0 <= self.start < self.end <= 1
         check("control start and end", (self.start, self.end), within, "must be from 0 to 1, start before end")
 
+    def about(self) -> dict[str, Any]:
+        """All but the picture, for metadata."""
+        return {"model": self.model.name, "scale": self.scale, "start": self.start, "end": self.end} | (
+            {"guess": True} if self.guess else {}
+        )
+
 
 def load_control(
     source: str | Path, pipe: "Pipeline", *, revision: str | None = None, variant: str | None = None
@@ -122,10 +128,12 @@ def guided_by(controls: Sequence[Control], program: Program, *, factor: int) -> 
     """The program that makes the same pictures, guided by controls.
 
     Args:
-        controls: at least one.
+        controls: without any it is the same program.
         program: without them.
         factor: pixels per latent, along one side.
     """
+    if not controls:
+        return program
     (networks, with_guidance), shared, rows, params = program
     count, height, width, _ = rows.latents.shape
     models = [one.model for one in controls]

@@ -25,6 +25,7 @@ from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.loop import GivenNoise, Registers, advance, begin
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.condition import Condition, Conditioner
+from dreambooth_jax.pipeline.conditioning import Said, chosen, conditions_of
 from dreambooth_jax.pipeline.control import Guide, look, tell
 from dreambooth_jax.trees import Tree
 
@@ -42,9 +43,9 @@ class Networks(NamedTuple):
 class Rows(NamedTuple):
     """What each picture has of its own. What a call does not have is None, and has no place in its program."""
 
-    ids: Mapping[str, Int[Array | np.ndarray, "b s"]]
-    """For each text encoder."""
-    negative_ids: Mapping[str, Int[Array | np.ndarray, "b s"]]
+    ids: Mapping[str, Int[Array | np.ndarray, "b *texts_and_chunks s"]]
+    """For each text encoder; of v texts of k chunks, [b, v, k, s], where there are weights of tokens."""
+    negative_ids: Mapping[str, Int[Array | np.ndarray, "b *texts_and_chunks s"]]
     latents: Float[Array, "b h w c"]
     """Standard normal noise that the run starts from."""
     keys: Key[Array, "b"]
@@ -56,6 +57,11 @@ class Rows(NamedTuple):
     """Latents that the run starts from, once the noise is added."""
     given: tuple[Any, ...] = ()
     """What each guide looks at."""
+    token_weights: Mapping[str, Float[Array | np.ndarray, "b v k s"]] | None = None
+    """Of prompts that have them, of several texts or of several chunks."""
+    negative_token_weights: Mapping[str, Float[Array | np.ndarray, "b v k s"]] | None = None
+    choice: Int[Array | np.ndarray, "b 2 rows"] | None = None
+    """Which of its texts the prompt is at each row of the table, and which the negative prompt."""
 
 
 class Shared(NamedTuple):
@@ -70,8 +76,17 @@ class Shared(NamedTuple):
     """Row to stop before; all that there are, if it is more."""
     noise_counts: Bool[np.ndarray | Array, ""]
     """Whether noise comes from outside, not from the keys."""
+    restore_mean: Bool[np.ndarray | Array, ""]
+    """Of weighted prompts."""
     weights: Float[np.ndarray | Array, "rows guides"] | None = None
     """How much each guide counts at each row of the table."""
+
+
+class OfRow(NamedTuple):
+    """What the denoiser is told at a row of the table, where it is not the same at all."""
+
+    choice: Int[Array, "*rows b 2"] | None
+    weights: Float[Array, "*rows guides"] | None
 
 
 def generate(
@@ -81,31 +96,39 @@ def generate(
 
     guides, guide_params = networks.guides, params.get("guides", ())
     sides = look(guides, guide_params, rows.given)
-    conditions = _conditions(networks.conditioner, params, rows, with_guidance)
-    told = {name: part if part is None else (part, sides[name]) for name, part in conditions.items()}
+    said = {"text": Said(rows.ids, rows.token_weights)}
+    if with_guidance:
+        said["negative"] = Said(rows.negative_ids, rows.negative_token_weights)
+    conditions = conditions_of(networks.conditioner, params, said, restore_mean=shared.restore_mean)
 
-    def denoiser(weights: Float[Array, "guides"] | None) -> Callable[[Array, Array], Array]:
+    def denoiser(row: OfRow) -> Callable[[Array, Array], Array]:
         def network(x: Array, t: Array, told: tuple[Condition, tuple]) -> Array:
             condition, seen = told
             times = jnp.full(len(x), t)
-            if weights is not None:
-                condition = tell(guides, guide_params, x, times, condition, seen, weights)
+            if row.weights is not None:
+                condition = tell(guides, guide_params, x, times, condition, seen, row.weights)
             return apply(networks.unet, None, params["unet"], x, times, condition)
 
-        return guided(network, **told, scale=shared.guidance_scale, rescale=shared.guidance_rescale)
+        now = conditions if row.choice is None else chosen(conditions, row.choice)
+        told = {name: (condition, sides[name]) for name, condition in now.items()}
+        scale, rescale = shared.guidance_scale, shared.guidance_rescale
+        return guided(network, text=told["text"], negative=told.get("negative"), scale=scale, rescale=rescale)
 
-    def of_row(x: Array, t: Array, weights: Float[Array, "guides"]) -> Array:
-        return denoiser(weights)(x, t)
+    def of_row(x: Array, t: Array, row: OfRow) -> Array:
+        return denoiser(row)(x, t)
 
+    choice = None if rows.choice is None else jnp.moveaxis(rows.choice, -1, 0)
+    per_row = OfRow(choice, None if shared.weights is None else jnp.asarray(shared.weights))
+    same = not jax.tree.leaves(per_row)
     registers = advance(
-        denoiser(None) if shared.weights is None else of_row,
+        denoiser(per_row) if same else of_row,
         jax.lax.cond(shared.first == 0, lambda: begin(_first(rows, shared.table)), lambda: rows.registers),
         shared.table,
         first=shared.first,
         last=shared.last,
         keys=rows.keys,
         given=GivenNoise(jnp.asarray(rows.noise), shared.noise_counts),
-        per_row=shared.weights,
+        per_row=None if same else per_row,
     )
 
     def pictures() -> Array:
@@ -134,16 +157,6 @@ def _pictures(vae: nn.Module, params: Tree, latents: Float[Array, "b h w c"]) ->
 
     # One at a time: a picture at full size keeps a device busy, and several need more memory than all that came before.
     return jnp.clip(jax.lax.map(decode, latents) / 2 + 0.5, 0, 1)
-
-
-def _conditions(conditioner: Conditioner, params: Tree, rows: Rows, with_guidance: bool) -> dict[str, Condition | None]:
-    """Of prompts and negative prompts, encoded in one batch."""
-    if not with_guidance:
-        return {"text": conditioner(params, rows.ids), "negative": None}
-    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows.ids, rows.negative_ids)
-    leaves, structure = jax.tree.flatten(conditioner(params, both))
-    halves = zip(*(jnp.split(leaf, 2) for leaf in leaves))
-    return dict(zip(("text", "negative"), (jax.tree.unflatten(structure, half) for half in halves)))
 
 
 def encode(conditioner: Conditioner, params: Tree, ids: Mapping[str, Int[Array, "b s"]]) -> Condition:

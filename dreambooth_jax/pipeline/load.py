@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """A model's folder or hub id -> :class:`Pipeline`, with weights or with shapes in their place."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from jax.typing import DTypeLike
 from dreambooth_jax.pipeline.pipeline import Pipeline
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.pretrained import Place, describe_components, load_components
+from dreambooth_jax.weights.swapping import with_vae as swapped
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The tiny model that ships with the package, and in ``subject/`` five pictures to personalise it with."""
@@ -24,6 +26,7 @@ def load_pretrained(
     place: Place | None = None,
     target: Target | None = None,
     *,
+    vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
 ) -> Pipeline:
@@ -37,6 +40,7 @@ def load_pretrained(
         variant: weight files to prefer, such as fp16.
         place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
         target: devices to compute on; by default all that are here.
+        vae: another autoencoder than the model's: as in :func:`with_vae`.
         tokenizer: folder of a single file's tokenizer; by default one beside the file, or in the hub's cache.
         prediction_type: "epsilon", "v_prediction" or "sample", where the model does not say what it predicts, or
             something else.
@@ -45,7 +49,7 @@ def load_pretrained(
         InputError: if there is no such model, or it asks for something we don't have.
     """
     target = target or Target.here()
-    whole = NamedSharding(target.mesh, PartitionSpec())
+    place = place or _whole(target)
     components = load_components(
         source_of(path_or_hub_id),
         revision=revision,
@@ -54,9 +58,31 @@ def load_pretrained(
         prediction_type=prediction_type,
         dtype=_compute_dtype(dtype, target),
         arch=target.arch,
-        place=place or (lambda name, array: jax.device_put(array, whole)),
+        place=place,
     )
-    return Pipeline.from_components(components, target)
+    pipe = Pipeline.from_components(components, target)
+    return pipe if vae is None else with_vae(pipe, vae, place=place)
+
+
+def with_vae(pipe: Pipeline, vae: str | Path, *, place: Place | None = None) -> Pipeline:
+    """A pipeline with another autoencoder.
+
+    Args:
+        pipe: the pipeline.
+        vae: folder of an autoencoder or of a model that has one, in the diffusers layout; a hub id; or a single file,
+            of an autoencoder or of a model.
+        place: puts each leaf onto devices; by default whole on each local one.
+
+    Raises:
+        InputError: if there is no such autoencoder, or it does not fit.
+    """
+    components, params = swapped(pipe.components, source_of(vae), place=place or _whole(pipe.target))
+    return replace(pipe, components=components, params={**pipe.params, "vae": params})
+
+
+def _whole(target: Target) -> Place:
+    whole = NamedSharding(target.mesh, PartitionSpec())
+    return lambda name, array: jax.device_put(array, whole)
 
 
 def describe_pretrained(
@@ -65,6 +91,7 @@ def describe_pretrained(
     dtype: DTypeLike | None = None,
     *,
     target: Target,
+    vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
 ) -> Pipeline:
@@ -77,6 +104,9 @@ def describe_pretrained(
         dtype=_compute_dtype(dtype, target),
         arch=target.arch,
     )
+    if vae is not None:
+        components, params = swapped(components, source_of(vae), place=None)
+        components = replace(components, params={**components.params, "vae": params})
     return Pipeline.from_components(components, target)
 
 

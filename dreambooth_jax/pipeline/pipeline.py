@@ -24,7 +24,7 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.pipeline.call import Output, draw, program_of, shapes_of_rows
-from dreambooth_jax.pipeline.controls import Control, controls_of
+from dreambooth_jax.pipeline.controls import Control, controls_of, guided_by
 from dreambooth_jax.pipeline.generate import apply, encode, generate
 from dreambooth_jax.pipeline.request import read_request, sampling_of, texts_of
 from dreambooth_jax.pipeline.run import OnStep
@@ -203,7 +203,14 @@ class Pipeline:
         )
         return draw(self, request, self.params if params is None else params, output=output, on_step=on_step)
 
-    def lower(self, count: int, *, sampling: SamplingConfig | None = None, **options: Any) -> jax.stages.Lowered:
+    def lower(
+        self,
+        count: int,
+        *,
+        sampling: SamplingConfig | None = None,
+        control: Control | Sequence[Control] | None = None,
+        **options: Any,
+    ) -> jax.stages.Lowered:
         """The program that a call makes ``count`` pictures of one size with, ready to be compiled; nothing is computed.
 
         The pipeline's parameters may be shapes (:func:`describe_pretrained`). A call afterwards finds it compiled.
@@ -211,4 +218,6 @@ class Pipeline:
         sampling = sampling_of(sampling, options)
         static, shared = program_of(self, sampling)
         rows = shapes_of_rows(self, rows_per_device(self.target.mesh, count) * self.target.mesh.size, sampling)
-        return lower_rows(self.target.mesh, generate, static, self.params, rows, shared)
+        program = guided_by(controls_of(control), (static, shared, rows, self.params), factor=self.vae.config.downscale)
+        static, shared, rows, params = program
+        return lower_rows(self.target.mesh, generate, static, params, rows, shared)

@@ -8,16 +8,20 @@ noise of another tool is drawn here and given to the row that needs it, so that 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, generate
 from dreambooth_jax.pipeline.noise import ToolNoise
+from dreambooth_jax.pipeline.texts import by_length
 from dreambooth_jax.training.parallel.sharding import map_rows
 from dreambooth_jax.trees import Tree
 
@@ -44,6 +48,7 @@ class Run:
         static: what is compiled in.
         shared: what all pictures have in common, for the whole run.
         noise: of another tool, in the place of what is drawn from keys.
+        lengths: chunks that each picture's prompts have; by default all have as many.
         on_step: who looks on.
     """
 
@@ -51,6 +56,7 @@ class Run:
     static: tuple[Networks, bool]
     shared: Shared
     noise: ToolNoise | None = None
+    lengths: Int[np.ndarray, "b"] | None = None
     on_step: OnStep | None = None
 
     def __call__(self, params: Tree, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -61,10 +67,7 @@ class Run:
         first, registers, images = 0, rows.registers, None
         for last in stretches(total, needing, each=self.on_step is not None):
             noise = self.noise.next() if self.noise and last - 1 in needing else rows.noise
-            registers, images = map_rows(
-                self.mesh,
-                generate,
-                self.static,
+            registers, images = self._stretch(
                 params,
                 rows._replace(registers=registers, noise=np.asarray(noise, rows.noise.dtype)),
                 self.shared._replace(first=np.asarray(first, np.int32), last=np.asarray(last, np.int32)),
@@ -73,6 +76,15 @@ class Run:
             if self.on_step:
                 self.on_step(Step(last, total, registers.denoised))
         return np.asarray(registers.x), np.asarray(images)
+
+    def _stretch(self, params: Tree, rows: Rows, shared: Shared) -> tuple[Registers, Float[Array, "b H W 3"]]:
+        """Some rows of the table, for all pictures: those whose prompts are of one length together."""
+        run = partial(map_rows, self.mesh, generate, self.static, params)
+        if self.lengths is None or len(np.unique(self.lengths)) == 1:
+            return run(rows, shared)
+        numbers, parts = zip(*((numbers, run(some, shared)) for numbers, some in by_length(rows, self.lengths)))
+        order = np.argsort(np.concatenate(numbers))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *parts)
 
 
 def rows_with_noise(table: SamplerTable) -> list[int]:

@@ -39,7 +39,13 @@ _VERSIONS = (
     *("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
 )
 _SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_")
-_ELSEWHERE = ("data.instance_images", "run_dir", "model.path", "model.tokenizer")  # what no program depends on
+_ELSEWHERE = (
+    "data.instance_images",
+    "run_dir",
+    "model.path",
+    "model.vae",
+    "model.tokenizer",
+)  # what no program depends on
 
 
 def plan_elsewhere(config: Config, name: str) -> Plan:
@@ -96,7 +102,9 @@ def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
+    from dreambooth_jax.models.families import VAE
     from dreambooth_jax.pipeline.load import source_of
+    from dreambooth_jax.weights.single_module import open_module
     from dreambooth_jax.weights.sources import open_source
 
     settings = to_dict(config)
@@ -116,6 +124,8 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
     )
     parts: list[Any] = [settings, name, compiler_settings(surroundings), versions(), sys.version_info[:2]]
     parts.append({**found.configs, "scheduler": found.scheduler_config})
+    if model.vae is not None:
+        parts.append({**open_module(source_of(model.vae), VAE, component="vae", weights=False).config})
     parts.append({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

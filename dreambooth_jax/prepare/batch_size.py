@@ -2,11 +2,11 @@
 # Copyright The dreambooth_jax authors
 """How many pictures to make or to encode at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dreambooth_jax.config import PriorConfig, SamplingConfig
 from dreambooth_jax.memory import Usage, bytes_per_device, usage_of, used
-from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.pipeline import Control, Pipeline
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 
@@ -76,13 +76,14 @@ def encoded_at_once(target: Target) -> int:
     return len(target.local) * (1 if target.arch.platform == "cpu" else 4)
 
 
-def pictures_at_once(pipe: Pipeline, sampling: SamplingConfig, *, count: int) -> int:
+def pictures_at_once(pipe: Pipeline, sampling: SamplingConfig, *, count: int, control: Sequence[Control] = ()) -> int:
     """Pictures to sample at once on all local devices together, when nothing else is to be held in memory.
 
     Args:
         pipe: the model; its parameters lie on the devices.
         sampling: with the size of the pictures.
         count: pictures to make.
+        control: what guides them.
     """
     n, device, room = len(pipe.target.local), pipe.target.local[0], pipe.target.memory
     if room is None or pipe.target.arch.platform == "cpu":
@@ -90,6 +91,6 @@ def pictures_at_once(pipe: Pipeline, sampling: SamplingConfig, *, count: int) ->
     room = room - used(device) + bytes_per_device(pipe.params)
 
     def compiled(batch: int) -> Usage:
-        return usage_of(pipe.lower(batch * n, sampling=sampling))
+        return usage_of(pipe.lower(batch * n, sampling=sampling, control=control))
 
     return n * largest_batch(compiled, room=room, most=-(-min(LARGEST_BATCH * n, count) // n))

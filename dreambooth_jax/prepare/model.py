@@ -29,6 +29,7 @@ def load_model(config: Config, target: Target, *, place: Place | None = None) ->
         model.path,
         revision=model.revision,
         variant=model.variant,
+        vae=model.vae,
         tokenizer=model.tokenizer,
         prediction_type=model.prediction_type,
         dtype=config.train.dtype,
@@ -49,6 +50,7 @@ def describe_model(config: Config, target: Target) -> Pipeline:
     return describe_pretrained(
         model.path,
         revision=model.revision,
+        vae=model.vae,
         tokenizer=model.tokenizer,
         prediction_type=model.prediction_type,
         target=target,

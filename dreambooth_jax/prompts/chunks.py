@@ -13,7 +13,7 @@ from itertools import repeat
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float64, Int32
 
 from dreambooth_jax.data.tokenizer import Tokenizer
 from dreambooth_jax.prompts.emphasis import sections
@@ -28,7 +28,7 @@ class Chunks(NamedTuple):
     """A prompt as the text encoder reads it."""
 
     ids: Int32[np.ndarray, "k n"]
-    weights: Float32[np.ndarray, "k n"]
+    weights: Float64[np.ndarray, "k n"]
     """Of each token; 1 of those that begin, end and pad."""
 
 
@@ -44,7 +44,7 @@ def read_chunks(prompt: str, tokenizer: Tokenizer) -> Chunks:
     filled = list(fill(tokens, room=tokenizer.max_length - 2, comma=tokenizer.comma))
     return Chunks(
         ids=np.asarray([tokenizer.framed([token for token, _ in chunk]) for chunk in filled], np.int32),
-        weights=np.asarray([_framed(chunk, tokenizer.max_length) for chunk in filled], np.float32),
+        weights=np.asarray([_framed(chunk, tokenizer.max_length) for chunk in filled], np.float64),
     )
 
 

@@ -45,6 +45,12 @@ def file_fingerprint(file: Path, tokenizers: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def files_fingerprint(settings: Path, file: Path) -> str:
+    """Of one network: its ``config.json``, and its weights file or index of shards."""
+    shards = {file.parent / name for name in read_index(file).values()} if ".index." in file.name else set()
+    return _digest([("", [settings, file, *shards])])
+
+
 def told_of(known: str, told: Mapping[str, object]) -> str:
     """The fingerprint of a model of which something else is told than it says itself; of nothing, its own."""
     if not told:

@@ -100,16 +100,21 @@ def locate_configs(source: str, *, revision: str | None = None) -> Path:
 
 
 def locate_module(
-    source: str, kind: ComponentKind, *, revision: str | None = None, variant: str | None = None
+    source: str, kind: ComponentKind, *, revision: str | None = None, variant: str | None = None, weights: bool = True
 ) -> tuple[Path, Path]:
-    """:func:`locate` for one network: its folder, and in it its weights file or index of shards."""
+    """:func:`locate` for one network: its folder, and in it its weights file or index of shards; that is the folder
+    itself where weights are not asked for."""
     layout = layout_alone(kind)
 
     def needed(names: Collection[str], index: Path | None) -> list[str]:
         del index
-        return needed_files(names, choose_weights(names, layout, variant=variant, where=source), layout)
+        chosen = choose_weights(names, layout, variant=variant, where=source) if weights else {}
+        return needed_files(names, chosen, layout)
 
     folder = _folder(source) or hub.download(source, revision, needed, index="config.json")
+    if not weights:
+        check_layout(_files(folder), layout, where=str(folder))
+        return folder, folder
     return folder, folder / choose_weights(_files(folder), layout, variant=variant, where=str(folder))[""]
 
 

@@ -27,10 +27,9 @@ from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, turned
 from dreambooth_jax.weights.fingerprint import folder_fingerprint
-from dreambooth_jax.weights.folders import locate_module
-from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
-from dreambooth_jax.weights.sources import Source, Table, open_source, read_table
+from dreambooth_jax.weights.single_module import open_module
+from dreambooth_jax.weights.sources import Source, Table, open_source
 
 Place = Callable[[str, np.ndarray], jax.Array]
 
@@ -54,6 +53,8 @@ class Components:
     """Text encoder -> folder of its tokenizer."""
     fingerprint: str = ""
     """Of the files that were read; empty where no weights were."""
+    as_found: bool = True
+    """Whether it is what its folder says: nothing swapped, nothing told of it."""
 
     @property
     def conditioner(self) -> Conditioner:
@@ -63,7 +64,7 @@ class Components:
 
     def known_as(self, stored: Collection[str | None]) -> str:
         """The fingerprint to compare with stored ones: that of version 0.1.0, if it is among them and ours is not."""
-        if not stored or self.fingerprint in stored or not self.folder.is_dir():
+        if not (stored and self.as_found and self.folder.is_dir()) or self.fingerprint in stored:
             return self.fingerprint
         earlier = folder_fingerprint(self.folder)
         return earlier if earlier in stored else self.fingerprint
@@ -109,9 +110,10 @@ def load_components(
     for name, kind in found.family.components.items():
         shapes = flatten(components.params[name])
         tables[name] = found.read(name, shapes)
-        matched[name] = _match(kind.key_rules, expected=shapes, table=tables[name])
+        matched[name] = match(kind.key_rules, expected=shapes, table=tables[name])
     params = {
-        name: _load(f"{name}/", leaves, param_dtype, place, file=tables[name].file) for name, leaves in matched.items()
+        name: load_leaves(f"{name}/", leaves, param_dtype, place, file=tables[name].file)
+        for name, leaves in matched.items()
     }
     return replace(components, params=params, fingerprint=found.fingerprint())
 
@@ -147,7 +149,8 @@ def load_module(
     """Read one network: another autoencoder, say, or a component of a model by its folder (``MODEL/vae``).
 
     Args:
-        source: folder with a ``config.json`` and weights in diffusers' or transformers' form, or a hub id.
+        source: folder with a ``config.json`` and weights in diffusers' or transformers' form, a hub id, or a single
+            file: with a ``config.json`` beside it, or, of an autoencoder, in the original layout.
         kind: of network.
         place: as in :func:`load_components`; leaves are named as in the module, such as conv_in/kernel.
         revision: the hub's branch, tag or commit.
@@ -161,11 +164,12 @@ def load_module(
     Raises:
         InputError: as :func:`load_components`.
     """
-    folder, weights = locate_module(str(source), kind, revision=revision, variant=variant)
-    file = folder / "config.json"
-    module = kind.build(kind.config_cls.from_json(read_json(file), file=str(file)), **how)
-    leaves = _match(kind.key_rules, expected=parameter_shapes(kind, module), table=Table(read_table(weights), weights))
-    return module, _load("", leaves, param_dtype, place, file=weights)
+    found = open_module(source, kind, revision=revision, variant=variant)
+    module = kind.build(kind.config_cls.from_json(found.config, file=str(found.file)), **how)
+    shapes = parameter_shapes(kind, module)
+    table = found.read(shapes)
+    leaves = match(kind.key_rules, expected=shapes, table=table)
+    return module, load_leaves("", leaves, param_dtype, place, file=table.file)
 
 
 def _described(found: Source, **how: Any) -> Components:
@@ -179,11 +183,16 @@ def _described(found: Source, **how: Any) -> Components:
         scheduler_config=found.scheduler_config,
         folder=found.path,
         tokenizers=found.tokenizers,
+        as_found=found.as_found,
     )
 
 
-def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], table: Table) -> dict[str, Leaf]:
-    """Our name -> leaf of the file, in our layout."""
+def match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], table: Table) -> dict[str, Leaf]:
+    """Our name -> leaf of the file, in our layout.
+
+    Raises:
+        InputError: with all that is missing, extra or of another shape.
+    """
     ours = {names.key(rules, name): name for name in expected}
     found: dict[str, Leaf] = {}
     for source, leaf in table.leaves.items():
@@ -203,7 +212,13 @@ def _match(rules: KeyRules, *, expected: Mapping[str, jax.ShapeDtypeStruct], tab
     return {name: found[name] for name in expected}
 
 
-def _load(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:
+def load_leaves(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place: Place, *, file: Path) -> Tree:
+    """Read what :func:`match` found, leaf by leaf: to a dtype, and placed.
+
+    Raises:
+        InputError: for numbers that are not real, or not finite.
+    """
+
     def load(name: str, leaf: Leaf) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(

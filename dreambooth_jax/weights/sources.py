@@ -55,6 +55,7 @@ class Source:
         tokenizers: text encoder -> folder of its tokenizer.
         read: (component, shapes of its parameters by our names) -> its table.
         fingerprint: of the files that are read.
+        as_found: whether nothing was told of it that it says otherwise.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Source:
     tokenizers: Mapping[str, Path]
     read: Callable[[str, Shapes], Table]
     fingerprint: Callable[[], str]
+    as_found: bool
 
 
 def open_source(
@@ -115,6 +117,7 @@ def _of_folder(folder: Path, files: dict[str, Path], *, prediction_type: str | N
         tokenizers={encoder: folder / name for encoder, name in family.text_encoders.items()},
         read=lambda component, shapes: Table(read_table(files[component]), files[component]),
         fingerprint=lambda: told_of(fingerprint(folder, family, files), told),
+        as_found=not told,
     )
 
 
@@ -134,6 +137,7 @@ def _of_file(file: Path, *, tokenizer: str | Path | None, prediction_type: str |
         tokenizers=tokenizers,
         read=lambda component, shapes: Table(found.table(component, shapes), file, "what it should be by its shapes"),
         fingerprint=lambda: told_of(file_fingerprint(file, tokenizers.values()), told),
+        as_found=not told,
     )
 
 

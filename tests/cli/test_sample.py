@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreambooth_jax.cli.sample import sampling_of
+from dreambooth_jax.cli.sample import read_prompts, sampling_of
 from dreambooth_jax.config import load_config
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 
 
@@ -26,3 +27,20 @@ def test_a_schedule_in_the_samplers_name_is_told(of_run, told, sampler, schedule
     options = SampleOptions(source="run", **told)
     found = sampling_of(options, tuple(told), SimpleNamespace(config=config))
     assert (found.sampler, found.schedule) == (sampler, schedule)
+
+
+@pytest.mark.parametrize("of_run", ["plain", "a1111"])
+@pytest.mark.parametrize(("told", "expected"), [({}, "a1111"), ({"prompt_syntax": "plain"}, "plain")])
+def test_prompts_of_the_command_line_are_read_as_a1111_does(of_run, told, expected):
+    config = load_config(None, ["data.class_noun=dog", f"samples.prompt_syntax={of_run}"])
+    options = SampleOptions(source="run", **told)
+    assert sampling_of(options, tuple(told), SimpleNamespace(config=config)).prompt_syntax == expected
+    assert sampling_of(options, tuple(told), SimpleNamespace(config=None)).prompt_syntax == expected
+    assert config.prior.prompt_syntax == "plain"
+
+
+def test_a_line_of_100_megabytes_is_refused_in_one(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a dog\n" + "(" * 10**8)
+    with pytest.raises(InputError, match=r"^a prompt has 100000000 characters, of which 50000 may be") as caught:
+        read_prompts(SampleOptions(source="run", prompts_file=str(tmp_path / "prompts.txt")))
+    assert len(str(caught.value)) < 200

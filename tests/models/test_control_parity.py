@@ -14,7 +14,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.models import ControlNetConfig, ControlNetModel, UNet2DConditionModel, UNetConfig
 from dreambooth_jax.models.condition import Condition, Residuals
 from dreambooth_jax.models.controlnet import guess_scales
-from dreambooth_jax.models.families import CONTROLNET
+from dreambooth_jax.models.families import CONTROLNET, T2I_ADAPTER
 from dreambooth_jax.weights.pretrained import load_module
 from tests import torch_models
 from tests.models.test_parity import check_double, check_names, close, fast, gradients_of, nchw, nhwc, normal
@@ -118,6 +118,35 @@ def test_options(options):
     for residuals, how in ((found, {}), (guessing, {"guess_mode": True})):
         for mine, other in zip(flat(residuals), theirs(net, latents, timesteps, text, picture, **how), strict=True):
             close(mine, nhwc(other), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"in_channels": 1, "channels": [8, 8, 12], "downscale_factor": 4}],
+    ids=["colours", "grey, odd sizes"],
+)
+def test_t2i_adapter(options, tmp_path):
+    """In float64, with gradients of every leaf; read from its folder."""
+    net = torch_models.build_t2i_adapter(double=True, **options)
+    picture = np.random.default_rng(4).uniform(size=(2, 12, 20, net.config.in_channels))
+    features = [leaf.permute(0, 2, 3, 1) for leaf in net(nchw(picture))]
+    expected = torch.cat([leaf.reshape(2, -1, 4) for leaf in features], dim=1)
+    cotangent = normal(*expected.shape)
+    expected.backward(torch.from_numpy(cotangent))
+    single = torch_models.build_t2i_adapter(**options)
+    single.save_pretrained(tmp_path)
+    module, params = load_module(tmp_path, T2I_ADAPTER, dtype=jnp.float64)
+    jax.tree.map(np.testing.assert_array_equal, params, torch_models.params_from_torch(single))
+    check_double(
+        lambda params, picture: jnp.concatenate(
+            [leaf.reshape(2, -1, 4) for leaf in module.apply(params, picture)], axis=1
+        ),
+        torch_models.params_from_torch(net),
+        (picture,),
+        expected=expected.detach().numpy(),
+        cotangent=cotangent,
+        gradients=gradients_of(net),
+    )
 
 
 def test_it_is_read_from_a_folder(tmp_path):

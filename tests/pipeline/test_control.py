@@ -181,6 +181,41 @@ def test_a_scale_of_zero_or_an_interval_outside_is_no_control(sd15):
         np.testing.assert_allclose(pipe(PROMPTS, control=control, **run), plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_t2i_adapters(sd15, tmp_path, count):
+    torch_pipe, pipe, _, _ = sd15
+    grey = [{}, {"in_channels": 1}]
+    nets = [torch_models.build_t2i_adapter(seed=30 + i, **grey[i]) for i in range(count)]
+    parts = {name: getattr(torch_pipe, name) for name in ("unet", "vae", "text_encoder", "scheduler")}
+    both = diffusers.StableDiffusionAdapterPipeline(
+        **parts,
+        adapter=nets if count > 1 else nets[0],
+        **dict.fromkeys(("tokenizer", "safety_checker", "feature_extractor")),
+        requires_safety_checker=False,
+    )
+    both.set_progress_bar_config(disable=True)
+    controls, images, scales = [], [], [0.7, 0.4][:count]
+    for i, net in enumerate(nets):
+        net.save_pretrained(tmp_path / str(i))
+        given = picture(i)
+        if i:
+            given = np.repeat(given[..., :1], 3, axis=-1)
+        controls.append(Control(load_control(tmp_path / str(i), pipe), given, scale=scales[i]))
+        images.append(nchw(given)[:, : net.config.in_channels].repeat(2, 1, 1, 1))
+    check(
+        pipe,
+        controls,
+        both,
+        noise(),
+        image=images if count > 1 else images[0],
+        adapter_conditioning_scale=scales if count > 1 else scales[0],
+        height=SIZE,
+        width=SIZE,
+    )
+    with pytest.raises(InputError, match="guess mode is for ControlNets"):
+        pipe(PROMPTS, control=Control(controls[0].model, picture(1), guess=True))
+
+
 class CountingNet(nn.Module):
     """A ControlNet of one skip connection that tells when it runs."""
 

@@ -115,7 +115,7 @@ def plms(steps: Sequence[Step], *, ladder: Ladder) -> Iterator[Row]:
         half = second.alpha * (second.k - above.k) / 2
         noise = implied_noise(a)
         yield Row(a, first_order(a, b), r1=noise, r2=second.alpha / above.alpha * X + half * noise)
-        yield Row(second, R2 + half * implied_noise(second))
+        yield Row(second, R2 + half * implied_noise(second), begins=False)
 
 
 def _adams_bashforth(a: Level, b: Level, order: int) -> Row:

@@ -21,7 +21,7 @@ def heun(steps: Sequence[Step]) -> Iterator[Row]:
             continue
         half = b.alpha * (b.k - a.k) / 2
         yield Row(a, first_order(a, b), r1=b.alpha / a.alpha * X + half * implied_noise(a))
-        yield Row(b, R1 + half * implied_noise(b))
+        yield Row(b, R1 + half * implied_noise(b), begins=False)
 
 
 def dpm2(steps: Sequence[Step], *, ladder: Ladder) -> Iterator[Row]:
@@ -69,7 +69,7 @@ def _by_way_of_halfway(
             continue
         m = ladder.at_k(math.sqrt(a.k * down))
         yield Row(a, first_order(a, m), r1=X)
-        yield Row(m, b.alpha * (whole_step(a, m, down) + up * Z))
+        yield Row(m, b.alpha * (whole_step(a, m, down) + up * Z), begins=False)
 
 
 def dpmpp_2s(steps: Sequence[Step], *, solver: str = "midpoint") -> Iterator[Row]:

@@ -38,4 +38,4 @@ def dpmpp_sde(
             x=m.alpha * (within.down / a.sigma * X + (1 - within.down / a.k) * D + within.up * Z),
             r1=b.alpha * (down / a.sigma * X + up * w * Z) + gain * (1 - 1 / (2 * r)) * D,
         )
-        yield Row(m, R1 + gain / (2 * r) * D + b.alpha * up * math.sqrt(1 - w**2) * Z)
+        yield Row(m, R1 + gain / (2 * r) * D + b.alpha * up * math.sqrt(1 - w**2) * Z, begins=False)
