@@ -26,6 +26,8 @@ class SampleOptions(DrawingConfig):
     """Picture to start from; its size is drawn unless height and width are told."""
     control: tuple[str, ...] = setting(())
     """Networks that guide by a picture: [canny:|scribble:|depth:][guess:]NETWORK:PICTURE[:SCALE[:START[:END]]]."""
+    mask: str | None = setting(None, path=True, nonempty=True)
+    """Picture that is white where the image is drawn anew; or alpha: where the image is transparent."""
     out: str | None = setting(None, path=True, nonempty=True)
     """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     like: str | None = setting(None, path=True, nonempty=True)

@@ -29,9 +29,9 @@ FOLDER = Path(__file__).parent / "fixtures" / "legacy_flax_sd15"
 PROMPTS, NEGATIVE = ["a photo of sks dog", "a cat"], "blurry"
 
 
-def theirs(kind: str, double: bool):
+def theirs(kind: str, double: bool, **unet_options):
     torch.set_num_threads(1)  # tiny networks: threads would only wait for each other
-    models = torch_models.build(kind, double=double)
+    models = torch_models.build(kind, double=double, **unet_options)
     scheduler = diffusers.DDIMScheduler.from_config(torch_models.scheduler_config(kind))
     if double:
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()

@@ -51,8 +51,7 @@ def sample(call: Call) -> None:
     from dreambooth_jax.evaluation.drawing import PictureFolder, Place
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.metadata.ours import KEYWORD as OURS
-    from dreambooth_jax.pipeline.call import sized
-    from dreambooth_jax.pipeline.controls import first_picture
+    from dreambooth_jax.pipeline.call import settled
     from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import RunFolder, open_model
 
@@ -71,9 +70,7 @@ def sample(call: Call) -> None:
         )
     given = given_pictures(options, model.pipe)
     sampling = sampling_of(options, call.told, model, remake)
-    if given:
-        first = given["image"] if "image" in given else first_picture(given["control"])
-        sampling = sized(model.pipe, sampling, first)
+    sampling = dataclasses.replace(sampling, strength=settled(model.pipe, sampling, given).strength)
     settings = SampleSettings(
         prompts=prompts,
         num_images=options.num_images,
@@ -99,12 +96,16 @@ def draw(
 
     from dreambooth_jax.evaluation.drawing import draw_batches
     from dreambooth_jax.evaluation.samples import save_grid
+    from dreambooth_jax.pipeline.call import settled
     from dreambooth_jax.prepare.batch_size import pictures_at_once
     from dreambooth_jax.progress import Progress, announced
 
     with announced("compiling the sampler", usually="a minute or so the first time"):
         at_once = pictures_at_once(
-            model.pipe, settings.sampling, count=settings.num_images, control=settings.given.get("control", ())
+            model.pipe,
+            settled(model.pipe, DrawingConfig.of(settings.sampling), settings.given),
+            count=settings.num_images,
+            control=settings.given.get("control", ()),
         )
         batches = draw_batches(model.pipe, settings, at_once=at_once, params=model.params, place=place)
         first = next(batches)
@@ -129,10 +130,18 @@ def draw(
 
 def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
     """Pictures of the command line, read: arguments of the pipeline by name."""
+    from dreambooth_jax.data.masks import read_masks
     from dreambooth_jax.data.pictures import read_picture
+    from dreambooth_jax.pipeline.request import ALPHA
 
-    given: dict[str, Any] = {"image": read_picture(options.image)} if options.image else {}
-    return given | ({"control": open_controls(options.control, pipe)} if options.control else {})
+    given: dict[str, Any] = {}
+    if options.image:
+        given["image"] = read_picture(options.image, alpha=options.mask == ALPHA)
+    if options.mask:
+        given["mask"] = ALPHA if options.mask == ALPHA else read_masks(options.mask)
+    if options.control:
+        given["control"] = open_controls(options.control, pipe)
+    return given
 
 
 def sampling_of(
@@ -216,6 +225,8 @@ SAMPLE = Verb(
             "along the edges of a photo",
             'sample runs/dog "a sks dog" --control canny:lllyasviel/control_v11p_sd15_canny:photo.jpg:0.8',
         ),
+        ("a part of a picture anew", 'sample runs/dog "a sks dog" image=room.jpg mask=mask.png mask_padding=32'),
+        ("more of a picture to the right", 'sample runs/dog "a sks dog on a beach" image=dog.jpg outpaint_right=256'),
         ("other seeds, fewer steps", 'sample runs/dog "a photo of sks dog" seed=100 num_images=8 steps=20'),
         ("a picture again", "sample runs/dog --like runs/dog/samples/000-seed0.png"),
         ("a model from the hub", 'sample stable-diffusion-v1-5/stable-diffusion-v1-5 "a photo of a dog" --out dogs'),

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_jax.config.sampling import SamplingConfig
+from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import setting
 
 
@@ -17,10 +17,23 @@ from dreambooth_jax.config.setting import setting
 class DrawingConfig(SamplingConfig):
     """All that decides a picture, apart from model, prompt, seed and given pictures."""
 
-    strength: float = setting(0.75, above=0, at_most=1)
-    """How much of the given image changes: 1 leaves nothing of it, small values only details."""
+    strength: float | None = setting(None, above=0, at_most=1)
+    """How much of the image changes, from details to (1) all; by default 0.75, or 1 to outpaint or with models that
+    are made to fill in masks."""
     fixed_steps: bool = setting(False)
     """Run as many steps as asked for, whatever the strength; otherwise only its share of them."""
+    mask_blur: float = setting(4.0, at_least=0, at_most=512)
+    """Pixels: how soft the edge is between what is drawn anew and the given image."""
+    mask_padding: int | None = setting(None, at_least=0, at_most=LARGEST_SIDE)
+    """Draw the masked part alone, at width x height, and so many pixels around it; by default the whole image."""
+    outpaint_left: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
+    """Pixels to add to the given image."""
+    outpaint_top: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
+    """Pixels to add to the given image."""
+    outpaint_right: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
+    """Pixels to add to the given image."""
+    outpaint_bottom: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
+    """Pixels to add to the given image."""
 
     @classmethod
     def of(cls, sampling: SamplingConfig, **values: Any) -> "DrawingConfig":
@@ -28,6 +41,11 @@ class DrawingConfig(SamplingConfig):
         held = {field.name: getattr(sampling, field.name) for field in dataclasses.fields(sampling)}
         own = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in held.items() if name in own} | values)
+
+    @property
+    def outpaint(self) -> tuple[int, int, int, int]:
+        """Pixels to add: left, top, right, bottom."""
+        return self.outpaint_left, self.outpaint_top, self.outpaint_right, self.outpaint_bottom
 
     def metadata(self, *, with_image: bool) -> dict[str, Any]:
         """What pictures say of how they were made: all of sampling, and of the rest what counts.

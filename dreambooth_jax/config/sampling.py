@@ -114,11 +114,12 @@ def _as_kind(name: str, value: Any, kind: Any) -> Any:
             raise InputError(f"{name} = {value!r}: choose one of {', '.join(get_args(literal))}")
         return value
     given = value.item() if getattr(value, "ndim", None) == 0 else value
+    kind = next((one for one in (bool, float, int) if one in (kind, *get_args(kind))), kind)
     if kind is bool and isinstance(given, bool):
         return given
     if kind is float and isinstance(given, Real) and not isinstance(given, bool):
         return float(given)
-    if kind not in (float, bool) and isinstance(given, Integral) and not isinstance(given, bool):
+    if kind is int and isinstance(given, Integral) and not isinstance(given, bool):
         return int(given)
     wanted = "number" if kind is float else "whole number" if kind is not bool else "bool, True or False"
     raise InputError(f"{name} = {value!r}: must be a {wanted}")

@@ -19,6 +19,8 @@ from dreambooth_jax.size import Size
 
 Source: TypeAlias = Any
 """A path, a Pillow picture, or an array [h, w, 3] or [h, w, 4] of uint8, or of real numbers in [0, 1]."""
+Rectangle: TypeAlias = tuple[float | int, float | int, float | int, float | int]
+"""Left, top, right, bottom, in pixels."""
 Picture: TypeAlias = Float32[np.ndarray, "_ _ _"]
 """Height, width, channels: colours in [0, 1], opacity where it is kept."""
 
@@ -80,6 +82,12 @@ def picture_size(picture: Picture, *, height: int | None, width: int | None, fac
     return Size(*(int(side) for side in sides))
 
 
+def middle(picture: Picture, size: Size) -> Picture:
+    """The middle of a picture, no smaller than that, pixel by pixel."""
+    top, left = (picture.shape[0] - size.height) // 2, (picture.shape[1] - size.width) // 2
+    return picture[top : top + size.height, left : left + size.width]
+
+
 def covering(picture: Picture, size: Size) -> Picture:
     """The largest rectangle of the wanted aspect in the middle of a picture, resampled (Lanczos) to a size."""
     own = Size(*picture.shape[:2])
@@ -91,7 +99,7 @@ def covering(picture: Picture, size: Size) -> Picture:
     return resampled(picture, size, box=(left, top, min(left + width, own.width), min(top + height, own.height)))
 
 
-def resampled(picture: Picture, size: Size, *, box: tuple[float, float, float, float] | None = None) -> Picture:
+def resampled(picture: Picture, size: Size, *, box: Rectangle | None = None) -> Picture:
     """A picture, or its rectangle ``box`` (left, top, right, bottom), in so many pixels, by Lanczos-3."""
     channels = (
         Image.fromarray(np.ascontiguousarray(picture[..., channel])).resize(

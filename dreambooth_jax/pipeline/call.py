@@ -6,6 +6,7 @@ What a kind of input needs (texts, noise, pictures) is made into fields of ``Row
 :mod:`~dreambooth_jax.pipeline.generate`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -17,17 +18,18 @@ from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE
-from dreambooth_jax.data.pictures import Picture, picture_size
+from dreambooth_jax.data.pictures import picture_size
 from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Conditioner
-from dreambooth_jax.pipeline.controls import first_picture, guided_by
-from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, draw_latents
-from dreambooth_jax.pipeline.img2img import picture_latents
+from dreambooth_jax.pipeline.canvas import Canvas, make_canvas
+from dreambooth_jax.pipeline.controls import controls_of, first_picture, guided_by
+from dreambooth_jax.pipeline.generate import CanvasLatents, Networks, Rows, Shared, draw_latents
+from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels, fills_masks
 from dreambooth_jax.pipeline.noise import ToolNoise
-from dreambooth_jax.pipeline.request import Request, check, given_latents
+from dreambooth_jax.pipeline.request import Request, check, given_latents, read_request
 from dreambooth_jax.pipeline.run import OnStep, Run
 from dreambooth_jax.pipeline.texts import Texts, read_texts
 from dreambooth_jax.size import Size
@@ -46,18 +48,17 @@ def draw(
     check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
     lacking = [name for name in pipe.components.family.components if name not in params]
     check("params", lacking, not lacking, "are missing; give those of the whole model")
-    if request.image is not None:
-        request = replace(request, sampling=sized(pipe, request.sampling, request.image[0]))
-    elif request.controls and request.latents is None:
-        request = replace(request, sampling=sized(pipe, request.sampling, first_picture(request.controls)))
-    static, shared = program_of(pipe, request.sampling, part_run(request))
+    request, canvas = placed(pipe, request)
+    check_channels(pipe, canvas)
+    static, shared = program_of(pipe, request.sampling, part_run(request.sampling) if canvas else None)
     noise = noise_of(pipe, request)
     texts = read_texts(request, pipe.tokenizers, steps=np.asarray(shared.table.rows.step), with_guidance=static[1])
-    rows = rows_of(pipe, params, request, texts, noise)
+    rows = rows_of(pipe, params, request, texts, noise, canvas)
     factor = pipe.vae.config.downscale
     static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
     run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, lengths=texts.lengths, on_step=on_step)
-    return as_output(*run(params, rows), output)
+    final, images = run(params, rows)
+    return as_output(final, canvas.finish(images) if canvas else images, output)
 
 
 def program_of(
@@ -70,7 +71,6 @@ def program_of(
         sampling: the settings.
         part: which steps are run; by default all of ``sampling.steps``.
     """
-    pipe.check_text_to_image()
     part = part or Part(sampling.steps, 0)
     table = build_table(
         sampling.sampler,
@@ -101,22 +101,62 @@ def _conditioner(pipe: "Pipeline", clip_skip: int) -> Conditioner:
     return pipe.conditioner if clip_skip == 1 else pipe.conditioner.clone(clip_skip=clip_skip)
 
 
-def part_run(request: Request) -> Part | None:
-    """Which steps of a run are run, where it starts from a picture."""
+def part_run(settings: DrawingConfig) -> Part:
+    """Which steps of a run that starts from a picture are run."""
+    strength = 1.0 if settings.strength is None else settings.strength
+    return part_of(settings.steps, strength, profile=settings.profile, fixed=settings.fixed_steps)
+
+
+def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
+    """What a request draws on, and the request with that size, and with a strength."""
+    settings, factor, native = request.sampling, pipe.vae.config.downscale, pipe.native_size
+    if request.image is None and request.controls and request.latents is None:
+        told = {"height": settings.height, "width": settings.width}
+        size = picture_size(first_picture(request.controls), **told, factor=factor, most=LARGEST_SIDE)
+        return replace(request, sampling=replace(settings, **size._asdict())), None
     if request.image is None:
-        return None
-    settings = request.sampling
-    return part_of(settings.steps, settings.strength, profile=settings.profile, fixed=settings.fixed_steps)
+        return request, None
+    canvas = make_canvas(request.image, request.mask, settings, factor=factor, native=native)
+    settings = replace(with_strength(pipe, settings), **canvas.size._asdict())
+    return replace(request, sampling=settings), canvas
 
 
-def sized(pipe: "Pipeline", sampling: DrawingConfig, image: Picture) -> DrawingConfig:
-    """With height and width, which by default are those of a given picture."""
-    told = {"height": sampling.height, "width": sampling.width}
-    size = picture_size(image, **told, factor=pipe.vae.config.downscale, most=LARGEST_SIDE)
-    return replace(sampling, **size._asdict())
+def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any]) -> DrawingConfig:
+    """Settings with the size and the strength that a call with given pictures draws at.
+
+    Args:
+        pipe: the model.
+        sampling: the settings.
+        given: image, mask and control by name, as a call takes them.
+    """
+    request = read_request(
+        "",
+        negative_prompt=None,
+        seed=0,
+        sampling=sampling,
+        options={},
+        latents=None,
+        image=given.get("image"),
+        mask=given.get("mask"),
+        controls=controls_of(given.get("control")),
+    )
+    return placed(pipe, request)[0].sampling
 
 
-def rows_of(pipe: "Pipeline", params: Tree, request: Request, texts: Texts, tool: ToolNoise | None = None) -> Rows:
+def with_strength(pipe: "Pipeline", settings: DrawingConfig) -> DrawingConfig:
+    """Settings of a run from a picture with what the strength is by default."""
+    default = 1.0 if fills_masks(pipe) or any(settings.outpaint) else 0.75
+    return replace(settings, strength=default if settings.strength is None else settings.strength)
+
+
+def rows_of(
+    pipe: "Pipeline",
+    params: Tree,
+    request: Request,
+    texts: Texts,
+    tool: ToolNoise | None = None,
+    canvas: Canvas | None = None,
+) -> Rows:
     """What each picture of a request has of its own.
 
     Args:
@@ -124,6 +164,7 @@ def rows_of(pipe: "Pipeline", params: Tree, request: Request, texts: Texts, tool
         params: with those of the autoencoder.
         request: what is asked for.
         texts: what its prompts say.
+        canvas: what is drawn on.
         tool: the noise of another tool, in the place of ours.
     """
     sides = latent_size(pipe, request.sampling, request.latents)
@@ -132,14 +173,13 @@ def rows_of(pipe: "Pipeline", params: Tree, request: Request, texts: Texts, tool
     start = tool.first if tool and request.latents is None else request.latents
     latents = drawn if start is None else given_latents(start, shape)
     noise = jnp.zeros(shape, latents.dtype)
-    pixels = Size(*(pipe.vae.config.downscale * side for side in sides))
     return Rows(
         **texts.fields,
         latents=latents,
         keys=keys,
         registers=Registers(*[noise] * 5),
         noise=noise,
-        picture=None if request.image is None else picture_latents(pipe, params, request.image, pixels, keys),
+        canvas=canvas_latents(pipe, params, canvas, request.sampling, keys) if canvas else CanvasLatents(),
     )
 
 
@@ -161,9 +201,15 @@ def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Ro
     def rows() -> Rows:
         ids = {name: jnp.zeros((count, one.max_length), jnp.int32) for name, one in pipe.tokenizers.items()}
         latents = jnp.zeros((count, *sides, pipe.latent_channels))
-        keys = jnp.stack([rng.root_key(0)] * count)
+        more = pipe.unet.config.in_channels - pipe.latent_channels
         return Rows(
-            ids=ids, negative_ids=ids, latents=latents, keys=keys, registers=Registers(*[latents] * 5), noise=latents
+            ids=ids,
+            negative_ids=ids,
+            latents=latents,
+            keys=jnp.stack([rng.root_key(0)] * count),
+            registers=Registers(*[latents] * 5),
+            noise=latents,
+            canvas=CanvasLatents(channels=jnp.zeros((count, *sides, more))) if more else CanvasLatents(),
         )
 
     return jax.eval_shape(rows)

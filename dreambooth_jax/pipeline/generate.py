@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Key
 from dreambooth_jax import rng
 from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.loop import GivenNoise, Registers, advance, begin
+from dreambooth_jax.diffusion.table import Rows as TableRows
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.pipeline.conditioning import Said, chosen, conditions_of
@@ -40,6 +41,19 @@ class Networks(NamedTuple):
     """What else the denoiser is guided by; their parameters are ``params["guides"]``."""
 
 
+class CanvasLatents(NamedTuple):
+    """What a run knows of given pictures and masks; all of it is scaled latents, or as large as they are."""
+
+    start: Float[Array, "b h w c"] | None = None
+    """What the run starts from, once the noise is added."""
+    kept: Float[Array, "b h w c"] | None = None
+    """What the result is where ``mask`` is 0."""
+    mask: Float[Array, "b h w 1"] | None = None
+    """1 where ``kept`` does not count."""
+    channels: Float[Array, "b h w k"] | None = None
+    """What the denoiser is told beside x, position by position."""
+
+
 class Rows(NamedTuple):
     """What each picture has of its own. What a call does not have is None, and has no place in its program."""
 
@@ -53,8 +67,8 @@ class Rows(NamedTuple):
     """What the rows before left; does not count at the first row."""
     noise: Float[Array | np.ndarray, "b h w c"]
     """Z of the row that needs it, if ``Shared.noise_counts``."""
-    picture: Float[Array, "b h w c"] | None = None
-    """Latents that the run starts from, once the noise is added."""
+    canvas: CanvasLatents = CanvasLatents()
+    """Of given pictures and masks."""
     given: tuple[Any, ...] = ()
     """What each guide looks at."""
     token_weights: Mapping[str, Float[Array | np.ndarray, "b v k s"]] | None = None
@@ -102,15 +116,16 @@ def generate(
     conditions = conditions_of(networks.conditioner, params, said, restore_mean=shared.restore_mean)
 
     def denoiser(row: OfRow) -> Callable[[Array, Array], Array]:
-        def network(x: Array, t: Array, told: tuple[Condition, tuple]) -> Array:
-            condition, seen = told
+        def network(x: Array, t: Array, told: tuple[Condition, tuple, Array | None]) -> Array:
+            condition, seen, channels = told
             times = jnp.full(len(x), t)
             if row.weights is not None:
                 condition = tell(guides, guide_params, x, times, condition, seen, row.weights)
+            x = x if channels is None else jnp.concatenate([x, channels.astype(x.dtype)], axis=-1)
             return apply(networks.unet, None, params["unet"], x, times, condition)
 
         now = conditions if row.choice is None else chosen(conditions, row.choice)
-        told = {name: (condition, sides[name]) for name, condition in now.items()}
+        told = {name: (condition, sides[name], rows.canvas.channels) for name, condition in now.items()}
         scale, rescale = shared.guidance_scale, shared.guidance_rescale
         return guided(network, text=told["text"], negative=told.get("negative"), scale=scale, rescale=rescale)
 
@@ -127,6 +142,7 @@ def generate(
         first=shared.first,
         last=shared.last,
         keys=rows.keys,
+        project=None if rows.canvas.kept is None else partial(_keep, rows),
         given=GivenNoise(jnp.asarray(rows.noise), shared.noise_counts),
         per_row=None if same else per_row,
     )
@@ -143,10 +159,22 @@ def generate(
 def _first(rows: Rows, table: SamplerTable) -> Float[Array, "b h w c"]:
     """x at the level of the table's first row."""
     noise, dtype = rows.latents, rows.latents.dtype
-    if rows.picture is None:
+    if rows.canvas.start is None:
         return noise * table.noise.astype(dtype)
     alpha, sigma = (jnp.asarray(column[0], dtype) for column in (table.rows.alpha, table.rows.sigma))
-    return alpha * rows.picture.astype(dtype) + sigma * noise
+    return alpha * rows.canvas.start.astype(dtype) + sigma * noise
+
+
+def _keep(rows: Rows, x: Float[Array, "b h w c"], row: TableRows) -> Float[Array, "b h w c"]:
+    """x, but outside the mask the given picture at the level that x has: with the noise of the run's beginning.
+
+    After the last row it is the picture itself, as diffusers has it: the result is taken for clean, also where a table
+    ends at the least noisy level instead.
+    """
+    kept, mask = (jnp.asarray(part, x.dtype) for part in (rows.canvas.kept, rows.canvas.mask))
+    ended = row.q == 0  # of the rows that follow the last call of the network
+    alpha, sigma = jnp.where(ended, 1, row.alpha), jnp.where(ended, 0, row.sigma)
+    return jnp.where(mask > 0, x, alpha * kept + sigma * rows.latents)
 
 
 def _pictures(vae: nn.Module, params: Tree, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dreambooth_jax import rng
-from dreambooth_jax.data.pictures import Picture, covering
-from dreambooth_jax.size import Size
+from dreambooth_jax.data.pictures import Picture
 from dreambooth_jax.trees import Tree
 
 if TYPE_CHECKING:
@@ -27,28 +26,27 @@ POSTERIOR = "posterior"
 
 
 def picture_latents(
-    pipe: "Pipeline", params: Tree, pictures: list[Picture], size: Size, keys: Key[Array, "b"]
+    pipe: "Pipeline", params: Tree, pictures: list[Picture], keys: Key[Array, "b"], *, stream: str = POSTERIOR
 ) -> Float[Array, "b h w c"]:
-    """Scaled latents of pictures, which are cropped and resampled to a size in pixels.
+    """Scaled latents of pictures.
 
     Args:
         pipe: the model.
         params: with those of the autoencoder.
-        pictures: one for all, or one for each key.
-        size: multiples of what the autoencoder reduces sides by.
+        pictures: of the size that is drawn, in [0, 1]: one for all, or one for each key.
         keys: of the pictures that are drawn.
+        stream: the name of the draw.
     """
-    images = np.stack([2 * covering(picture, size) - 1 for picture in pictures])
-    mean, logvar = pipe.encode_images(params, images)
-    return _drawn(mean, logvar, keys, scale=pipe.vae.config.scaling_factor)
+    mean, logvar = pipe.encode_images(params, np.stack([2 * picture - 1 for picture in pictures]))
+    return _drawn(mean, logvar, keys, scale=pipe.vae.config.scaling_factor, stream=stream)
 
 
-@partial(jax.jit, static_argnames="scale")
+@partial(jax.jit, static_argnames=("scale", "stream"))
 def _drawn(
-    mean: Float[Array, "n h w c"], logvar: Float[Array, "n h w c"], keys: Key[Array, "b"], *, scale: float
+    mean: Float[Array, "n h w c"], logvar: Float[Array, "n h w c"], keys: Key[Array, "b"], *, scale: float, stream: str
 ) -> Float[Array, "b h w c"]:
     def draw(key: Key[Array, ""]) -> Float[Array, "h w c"]:
-        return jax.random.normal(rng.stream(key, POSTERIOR), mean.shape[1:], mean.dtype)
+        return jax.random.normal(rng.stream(key, stream), mean.shape[1:], mean.dtype)
 
     shape = (len(keys), *mean.shape[1:])
     mean, deviation = (jnp.broadcast_to(x, shape) for x in (mean, jnp.exp(logvar / 2)))

@@ -98,13 +98,13 @@ class Pipeline:
         return self.vae.config.latent_channels
 
     def check_text_to_image(self) -> None:
-        """Raise InputError if the denoiser wants more than noisy latents, a mask say: it cannot draw from prompts."""
+        """Raise InputError if the denoiser wants more than noisy latents, a mask say: prompts alone are not enough."""
         wanted = self.unet.config.in_channels
         if wanted != self.latent_channels:
             raise InputError(
                 f"the unet of {self.components.folder} takes {wanted} channels, not the {self.latent_channels} of "
-                "latents: it fills in masked pictures, which cannot be trained or drawn here; take a model that draws "
-                "from prompts alone"
+                "latents: it fills in masked pictures, which cannot be trained here; take a model that draws from "
+                "prompts alone"
             )
 
     @property
@@ -152,6 +152,7 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         latents: Array | np.ndarray | None = None,
         image: Source | Sequence[Source] | None = None,
+        mask: Source | Sequence[Source] | None = None,
         control: Control | Sequence[Control] | None = None,
         params: Tree | None = None,
         output: Output = "uint8",
@@ -166,13 +167,13 @@ class Pipeline:
         Args:
             prompts: one or several.
             negative_prompt: what to lean away from: one for all, or one for each; by default that of ``sampling``, "".
-            seed: picture i is made with seed + i; or one seed for each. From 0 to 2³² − 1; with noise
-                of other tools to 2⁶⁴ − 1.
+            seed: picture i is made with seed + i; or one for each. Up to 2³² − 1, with other tools' noise 2⁶⁴ − 1.
             sampling: all that decides a picture, apart from these.
             latents: [b, height / 8, width / 8, 4] to start from, instead of normal ones drawn from the seeds.
-            image: to start from instead of noise alone; ``strength`` of it changes. One for all, or one for each: a
-                file, a Pillow picture, or an array [h, w, 3] of uint8, or of real numbers in [0, 1]. Its middle is cut
-                to the aspect of height and width, which by default are its own.
+            image: to start from, as far as ``strength`` leaves it. One for all, or one for each: a file, a Pillow
+                picture, or an array [h, w, 3] of uint8, or of real numbers in [0, 1]. The size is by default its own.
+            mask: where the image is drawn anew, in white; the rest of it is kept. As the image, or an array [h, w]; or
+                "alpha": where the image is transparent.
             control: networks that guide the denoiser by pictures of their own: one or several. Height and width are by
                 default those of the first one's picture, unless there is an image.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
@@ -200,6 +201,7 @@ class Pipeline:
             latents=latents,
             image=image,
             controls=controls_of(control),
+            mask=mask,
         )
         return draw(self, request, self.params if params is None else params, output=output, on_step=on_step)
 

@@ -14,11 +14,14 @@ from jaxtyping import Array, Float
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import check_arguments
+from dreambooth_jax.data.masks import Mask, read_masks
 from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
 
 if TYPE_CHECKING:
     from dreambooth_jax.pipeline.controls import Control
+ALPHA = "alpha"
+"""The mask that is where the given image is transparent."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +35,8 @@ class Request:
     latents: Array | np.ndarray | None
     """To start from; shape and values are checked where the pictures' size is known."""
     image: list[Picture] | None = None
+    """One for all, or one for each picture; with opacity where that is the mask."""
+    mask: list[Mask] | None = None
     """One for all, or one for each picture."""
     controls: tuple["Control", ...] = ()
 
@@ -46,6 +51,7 @@ def read_request(
     latents: Array | np.ndarray | None,
     image: Source | Sequence[Source] | None = None,
     controls: tuple["Control", ...] = (),
+    mask: Source | Sequence[Source] | None = None,
 ) -> Request:
     """The arguments of a call, checked.
 
@@ -54,6 +60,9 @@ def read_request(
     """
     sampling = sampling_of(sampling, options)
     texts = texts_of("prompts", prompts)
+    by_alpha = isinstance(mask, str) and mask == ALPHA
+    without = image is not None or (mask is None and not any(sampling.outpaint))
+    check("image", image, without, "must be given where there is a mask, or something to outpaint")
     negative_prompt = sampling.negative_prompt if negative_prompt is None else negative_prompt
     return Request(
         prompts=texts,
@@ -61,8 +70,9 @@ def read_request(
         seeds=seeds_of(seed, len(texts), below=2**32 if sampling.noise == "jax" else 2**64),
         sampling=sampling,
         latents=latents,
-        image=None if image is None else images_of("image", image, len(texts)),
         controls=controls,
+        image=None if image is None else images_of(image, len(texts), alpha=by_alpha),
+        mask=None if mask is None or by_alpha else masks_of(mask, len(texts)),
     )
 
 
@@ -96,11 +106,18 @@ def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> Dra
     return drawing
 
 
-def images_of(name: str, sources: Source | Sequence[Source], count: int) -> list[Picture]:
-    """Given pictures: one for all, or one for each of ``count`` prompts."""
-    pictures = read_pictures(sources, name=name)
-    check(name, f"{len(pictures)} pictures", len(pictures) in (1, count), f"give one, or one for each of {count}")
+def images_of(sources: Source | Sequence[Source], count: int, *, alpha: bool) -> list[Picture]:
+    """Given pictures: one for all, or one for each of ``count`` prompts; with opacity if ``alpha``."""
+    pictures = read_pictures(sources, alpha=alpha)
+    check("image", f"{len(pictures)} pictures", len(pictures) in (1, count), f"give one, or one for each of {count}")
     return pictures
+
+
+def masks_of(sources: Source | Sequence[Source], count: int) -> list[Mask]:
+    """Given masks: one for all, or one for each of ``count`` prompts."""
+    masks = read_masks(sources)
+    check("mask", f"{len(masks)} masks", len(masks) in (1, count), f"give one, or one for each of {count}")
+    return masks
 
 
 def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:

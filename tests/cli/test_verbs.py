@@ -78,6 +78,7 @@ def refuse(capsys, *arguments):
         (["sample", str(MODEL), "a dog", "height=100000"], "height = 100000"),
         (["sample", str(MODEL), "a dog", "out="], "out"),
         (["sample", str(MODEL), "a dog", "image=nowhere.png"], "nowhere.png: no such file"),
+        (["sample", str(MODEL), "a dog", "outpaint_left=8"], "image = None: must be given where there is a mask"),
         (["sample", str(MODEL), "a dog", "strength=2"], "strength = 2.0: must be above 0 and at most 1"),
         (["sample", str(MODEL), "a dog", "seed=4294967295", "num_images=2"], "seeds end there"),
         (["sample", str(MODEL), "a dog", "--variant", "fp16"], "no weights of variant fp16"),
@@ -249,6 +250,11 @@ def test_a_picture_to_start_from(run_folder, tmp_path):
         assert half.text["strength"] == "0.5"
         assert more.text["strength"] == "0.75"
         assert not np.array_equal(np.asarray(half), np.asarray(more))
+    assert main([*words, "outpaint_right=4", "mask_blur=0"]) == 0
+    with Image.open(file) as given, Image.open(tmp_path / "002-seed0.png") as wider:
+        np.testing.assert_array_equal(np.asarray(wider)[:, :12], np.asarray(given))
+        assert wider.text["strength"] == "1.0"
+        assert wider.text["outpaint_right"] == "4"
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_made(run_folder, tmp_path, monkeypatch, caplog):

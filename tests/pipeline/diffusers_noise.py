@@ -12,9 +12,9 @@ import numpy as np
 from dreambooth_jax import rng
 
 
-def posterior_noise(seeds: Iterable[int], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def posterior_noise(seeds: Iterable[int], shape: tuple[int, ...], dtype: str, stream: str = "posterior") -> np.ndarray:
     """What latents [h, w, c] of given pictures are drawn with, each by its picture's key."""
-    keys = [rng.stream(rng.root_key(seed), "posterior") for seed in seeds]
+    keys = [rng.stream(rng.root_key(seed), stream) for seed in seeds]
     return np.stack([jax.random.normal(key, shape, jnp.dtype(dtype)) for key in keys])
 
 

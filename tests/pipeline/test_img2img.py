@@ -14,7 +14,7 @@ from dreambooth_jax.data.pictures import covering, picture_size
 from dreambooth_jax.diffusion.sampler_defaults import SamplerDefaults
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.pipeline.call import part_run, program_of
+from dreambooth_jax.pipeline.call import part_run, placed, program_of
 from dreambooth_jax.pipeline.request import read_request
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
@@ -87,7 +87,8 @@ def test_how_many_steps_are_run(pipe, pictures, options, calls):
 def _program(pipe, pictures, **options):
     nothing = {"negative_prompt": None, "sampling": None, "latents": None}
     request = read_request("a dog", seed=0, options=options, image=pictures[0], **nothing)
-    return program_of(pipe, request.sampling, part_run(request))
+    request, _ = placed(pipe, request)
+    return program_of(pipe, request.sampling, part_run(request.sampling))
 
 
 def test_all_steps_of_the_same_levels(pipe, pictures):
