@@ -174,17 +174,16 @@ class Pipeline:
                 picture, or an array [h, w, 3] of uint8, or of real numbers in [0, 1]. The size is by default its own.
             mask: where the image is drawn anew, in white; the rest of it is kept. As the image, or an array [h, w]; or
                 "alpha": where the image is transparent.
-            control: networks that guide the denoiser by pictures of their own: one or several. Height and width are by
-                default those of the first one's picture, unless there is an image.
+            control: networks that guide the denoiser by pictures of their own: one or several. The size is by default
+                that of the first one's picture, unless there is an image.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
             on_step: called after each call of the network with a :class:`~dreambooth_jax.pipeline.run.Step`: how far it
                 is, and what the pictures will be as far as one can tell. It changes no picture.
             options: fields of :class:`DrawingConfig` that differ from ``sampling``, by default steps=50,
-                guidance_scale=7.5, sampler="ddim", eta=0.0, height=None, width=None. Steps go up to the number of
-                timesteps that the model was trained with. With a guidance scale of 1 or less the network is asked once
-                instead of twice, and the negative prompt does not count. Height and width, in pixels, are by default
-                those of ``latents``, or else ``native_size``.
+                guidance_scale=7.5, sampler="ddim". Steps go up to the timesteps that the model was trained with. With
+                a guidance scale of 1 or less the network is asked once instead of twice, and the negative prompt does
+                not count. Height and width are by default those of ``latents``, or else ``native_size``.
 
         Returns:
             uint8 or float32 [b, height, width, 3], or float32 [b, height / 8, width / 8, 4].
