@@ -2,6 +2,8 @@
 # Copyright The dreambooth_jax authors
 """``sample --control``: what its texts say, that it may be repeated, and a whole call."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +14,7 @@ from dreambooth_jax.cli.parsing import read_call
 from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.data.control_maps import MAPS, canny
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.metadata.ours import KEYWORD
 from tests import torch_models
 from tests.runs import MODEL
 
@@ -60,6 +63,6 @@ def test_a_picture_along_edges(tmp_path):
     pipe = load_pretrained(MODEL)
     control = Control(load_control(tmp_path / "net", pipe), canny(photo), scale=0.5, end=0.9)
     np.testing.assert_array_equal(np.asarray(found), pipe("a dog", control=control, steps=2)[0])
-    assert "0.9" in found.text["control"]
+    assert "0.9" in str(json.loads(found.text[KEYWORD])["control"])
     lowered = pipe.lower(1, control=control, steps=2, height=16, width=16)
     assert lowered.as_text() != pipe.lower(1, steps=2, height=16, width=16).as_text()
