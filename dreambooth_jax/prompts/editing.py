@@ -17,12 +17,13 @@ from typing import Literal, NamedTuple
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prompts.limits import check_length
+from dreambooth_jax.prompts.options import END, pieces_of, text_of
 
 MOST_CHANGES = 500
 """Brackets of a prompt that change it."""
 MOST_TEXTS = 256
 """Texts that a prompt is in the course of a run: each is encoded and kept."""
-END, NEVER = -1, -2
+NEVER = -2
 _TOKEN = re.compile(r"(?:[^\\\[\]():|]|\\.)+|\\|[\[\]():|]", re.DOTALL)
 _WHEN = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*")
 
@@ -75,7 +76,7 @@ def timeline(prompt: str, steps: int) -> Timeline:
     changes, roles = _changes(tokens, steps)
     if len(changes) > MOST_CHANGES:
         raise InputError(f"a prompt has {len(changes)} of [a:b:0.5] and [a|b]: it may have {MOST_CHANGES}")
-    pieces = _pieces(tokens, roles)
+    pieces = pieces_of(tokens, roles)
     numbers: dict[tuple[int, ...], int] = {}
     texts: dict[str, int] = {}
     index = []
@@ -84,7 +85,7 @@ def timeline(prompt: str, steps: int) -> Timeline:
         if options not in numbers:
             if len(numbers) == MOST_TEXTS:
                 raise InputError(f"a prompt is {MOST_TEXTS + 1} different texts or more: it may be {MOST_TEXTS}")
-            numbers[options] = texts.setdefault(_text(pieces, options), len(texts))
+            numbers[options] = texts.setdefault(text_of(pieces, options), len(texts))
         index.append(numbers[options])
     return Timeline(tuple(texts), tuple(index))
 
@@ -137,48 +138,3 @@ def _last_step(when: str, steps: int) -> int:
     """A fraction of the steps if it has a point, or else their number."""
     number = float(when) * (steps if "." in when else 1)
     return math.trunc(min(max(number, -1.0), float(steps)))
-
-
-class _Piece(NamedTuple):
-    """Text, or where an option begins.
-
-    Attributes:
-        text: empty where an option begins.
-        around: number of the piece with which the option around it begins; -1 where there is none.
-        change: number of the change that has the option; -1 of text.
-        option: its number.
-    """
-
-    text: str
-    around: int
-    change: int = -1
-    option: int = -1
-
-
-def _pieces(tokens: Sequence[str], roles: dict[int, tuple[int, int]]) -> list[_Piece]:
-    """A prompt without the signs that change it; each piece after the one around it."""
-    pieces: list[_Piece] = []
-    outside: list[int] = []  # of each bracket that is open: what is around it
-    around = -1
-    for number, token in enumerate(tokens):
-        if number not in roles:
-            pieces.append(_Piece(token, around))
-            continue
-        change, option = roles[number]
-        if token == "[":
-            outside.append(around)
-        if option == END:
-            around = outside.pop()
-        else:
-            around = len(pieces)
-            pieces.append(_Piece("", outside[-1], change, option))
-    return pieces
-
-
-def _text(pieces: Sequence[_Piece], options: Sequence[int]) -> str:
-    """The text where each change has one of its options."""
-    seen: list[bool] = []
-    for piece in pieces:
-        chosen = piece.change < 0 or options[piece.change] == piece.option
-        seen.append(chosen and (piece.around < 0 or seen[piece.around]))
-    return "".join(piece.text for piece, is_seen in zip(pieces, seen) if is_seen)
