@@ -10,6 +10,8 @@ from pathlib import Path
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 
+LARGEST = 64 * 2**20
+"""Bytes of a file of text: prompts, captions, tables of captions."""
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -19,12 +21,15 @@ def read_text(path: str | Path) -> str:
     Lines of the result end as on Linux.
 
     Raises:
-        InputError: if it cannot be read, or is no such text.
+        InputError: if it cannot be read, is no such text, or very large.
     """
     try:
-        content = at_home(path).read_bytes()
+        with at_home(path).open("rb") as file:
+            content = file.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > LARGEST:
+        raise InputError(f"{path} has more than {LARGEST} bytes: it is no text that was written by hand; split it")
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

@@ -22,6 +22,9 @@ from jaxtyping import Int32
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prompts.limits import check_length
 
+LARGEST = 64 * 2**20
+"""Bytes of a file; those of CLIP's tokenizer have one or two million."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
@@ -126,6 +129,9 @@ def load_tokenizer(folder: Path, *, max_length: int = 77) -> Tokenizer:
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise InputError(f"{folder} has neither a tokenizer.json nor a {name}")
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".txt") and file.is_file() and file.stat().st_size > LARGEST:
+            raise InputError(f"{file} has more than {LARGEST} bytes: it is no file of a tokenizer")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # its advice to install PyTorch
     from transformers import CLIPTokenizer  # late: a second, and nobody needs it who does not tokenise
 
@@ -146,7 +152,7 @@ def _check_merges(folder: Path) -> None:
         merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         longer = {entry for entry in vocabulary if len(entry.removesuffix("</w>")) > 1}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return  # the library says what is wrong with them
     made = {line.replace(" ", "") for line in merges}
     if len(longer - made) > len(longer) / 10 + 10:

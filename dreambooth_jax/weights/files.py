@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.weights.json_files import LARGEST
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _CODES = {
@@ -35,7 +36,8 @@ LONGEST_HEADER = 25 * 2**20
 """Bytes of a header: a hundred thousand arrays have less. The format's own reader takes four times as many."""
 _NO_HASH = "0x" + 64 * "-"
 _MOST_AXES = 8
-_LARGEST_SIDE = 2**40
+_MOST_NUMBERS = 2**48
+_LONGEST_NAME = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,16 @@ def broken(file: Path, why: str) -> InputError:
 
 
 def stored_leaf(
-    file: Path, *, shape: Sequence[int], dtype: np.dtype, chunks: Sequence[tuple[int, int]], what: str
+    file: Path, *, shape: Sequence[Any], dtype: np.dtype, chunks: Sequence[tuple[int, int]], what: str
 ) -> Leaf:
     """A leaf whose bytes are the chunks (offset, length) of ``file``.
 
     Raises:
         InputError: if the chunks don't make up the array or reach beyond the file's end.
     """
-    if isinstance(shape, str) or len(shape) > _MOST_AXES or not all(is_side(side) for side in shape):
+    check_name(file, what)
+    is_shape = not isinstance(shape, str) and len(shape) <= _MOST_AXES and all(map(is_side, shape))
+    if not is_shape or math.prod(side or 1 for side in shape) > _MOST_NUMBERS:
         raise broken(file, f"{what} has no shape of an array: {str(shape)[:80]}")
     leaf = Leaf(
         shape=tuple(shape), dtype=dtype, load=functools.partial(_load, file, tuple(shape), dtype, tuple(chunks))
@@ -87,9 +91,15 @@ def stored_leaf(
     return leaf
 
 
+def check_name(file: Path, name: str) -> None:
+    """Raise InputError for what errors could not name on one line."""
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise broken(file, f"{name!a:.80} is no name of an array")
+
+
 def is_side(side: object) -> bool:
     """Whether it is a number that a side of an array may have."""
-    return isinstance(side, int) and not isinstance(side, bool) and 0 <= side <= _LARGEST_SIDE
+    return isinstance(side, int) and not isinstance(side, bool) and 0 <= side <= _MOST_NUMBERS
 
 
 def _load(file: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -141,14 +151,16 @@ def read_header(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         except RecursionError as error:
             raise broken(file, "malformed header: it is nested too deep") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise broken(file, f"malformed header: {error!r}") from error
+            raise broken(file, f"malformed header: {error!a:.200}") from error
     return leaves, metadata
 
 
-def _check_offsets(places: Sequence[tuple[int, int]], size: int) -> None:
+def _check_offsets(places: Sequence[tuple[Any, Any]], size: int) -> None:
     """Raise ValueError unless the arrays lie one after the other and fill the file, as the format asks for: where they
     overlapped, a small file could hold any number of large arrays."""
     end = 0
+    if not all(is_side(place) for both in places for place in both):
+        raise ValueError("an offset is no number of a byte")
     for begin, after in sorted(places):
         if begin != end or after < begin:
             raise ValueError(f"array at byte {begin} where {end} was due: they overlap, or there are gaps")
@@ -200,17 +212,28 @@ def write_array(stream: BinaryIO, array: np.ndarray) -> None:
 def read_index(file: Path) -> dict[str, str]:
     """The ``weight_map`` of an index of shards: leaf -> name of the file beside the index that holds it.
 
+    Where links lead to does not matter: the hub's cache is made of links.
+
     Raises:
-        InputError: if it is malformed or names a file outside its folder.
+        InputError: if it is malformed or too large, or names a file outside its folder.
     """
+    if file.stat().st_size > LARGEST:
+        raise broken(file, f"it has {file.stat().st_size} bytes, more than the {LARGEST} of an index")
     try:
-        weight_map = json.loads(file.read_text())["weight_map"]
-        strays = [shard for shard in weight_map.values() if Path(shard).name != shard]
+        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        strays = [shard for shard in weight_map.values() if not _is_name(shard)]
+    except RecursionError as error:
+        raise broken(file, "no index of shards: it is nested too deep") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise broken(file, f"no index of shards: {error!r}") from error
     if strays:
-        raise InputError(f"{file} points outside its folder: {strays[0]}")
+        raise InputError(f"{file} points outside its folder: {strays[0]!a:.200}")
     return weight_map
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is the name of a file, rather than a path to one."""
+    return Path(text).name == text and text not in ("", "..") and text.isprintable()
 
 
 def read_shards(index: Path, read: Callable[[Path], dict[str, Leaf]]) -> dict[str, Leaf]:

@@ -25,6 +25,9 @@ _CHUNKED = "__msgpack_chunked_array__"
 CHUNK_BYTES = 2**30
 """Larger arrays are split: msgpack's lengths have 32 bits."""
 
+LONGEST_TEXT = 2**16
+"""Bytes of a name."""
+
 
 @dataclass(frozen=True)
 class _Stored:
@@ -65,6 +68,8 @@ def _take(stream: BinaryIO, length: int) -> bytes:
 
 
 def _text(stream: BinaryIO, length: int) -> str:
+    if length > LONGEST_TEXT:
+        raise ValueError(f"a name of {length} bytes")
     return _take(stream, length).decode()
 
 

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.weights.files import Leaf, broken, is_side, stored_leaf
+from dreambooth_jax.weights.files import Leaf, broken, check_name, is_side, stored_leaf
 
 LONGEST_PICKLE = 25 * 2**20
 """Bytes of the program; that of a model with a hundred thousand tensors has less."""
@@ -91,6 +91,8 @@ def read_torch(file: Path) -> dict[str, Leaf]:
         content = content["state_dict"]
     items = content.items() if isinstance(content, dict) else ()
     leaves = {name: leaf for name, leaf in items if isinstance(name, str) and isinstance(leaf, Leaf)}
+    for name in leaves:
+        check_name(file, name)
     if sum(leaf.nbytes for leaf in leaves.values()) > MOST_COPIES * file.stat().st_size:
         raise broken(file, f"its tensors have more than {MOST_COPIES} times the bytes that it has")
     return leaves
