@@ -32,6 +32,8 @@ class SampleOptions(DrawingConfig):
     """Folder that pictures and a grid are added to; by default samples/ in the run folder, or ./samples."""
     like: str | None = setting(None, path=True, nonempty=True)
     """Picture to make again, ours or one of A1111, ComfyUI or InvokeAI; other options count before what it says."""
+    grid: str | None = setting(None, nonempty=True)
+    """All combinations of two or three settings, model and seed too, in one picture: "steps=30,50 guidance=6,12"."""
     num_images: int = setting(4, at_least=1, at_most=1_000_000)
     """Pictures per prompt; number i has seed + i."""
     seed: int = setting(0, at_least=0, below=2**64)

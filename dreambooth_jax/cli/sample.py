@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax.cli.controls import open_controls
+from dreambooth_jax.cli.grid import draw_grid, read_grid
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
@@ -43,19 +44,52 @@ def sample(call: Call) -> None:
     remake = read_like(options.like) if options.like else None
     if remake:
         options = like_told(options, call.told, remake)
-    prompts = read_prompts(options)
+    prompts = read_prompts(options, needed=not (options.grid and "prompt" in options.grid))
     end = 2**32 if options.noise == "jax" else 2**64
     if options.seed + options.num_images > end:
         raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {end}: seeds end there")
+    axes = read_grid(options, call.told)
     from dreambooth_jax.compilation_cache import keep_compiled
-    from dreambooth_jax.evaluation.drawing import PictureFolder, Place
+    from dreambooth_jax.evaluation.drawing import Place
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.metadata.ours import KEYWORD as OURS
-    from dreambooth_jax.pipeline.call import settled
-    from dreambooth_jax.progress import announced
-    from dreambooth_jax.runs import RunFolder, open_model
 
     keep_compiled()
+    if axes:
+        sheet = folder_of(options).grid
+        draw_grid(options, prompts, axes, sheet, lambda changed: opened(changed, call.told, remake))
+        print(sheet)
+        return
+    model, sampling, given = opened(options, call.told, remake)
+    settings = SampleSettings(
+        prompts=prompts, num_images=options.num_images, seed=options.seed, sampling=sampling, given=given
+    )
+    folder = folder_of(options)
+    place = None
+    if remake:
+        say_not_repeated(options, remake, model)
+        place = Place(remake.batch, remake.position) if remake.tool == OURS else None
+    draw(model, settings, folder, place=place)
+    print(folder.grid)
+
+
+def folder_of(options: SampleOptions) -> "PictureFolder":
+    """Where pictures are added: in the run folder, if the model is of one, unless it is told."""
+    from dreambooth_jax.evaluation.drawing import PictureFolder
+    from dreambooth_jax.runs import RunFolder
+
+    run = RunFolder(Path(options.source))
+    return PictureFolder(options.out or (run.path if run.is_run() else Path()) / "samples")
+
+
+def opened(
+    options: SampleOptions, told: Collection[str], remake: "Remake | None"
+) -> tuple["OpenedModel", DrawingConfig, dict[str, Any]]:
+    """(the model, how it draws, pictures that it draws from)."""
+    from dreambooth_jax.pipeline.call import settled
+    from dreambooth_jax.progress import announced
+    from dreambooth_jax.runs import open_model
+
     with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
         model = open_model(
             options.source,
@@ -69,23 +103,8 @@ def sample(call: Call) -> None:
             prediction_type=options.prediction_type,
         )
     given = given_pictures(options, model.pipe)
-    sampling = sampling_of(options, call.told, model, remake)
-    sampling = dataclasses.replace(sampling, strength=settled(model.pipe, sampling, given).strength)
-    settings = SampleSettings(
-        prompts=prompts,
-        num_images=options.num_images,
-        seed=options.seed,
-        sampling=sampling,
-        given=given,
-    )
-    run = RunFolder(Path(options.source))
-    folder = PictureFolder(options.out or (run.path if run.is_run() else Path()) / "samples")
-    place = None
-    if remake:
-        say_not_repeated(options, remake, model)
-        place = Place(remake.batch, remake.position) if remake.tool == OURS else None
-    draw(model, settings, folder, place=place)
-    print(folder.grid)
+    sampling = sampling_of(options, told, model, remake)
+    return model, dataclasses.replace(sampling, strength=settled(model.pipe, sampling, given).strength), given
 
 
 def draw(
@@ -175,14 +194,14 @@ def sampling_of(
     return sampling
 
 
-def read_prompts(options: SampleOptions) -> list[str]:
+def read_prompts(options: SampleOptions, *, needed: bool = True) -> list[str]:
     """Prompts of the command line, then those of the file.
 
     Raises:
         InputError: if there is none, one is empty or far too long, or no such file.
     """
     prompts = list(options.prompts) + (read_lines(options.prompts_file) if options.prompts_file else [])
-    if not prompts:
+    if not prompts and needed:
         raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
     for prompt in prompts:
         check_length(prompt)
@@ -198,10 +217,10 @@ def source_and_prompts(words: Sequence[str]) -> list[str]:
 
 
 COMMON = {
-    "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "out"),
+    "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "grid", "like", "out"),
     "from pictures": ("image", "strength", "control"),
-    "how": ("steps", "guidance_scale", "guidance_rescale", "sampler", "schedule", "profile"),
-    "with which weights": ("step", "ema", "revision", "variant", "dtype"),
+    "how": ("steps", "guidance_scale", "sampler", "schedule", "profile"),
+    "with which weights": ("step", "ema", "dtype"),
 }
 """What most people set."""
 
@@ -227,7 +246,7 @@ SAMPLE = Verb(
         ),
         ("a part of a picture anew", 'sample runs/dog "a sks dog" image=room.jpg mask=mask.png mask_padding=32'),
         ("more of a picture to the right", 'sample runs/dog "a sks dog on a beach" image=dog.jpg outpaint_right=256'),
-        ("other seeds, fewer steps", 'sample runs/dog "a photo of sks dog" seed=100 num_images=8 steps=20'),
+        ("four pictures, labelled", 'sample runs/dog "a sks dog" --grid "steps=30,50 guidance=6,12"'),
         ("a picture again", "sample runs/dog --like runs/dog/samples/000-seed0.png"),
         ("a model from the hub", 'sample stable-diffusion-v1-5/stable-diffusion-v1-5 "a photo of a dog" --out dogs'),
     ),

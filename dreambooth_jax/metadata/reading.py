@@ -30,7 +30,19 @@ def read_ours(about: Any) -> Remake:
         raise InputError("is a grid of many pictures: give one of them")
     batch, position = about.get("batch", 1), about.get("position", 0)
     whole = all(isinstance(one, int) for one in (batch, position)) and 0 <= position < batch <= LARGEST_BATCH
-    known = {*FIELDS, "prompt", "seed", "model", "fingerprint", "batch", "position", "version", "file", "status"}
+    known = {
+        *FIELDS,
+        "prompt",
+        "seed",
+        "model",
+        "fingerprint",
+        "batch",
+        "position",
+        "control",
+        "version",
+        "file",
+        "status",
+    }
     return Remake(
         tool=ours.KEYWORD,
         prompt=str(about["prompt"]),
@@ -41,7 +53,8 @@ def read_ours(about: Any) -> Remake:
         batch=batch if whole else 1,
         position=position if whole else 0,
         lacking=[f"{name}, which this version does not know" for name in about if name not in known]
-        + [f"{PICTURE}, at strength {shown(about.get('strength'))}: give it with image=FILE"] * ("strength" in about),
+        + [f"{PICTURE}, at strength {shown(about.get('strength'))}: give it with image=FILE"] * ("strength" in about)
+        + ["what it was controlled by: give that with control=KIND:MODEL:FILE"] * bool(about.get("control")),
     )
 
 

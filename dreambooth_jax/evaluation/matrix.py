@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""All combinations of some settings as one labelled picture: the first setting downwards, the second across, the third
+block by block."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from dreambooth_jax.config.drawing import DrawingConfig
+from dreambooth_jax.diffusion.samplers.build import settings_of
+from dreambooth_jax.evaluation.axes import FIELDS, Axis, Cell
+from dreambooth_jax.evaluation.samples import INK, MARGIN, PAPER
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.trees import Tree
+
+ROW_LETTERS = 24
+"""Of one line at a row."""
+APART = ("prompt", "seed")
+"""What pictures of one call may differ in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixSettings:
+    """What is drawn where no axis says otherwise."""
+
+    prompt: str
+    seed: int
+    sampling: DrawingConfig
+    given: dict[str, Any]
+    """Arguments of the pipeline besides."""
+
+    def of(self, cell: Cell) -> DrawingConfig:
+        """The sampling settings of a cell: what its sampler does not have is left out."""
+        told = {name: value for name, value in cell.told.items() if name in FIELDS}
+        sampling = self.sampling.changed(told)
+        idle = set(sampling.of_sampler) - set(settings_of(sampling.sampler))
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(sampling) if field.name in idle}
+        return replace(sampling, **defaults)
+
+
+def draw_cells(
+    pipe: Pipeline, cells: Sequence[Cell], settings: MatrixSettings, *, at_once: int, params: Tree
+) -> Iterator[tuple[Cell, UInt8[np.ndarray, "h w 3"]]]:
+    """The picture of each cell of one model.
+
+    Cells that differ in prompt or seed alone are made together, always as many at once, so that cells of one size are
+    made by one program (and one more without guidance).
+    """
+
+    def rest(cell: Cell) -> str:
+        return repr([(name, value) for name, value in sorted(cell.told.items()) if name not in APART])
+
+    for _, group in groupby(sorted(cells, key=rest), key=rest):
+        members = list(group)
+        size = min(at_once, len(members))
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
+            filled = some + some[-1:] * (size - len(some))
+            pictures = pipe(
+                [cell.told.get("prompt", settings.prompt) for cell in filled],
+                seed=[cell.told.get("seed", settings.seed) for cell in filled],
+                sampling=settings.of(some[0]),
+                params=params,
+                **settings.given,
+            )
+            yield from zip(some, pictures)
+
+
+def labelled_matrix(
+    pictures: dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]], axes: Sequence[Axis], *, title: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The sheet.
+
+    Args:
+        pictures: by place. Smaller ones are put in the middle of the room of the largest.
+        axes: one, which goes across, to three.
+        title: above all.
+    """
+    down, across, blocks = _in_three(axes)
+    height, width = (max(picture.shape[side] for picture in pictures.values()) for side in (0, 1))
+    size = max(11, min(28, height // 16))
+    font = ImageFont.load_default(size)
+    line, step_x, step_y = int(size * 1.3), max(width, 8 * size) + MARGIN, height + MARGIN
+
+    def wrapped(axis: Axis | None, letters: int) -> list[str]:
+        return [textwrap.fill(axis.label(n), letters) for n in range(len(axis.values))] if axis else [""]
+
+    columns = wrapped(across, int(step_x / (0.6 * size)))
+    rows, sheets = wrapped(down, ROW_LETTERS), wrapped(blocks, ROW_LETTERS + int(len(columns) * step_x / (0.6 * size)))
+    longest = max(int(font.getlength(part)) for text in rows for part in text.split("\n"))
+    left = MARGIN + (longest + MARGIN if down else 0)
+    top = line * max(text.count("\n") + 1 for text in columns) + MARGIN if across else 0
+    sheet_width = left + step_x * len(columns)
+    heading = textwrap.fill(title, max(8, int((sheet_width - 2 * MARGIN) / (0.62 * size))))
+    headings = [heading, *sheets]
+    depth = [line * (text.count("\n") + 1) + MARGIN if text else 0 for text in headings]
+    sheet = Image.new("RGB", (sheet_width, MARGIN + sum(depth) + len(sheets) * (top + step_y * len(rows))), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.multiline_text((MARGIN, MARGIN), heading, fill=INK, font=font)
+    y = MARGIN + depth[0]
+    for k, text in enumerate(sheets):
+        pen.multiline_text((MARGIN, y), text, fill=INK, font=font)
+        y += depth[1 + k]
+        for j, text in enumerate(columns):
+            pen.multiline_text((left + j * step_x, y), text, fill=INK, font=font)
+        y += top
+        for i, text in enumerate(rows):
+            pen.multiline_text((MARGIN, y + MARGIN), text, fill=INK, font=font)
+            for j in range(len(columns)):
+                picture = pictures[tuple(n for n, axis in ((i, down), (j, across), (k, blocks)) if axis)]
+                corner = (left + j * step_x + (width - picture.shape[1]) // 2, y + (height - picture.shape[0]) // 2)
+                sheet.paste(Image.fromarray(picture), corner)
+            y += step_y
+    return np.asarray(sheet)
+
+
+def _in_three(axes: Sequence[Axis]) -> tuple[Axis | None, Axis | None, Axis | None]:
+    """(downwards, across, block by block)."""
+    if len(axes) == 1:
+        return None, axes[0], None
+    return axes[0], axes[1], axes[2] if len(axes) > 2 else None
