@@ -7,7 +7,7 @@ Class images and sample grids are drawn from prompts alone, so none of this is a
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import setting
@@ -34,6 +34,19 @@ class DrawingConfig(SamplingConfig):
     """Pixels to add to the given image."""
     outpaint_bottom: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
     """Pixels to add to the given image."""
+
+    variation_of: int | None = setting(None, at_least=0, below=2**64)
+    """Seed of a picture to vary: each picture's own seed says where to, ``variation_strength`` how far."""
+    variation_strength: float = setting(0.1, at_least=0, at_most=1)
+    """0 is the picture of the seed that is varied, 1 that of the other seed."""
+    hires_scale: float = setting(1.0, at_least=1, at_most=8)
+    """Draw a second time at so many times the size, from what the first pass drew."""
+    hires_by: Literal["latent", "picture"] = "latent"
+    """What is enlarged between the passes: the latents, bilinearly, or the picture."""
+    hires_strength: float = setting(0.7, above=0, at_most=1)
+    """How much the second pass changes."""
+    hires_steps: int | None = setting(None, at_least=1, at_most=10_000)
+    """Steps of the second pass, of which its strength is run; by default as many as of the first."""
 
     @classmethod
     def of(cls, sampling: SamplingConfig, **values: Any) -> "DrawingConfig":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
@@ -27,11 +28,13 @@ from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.pipeline.canvas import Canvas, make_canvas
 from dreambooth_jax.pipeline.controls import controls_of, first_picture, guided_by
 from dreambooth_jax.pipeline.generate import CanvasLatents, Networks, Rows, Shared, draw_latents
+from dreambooth_jax.pipeline.hires import enlarged, second_request, second_size
 from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels, fills_masks
 from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents, read_request
 from dreambooth_jax.pipeline.run import OnStep, Run
 from dreambooth_jax.pipeline.texts import Texts, read_texts
+from dreambooth_jax.pipeline.variation import varied
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 
@@ -50,15 +53,43 @@ def draw(
     check("params", lacking, not lacking, "are missing; give those of the whole model")
     request, canvas = placed(pipe, request)
     check_channels(pipe, canvas)
-    static, shared = program_of(pipe, request.sampling, part_run(request.sampling) if canvas else None)
+    final, images = one_pass(pipe, request, params, canvas=canvas, on_step=on_step)
+    if request.sampling.hires_scale > 1:
+        check("hires_scale", request.sampling.hires_scale, not (canvas and canvas.masks), "not together with a mask")
+        request = second_request(request, hires_size(pipe, request))
+        start = enlarged(pipe, params, request, final, images)
+        final, images = one_pass(pipe, request, params, start=start, on_step=on_step)
+    return as_output(final, canvas.finish(images) if canvas else images, output)
+
+
+def one_pass(
+    pipe: "Pipeline",
+    request: Request,
+    params: Tree,
+    *,
+    canvas: Canvas | None = None,
+    start: Float[Array, "b h w c"] | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(final latents, pictures in [0, 1]) of a run from noise, from a canvas, or from latents ``start``."""
+    part = None if canvas is None and start is None else part_run(request.sampling)
+    static, shared = program_of(pipe, request.sampling, part)
     noise = noise_of(pipe, request)
     texts = read_texts(request, pipe.tokenizers, steps=np.asarray(shared.table.rows.step), with_guidance=static[1])
     rows = rows_of(pipe, params, request, texts, noise, canvas)
+    if start is not None:
+        rows = rows._replace(canvas=rows.canvas._replace(start=start))
     factor = pipe.vae.config.downscale
     static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
     run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, lengths=texts.lengths, on_step=on_step)
-    final, images = run(params, rows)
-    return as_output(final, canvas.finish(images) if canvas else images, output)
+    return run(params, rows)
+
+
+def hires_size(pipe: "Pipeline", request: Request) -> Size:
+    """Pixels of the second pass."""
+    factor = pipe.vae.config.downscale
+    sides = latent_size(pipe, request.sampling, request.latents)
+    return second_size(Size(*(factor * side for side in sides)), request.sampling.hires_scale, factor)
 
 
 def program_of(
@@ -122,7 +153,7 @@ def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
 
 
 def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any]) -> DrawingConfig:
-    """Settings with the size and the strength that a call with given pictures draws at.
+    """Settings with the size and the strength that a call with given pictures draws at; of two passes the larger size.
 
     Args:
         pipe: the model.
@@ -140,7 +171,9 @@ def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any])
         mask=given.get("mask"),
         controls=controls_of(given.get("control")),
     )
-    return placed(pipe, request)[0].sampling
+    request, _ = placed(pipe, request)
+    larger = hires_size(pipe, request)._asdict() if sampling.hires_scale > 1 else {}
+    return replace(request.sampling, **larger)
 
 
 def with_strength(pipe: "Pipeline", settings: DrawingConfig) -> DrawingConfig:
@@ -172,6 +205,7 @@ def rows_of(
     keys, drawn = draw_latents(np.asarray([seed % 2**32 for seed in request.seeds], np.uint32), shape=shape)
     start = tool.first if tool and request.latents is None else request.latents
     latents = drawn if start is None else given_latents(start, shape)
+    latents = varied(latents, request) if request.variations and request.latents is None else latents
     noise = jnp.zeros(shape, latents.dtype)
     return Rows(
         **texts.fields,

@@ -39,6 +39,8 @@ class Request:
     mask: list[Mask] | None = None
     """One for all, or one for each picture."""
     controls: tuple["Control", ...] = ()
+    variations: list[int] | None = None
+    """Seeds to lean to, where ``seeds`` are those of a picture that is varied."""
 
 
 def read_request(
@@ -64,10 +66,14 @@ def read_request(
     without = image is not None or (mask is None and not any(sampling.outpaint))
     check("image", image, without, "must be given where there is a mask, or something to outpaint")
     negative_prompt = sampling.negative_prompt if negative_prompt is None else negative_prompt
+    below = 2**32 if sampling.noise == "jax" else 2**64
+    seeds, base = seeds_of(seed, len(texts), below=below), sampling.variation_of
+    check("variation_of", base, base is None or base < below, f"must be from 0 to {below - 1}")
     return Request(
         prompts=texts,
         negative_prompts=texts_of("negative_prompt", negative_prompt, len(texts)),
-        seeds=seeds_of(seed, len(texts), below=2**32 if sampling.noise == "jax" else 2**64),
+        seeds=seeds if base is None else [base] * len(seeds),
+        variations=None if base is None else seeds,
         sampling=sampling,
         latents=latents,
         controls=controls,
