@@ -102,6 +102,17 @@ def build_controlnet(kind: str, *, seed: int = 0, double: bool = False, **option
     return _randomised(net, seed, double)
 
 
+def build_image_encoder(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
+    """A ``transformers.CLIPVisionModelWithProjection``."""
+    import transformers
+
+    shape = {name: value for name, value in _TEXT.items() if name.startswith(("hidden", "inter", "num"))}
+    config = transformers.CLIPVisionConfig(
+        **{**shape, "image_size": 12, "patch_size": 4, "projection_dim": 24, **options}
+    )
+    return _randomised(transformers.CLIPVisionModelWithProjection(config), seed, double)
+
+
 def build_t2i_adapter(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
     """A ``diffusers.T2IAdapter`` that fits the UNet and the VAE."""
     import diffusers
@@ -158,6 +169,7 @@ def _leaf(module: str, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     return {
         "Conv2d": lambda: ("kernel", array.transpose(2, 3, 1, 0)),
         "Linear": lambda: ("kernel", array.T),
+        "CLIPVisionEmbeddings": lambda: (name, array),
         "Embedding": lambda: ("embedding", array),
         "GroupNorm": lambda: ("scale", array),
         "LayerNorm": lambda: ("scale", array),

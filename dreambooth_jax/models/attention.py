@@ -14,7 +14,8 @@ Why these, by the bytes that the compilers reserve and move, is in ``docs/hardwa
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,14 @@ def even_attention(
     return kernel(query, key, value, is_causal=causal, key_value_seq_lengths=lengths)[:, :tokens]
 
 
+class Context(NamedTuple):
+    """What cross-attention looks at: states of a text and, apart from them, of images."""
+
+    states: Float[Array, "b s e"]
+    images: Mapping[str, tuple[tuple[Array, Array], ...]]
+    """Path of an attention in its network -> of each image its keys and values there, [b, n, channels]."""
+
+
 class Attention(nn.Module):
     """Multi-head attention with the names of diffusers.
 
@@ -117,14 +126,29 @@ class Attention(nn.Module):
     arch: Arch = CPU
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s e"] | None = None) -> Float[Array, "b t c"]:
-        """Queries from ``x``, keys and values from ``context``, or from ``x`` itself."""
+    def __call__(
+        self, x: Float[Array, "b t c"], context: Float[Array, "b s e"] | Context | None = None
+    ) -> Float[Array, "b t c"]:
+        """Queries from ``x``, keys and values from ``context``, or from ``x`` itself.
+
+        What the same queries find in images is added: decoupled cross-attention (Ye et al. 2023, arXiv 2308.06721).
+        """
         channels = x.shape[-1]
-        context = x if context is None else context
+        images: tuple = ()
+        source = x
+        if isinstance(context, Context):
+            source, images = context.states, context.images.get("/".join(self.path), ())
+        elif context is not None:
+            source = context
 
-        def heads(name: str, source: Array) -> Array:
-            projected = nn.Dense(channels, use_bias=self.bias, dtype=self.dtype, name=name)(source)
-            return projected.reshape(*source.shape[:2], self.heads, -1)
+        def split(projected: Array) -> Array:
+            return projected.reshape(*projected.shape[:2], self.heads, -1)
 
-        h = attention(heads("to_q", x), heads("to_k", context), heads("to_v", context), arch=self.arch)
+        def heads(name: str, tokens: Array) -> Array:
+            return split(nn.Dense(channels, use_bias=self.bias, dtype=self.dtype, name=name)(tokens))
+
+        query = heads("to_q", x)
+        h = attention(query, heads("to_k", source), heads("to_v", source), arch=self.arch)
+        for key, value in images:
+            h = h + attention(query, split(key), split(value), arch=self.arch)
         return nn.Dense(channels, dtype=self.dtype, name="to_out_0")(h.reshape(x.shape))

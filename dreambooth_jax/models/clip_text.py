@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.models.attention import attention
-from dreambooth_jax.models.configs import CLIPTextConfig
+from dreambooth_jax.models.configs import CLIPConfig, CLIPTextConfig
 from dreambooth_jax.models.layers import LayerNorm, Remat, gelu, quick_gelu, recomputed, wide
 from dreambooth_jax.target import CPU, Arch
 
@@ -16,11 +16,12 @@ _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 
 class CLIPAttention(nn.Module):
-    """Causal multi-head self-attention with the names of transformers."""
+    """Multi-head self-attention, causal for texts, with the names of transformers."""
 
     heads: int
     dtype: DTypeLike = jnp.float32
     arch: Arch = CPU
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
@@ -28,14 +29,14 @@ class CLIPAttention(nn.Module):
             nn.Dense(x.shape[-1], dtype=self.dtype, name=f"{name}_proj")(x).reshape(*x.shape[:2], self.heads, -1)
             for name in "qkv"
         )
-        h = attention(q, k, v, arch=self.arch, causal=True).reshape(x.shape)
+        h = attention(q, k, v, arch=self.arch, causal=self.causal).reshape(x.shape)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out_proj")(h)
 
 
 class CLIPMLP(nn.Module):
     """Two dense layers."""
 
-    config: CLIPTextConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -48,15 +49,16 @@ class CLIPMLP(nn.Module):
 class CLIPLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    config: CLIPTextConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    causal: bool = True
 
     def setup(self) -> None:
         cls = recomputed(CLIPAttention, self.remat == "attention")
         self.layer_norm1 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
-        self.self_attn = cls(self.config.num_attention_heads, dtype=self.dtype, arch=self.arch)
+        self.self_attn = cls(self.config.num_attention_heads, self.dtype, self.arch, self.causal)
         self.layer_norm2 = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
         self.mlp = CLIPMLP(self.config, dtype=self.dtype)
 

@@ -50,6 +50,8 @@ class Condition(NamedTuple):
     """Height and width of the original picture, top and left of the crop, height and width of what is wanted."""
     residuals: Residuals | None = None
     """What other networks add to its features."""
+    images: Mapping[str, tuple[tuple[Any, Any], ...]] | None = None
+    """Path of an attention in the denoiser -> of each image its keys and values there, [b, n, channels]."""
 
     def leaves(self) -> dict[str, Any]:
         """``condition/states`` and so on: how batches and tables, which are flat, name them."""

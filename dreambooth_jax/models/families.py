@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dreambooth_jax.models.clip_text import CLIPTextModel
+from dreambooth_jax.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from dreambooth_jax.models.condition import Condition
 from dreambooth_jax.models.configs import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
@@ -157,6 +158,15 @@ CLIP_TEXT = ComponentKind(
         legacy={"layers_": "layers/"},
         ignored=("text_model/embeddings/position_ids",),
     ),
+)
+
+CLIP_VISION = ComponentKind(
+    config_cls=CLIPVisionConfig,
+    module_cls=CLIPVisionModelWithProjection,
+    library_class=("transformers", "CLIPVisionModelWithProjection"),
+    stems=Stems("model", "flax_model"),
+    dummy_inputs=lambda c: (_real(1, c.image_size, c.image_size, c.num_channels),),
+    key_rules=KeyRules(legacy={"layers_": "layers/"}, ignored=("vision_model/embeddings/position_ids",)),
 )
 
 

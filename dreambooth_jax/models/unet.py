@@ -2,25 +2,28 @@
 # Copyright The dreambooth_jax authors
 """The denoiser ε(x_t, t, text): a UNet over latents that looks at text states (Rombach et al. 2022, § 3.3)."""
 
+from typing import Any
+
 import jax
 from jaxtyping import Array, Float, Real
 
+from dreambooth_jax.models.attention import Context
 from dreambooth_jax.models.condition import Condition, Residuals
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.layers import GroupNorm, conv, wide
 from dreambooth_jax.models.unet_blocks import UpBlock
 from dreambooth_jax.models.unet_encoder import UNetEncoder
 
-_KNOWN = ("states", "residuals")
+_KNOWN = ("states", "residuals", "images")
 
 
-def _parts(condition: Array | Condition) -> tuple[Array, Residuals]:
+def _parts(condition: Array | Condition) -> tuple[Array, Residuals, Any]:
     if not isinstance(condition, Condition):
-        return condition, Residuals()
+        return condition, Residuals(), None
     unused = [name for name, part in condition._asdict().items() if name not in _KNOWN and part is not None]
     if unused:
         raise ValueError(f"this network looks at text states alone, not at {', '.join(unused)}")
-    return condition.states, condition.residuals or Residuals()
+    return condition.states, condition.residuals or Residuals(), condition.images
 
 
 class UNet2DConditionModel(UNetEncoder):
@@ -47,11 +50,13 @@ class UNet2DConditionModel(UNetEncoder):
         Args:
             latents: noisy latents, scaled. Any height and width will do.
             timesteps: of each example, in [0, T − 1]; may be fractional.
-            condition: text states, as they are or as a condition that holds nothing else but residuals.
+            condition: text states, as they are or as a condition, which may hold residuals and images besides.
         """
-        states, residuals = _parts(condition)
+        states, residuals, images = _parts(condition)
         residuals = residuals.astype(self.dtype)
-        time, text = self._embed(timesteps), states.astype(self.dtype)
+        time, states = self._embed(timesteps), states.astype(self.dtype)
+        images = jax.tree.map(lambda leaf: leaf.astype(self.dtype), images)
+        text = states if images is None else Context(states, images)
         x, skips = self._encode(self.conv_in(latents.astype(self.dtype)), time, text, residuals.blocks)
         if residuals.skips is not None:
             skips = [skip + more for skip, more in zip(skips, residuals.skips, strict=True)]

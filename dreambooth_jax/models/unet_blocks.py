@@ -13,14 +13,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dreambooth_jax.models.attention import Attention
+from dreambooth_jax.models.attention import Attention, Context
 from dreambooth_jax.models.configs import UNetConfig, UNetEncoderConfig
 from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Remat, Upsample, conv, gelu, recomputed
 from dreambooth_jax.models.resnet import ResnetBlock
 from dreambooth_jax.target import CPU, Arch
 
 Features = Float[Array, "b h w c"]
-Text = Float[Array, "b s e"]
+Text = Float[Array, "b s e"] | Context
 Time = Float[Array, "b t"]
 
 
@@ -71,7 +71,8 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "b t c"], text: Text) -> Float[Array, "b t c"]:
-        x = x + self.attn1(self.norm1(x), text if self.only_cross_attention else None)
+        states = text.states if isinstance(text, Context) else text
+        x = x + self.attn1(self.norm1(x), states if self.only_cross_attention else None)
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x))
 
