@@ -26,7 +26,7 @@ from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.pipeline.canvas import Canvas, make_canvas
-from dreambooth_jax.pipeline.controls import controls_of, first_picture, guided_by
+from dreambooth_jax.pipeline.controls import controls_of, first_map, guided_by
 from dreambooth_jax.pipeline.generate import CanvasLatents, Networks, Rows, Shared, draw_latents
 from dreambooth_jax.pipeline.hires import enlarged, second_request, second_size
 from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels, fills_masks
@@ -141,9 +141,10 @@ def part_run(settings: DrawingConfig) -> Part:
 def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
     """What a request draws on, and the request with that size, and with a strength."""
     settings, factor, native = request.sampling, pipe.vae.config.downscale, pipe.native_size
-    if request.image is None and request.controls and request.latents is None:
+    lying = first_map(request.controls)
+    if request.image is None and lying is not None and request.latents is None:
         told = {"height": settings.height, "width": settings.width}
-        size = picture_size(first_picture(request.controls), **told, factor=factor, most=LARGEST_SIDE)
+        size = picture_size(lying, **told, factor=factor, most=LARGEST_SIDE)
         return replace(request, sampling=replace(settings, **size._asdict())), None
     if request.image is None:
         return request, None

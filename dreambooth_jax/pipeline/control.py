@@ -7,7 +7,7 @@ the condition, times the weight that this row of the sampler's table has for it.
 or end compiles nothing anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -108,6 +108,54 @@ class T2IAdapterGuide:
     ) -> Condition:
         """Adds the features."""
         return adding(condition, Residuals(blocks=tuple(leaf * weight.astype(leaf.dtype) for leaf in seen)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPAdapterGuide:
+    """An IP-Adapter.
+
+    Attributes:
+        projection: what is known of an image -> tokens.
+        encoder: CLIP's of images, or None: then embeddings are given.
+        of_states: whether hidden states are projected, rather than the image's embedding.
+        width: features of what is projected.
+    """
+
+    projection: nn.Module
+    encoder: nn.Module | None
+    of_states: bool
+    width: int
+
+    def look(self, params: Tree, given: Float[Array, "b ..."]) -> tuple[Any, Any]:
+        """Keys and values of the image for each cross-attention; beside the negative prompt those of no image."""
+        seen = self._encoded(params, given)
+        blank = self._encoded(params, jnp.zeros_like(given)) if self.of_states else jnp.zeros_like(seen)
+        return self._attended(params, seen), self._attended(params, blank)
+
+    def _encoded(self, params: Tree, given: Array) -> Any:
+        if self.encoder is None:
+            return given
+        method = "hidden_states" if self.of_states else None
+        return self.encoder.apply({"params": params["encoder"]}, given, method=method)
+
+    def _attended(self, params: Tree, seen: Array) -> dict[str, tuple[Array, Array]]:
+        tokens: Any = self.projection.apply({"params": params["projection"]}, seen)
+        sides = (params["key"], params["value"])
+        return {path: tuple(tokens @ side[path].astype(tokens.dtype) for side in sides) for path in sides[0]}
+
+    def tell(
+        self,
+        params: Tree,
+        x: Array,
+        t: Array,
+        condition: Condition,
+        seen: Mapping[str, tuple[Array, Array]],
+        weight: Float[Array, ""],
+    ) -> Condition:
+        """Adds the image; attention is linear in values, so its weight is theirs."""
+        there = condition.images or {path: () for path in seen}
+        more = {path: (key, value * weight.astype(value.dtype)) for path, (key, value) in seen.items()}
+        return condition._replace(images={path: (*there[path], more[path]) for path in seen})
 
 
 def adding(condition: Condition, more: Residuals) -> Condition:

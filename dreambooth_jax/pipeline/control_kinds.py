@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig
-from dreambooth_jax.models.families import CONTROLNET, T2I_ADAPTER, ComponentKind
+from dreambooth_jax.models.families import CLIP_VISION, CONTROLNET, T2I_ADAPTER, ComponentKind
 from dreambooth_jax.models.t2i_adapter import T2IAdapterConfig
-from dreambooth_jax.pipeline.control import ControlNetGuide, Guide, T2IAdapterGuide
+from dreambooth_jax.pipeline.control import ControlNetGuide, Guide, IPAdapterGuide, T2IAdapterGuide
+from dreambooth_jax.pipeline.control_pictures import images_or_embeddings, maps
+from dreambooth_jax.size import Size
 
 
 class ControlKind(NamedTuple):
@@ -19,11 +21,13 @@ class ControlKind(NamedTuple):
     Attributes:
         component: how it is stored.
         guide: (module, guess, with_guidance) -> what it does in the program.
+        given: (module, a caller's pictures, number of prompts, size in pixels) -> what it is given.
         misfits: configs of it, of a denoiser and of its autoencoder -> a line for each way in which they don't fit.
     """
 
     component: ComponentKind
     guide: Callable[..., Guide]
+    given: Callable[[Any, Any, int, Size], Any]
     misfits: Callable[[Any, UNetConfig, VAEConfig], Iterator[str]]
 
 
@@ -46,10 +50,18 @@ def _controlnet_misfits(config: ControlNetConfig, unet: UNetConfig, vae: VAEConf
 
 
 def _t2i_adapter(module: Any, *, guess: bool, with_guidance: bool) -> Guide:
-    del with_guidance
-    if guess:
-        raise InputError("guess mode is for ControlNets: a T2I-Adapter has none")
+    _no_guess(guess)
     return T2IAdapterGuide(module=module)
+
+
+def _no_guess(guess: bool) -> None:
+    if guess:
+        raise InputError("guess mode is for ControlNets: other networks have none")
+
+
+def _ip_adapter(module: IPAdapterGuide, *, guess: bool, with_guidance: bool) -> Guide:
+    _no_guess(guess)
+    return module
 
 
 def _t2i_adapter_misfits(config: T2IAdapterConfig, unet: UNetConfig, vae: VAEConfig) -> Iterator[str]:
@@ -66,10 +78,13 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 KINDS: dict[str, ControlKind] = {
-    "ControlNetModel": ControlKind(CONTROLNET, _controlnet, _controlnet_misfits),
-    "T2IAdapter": ControlKind(T2I_ADAPTER, _t2i_adapter, _t2i_adapter_misfits),
+    "ControlNetModel": ControlKind(CONTROLNET, _controlnet, maps, _controlnet_misfits),
+    "T2IAdapter": ControlKind(T2I_ADAPTER, _t2i_adapter, maps, _t2i_adapter_misfits),
 }
 """By the ``_class_name`` of their ``config.json``."""
+
+IP_ADAPTER = ControlKind(CLIP_VISION, _ip_adapter, images_or_embeddings, lambda *configs: iter(()))
+"""A file of its own, which :func:`~dreambooth_jax.weights.ip_adapter.read_ip_adapter` fits to a denoiser."""
 
 
 def kind_of(class_name: object, *, where: str) -> ControlKind:

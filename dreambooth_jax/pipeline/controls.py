@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Float32
-from PIL import Image
 
-from dreambooth_jax.data.pictures import Picture, Source, read_pictures, resampled
+from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import CONTROLNET
-from dreambooth_jax.pipeline.control import weights_of_rows
-from dreambooth_jax.pipeline.control_kinds import ControlKind, kind_of
+from dreambooth_jax.models.families import CLIP_VISION, CONTROLNET, UNET
+from dreambooth_jax.paths import at_home
+from dreambooth_jax.pipeline.control import IPAdapterGuide, weights_of_rows
+from dreambooth_jax.pipeline.control_kinds import IP_ADAPTER, ControlKind, kind_of
+from dreambooth_jax.pipeline.control_pictures import maps
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared
 from dreambooth_jax.pipeline.request import check
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.folders import locate_module, read_json
-from dreambooth_jax.weights.pretrained import load_module
+from dreambooth_jax.weights.ip_adapter import read_ip_adapter
+from dreambooth_jax.weights.modules import parameter_shapes
+from dreambooth_jax.weights.pretrained import Place, load_module
+from dreambooth_jax.weights.single_file import is_single_file
 
 if TYPE_CHECKING:
     from dreambooth_jax.pipeline.pipeline import Pipeline
@@ -77,34 +80,62 @@ class Control:
 
 
 def load_control(
-    source: str | Path, pipe: "Pipeline", *, revision: str | None = None, variant: str | None = None
+    source: str | Path,
+    pipe: "Pipeline",
+    *,
+    image_encoder: str | Path | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
 ) -> ControlModel:
-    """Read a ControlNet or T2I-Adapter in the diffusers layout, for a pipeline: onto its devices, in its dtype.
+    """Read a network that guides a pipeline: onto its devices, in its dtype.
 
     Args:
-        source: folder or hub id.
+        source: folder or hub id of a ControlNet or T2I-Adapter in the diffusers layout, or the file of an IP-Adapter.
         pipe: the model that it is to guide.
+        image_encoder: of an IP-Adapter: folder of CLIP's in transformers' layout, by default ``image_encoder`` beside
+            the file. Without one, embeddings are given in the place of pictures.
         revision: the hub's branch, tag or commit.
         variant: weight files to prefer, such as fp16.
 
     Raises:
         InputError: if there is no such network, it asks for something we don't have, or does not fit the pipeline.
     """
+    how: dict[str, Any] = {"dtype": pipe.unet.dtype, "arch": pipe.target.arch}
+    whole = NamedSharding(pipe.target.mesh, PartitionSpec())
+
+    def place(name: str, array: np.ndarray) -> jax.Array:
+        del name
+        return jax.device_put(array, whole)
+
+    if is_single_file(source):
+        return _load_ip_adapter(at_home(str(source)), pipe, image_encoder, place, **how)
+    check("image_encoder", str(image_encoder), image_encoder is None, "only an IP-Adapter has one, which is a file")
     # the kinds' files have the same names; which it is, the file tells
     folder, _ = locate_module(str(source), CONTROLNET, revision=revision, variant=variant)
     kind = kind_of(read_json(folder / "config.json").get("_class_name"), where=str(source))
-    whole = NamedSharding(pipe.target.mesh, PartitionSpec())
-    module, params = load_module(
-        folder,
-        kind.component,
-        lambda name, array: jax.device_put(array, whole),
-        variant=variant,
-        dtype=pipe.unet.dtype,
-        arch=pipe.target.arch,
-    )
+    module, params = load_module(folder, kind.component, place, variant=variant, **how)
     for misfit in kind.misfits(module.config, pipe.unet.config, pipe.vae.config):
         raise InputError(f"{source} does not fit {pipe.components.folder}: {misfit}")
     return ControlModel(kind=kind, module=module, params=params, name=str(source))
+
+
+def _load_ip_adapter(
+    file: Path, pipe: "Pipeline", image_encoder: str | Path | None, place: Place, **how: Any
+) -> ControlModel:
+    found = read_ip_adapter(file, parameter_shapes(UNET, pipe.unet), place=place, **how)
+    beside = file.parent / "image_encoder"
+    folder = image_encoder or (beside if beside.is_dir() else None)
+    encoder, params = None, found.params
+    if folder is not None:
+        encoder, params["encoder"] = load_module(folder, CLIP_VISION, place, **how)
+        width = encoder.config.hidden_size if found.of_states else encoder.config.projection_dim
+        same = f"{folder} makes {width} features of an image, {file} takes {found.width}"
+        if width != found.width:
+            raise InputError(f"{same}: those of SD 1.5 take CLIP ViT-H/14's")
+    elif found.of_states:
+        raise InputError(f"{file} needs an image encoder, which is not there: {beside}")
+    guide = IPAdapterGuide(projection=found.projection, encoder=encoder, of_states=found.of_states, width=found.width)
+    return ControlModel(kind=IP_ADAPTER, module=guide, params=params, name=str(file))
 
 
 def controls_of(control: "Control | Sequence[Control] | None") -> tuple[Control, ...]:
@@ -115,9 +146,10 @@ def controls_of(control: "Control | Sequence[Control] | None") -> tuple[Control,
     return controls
 
 
-def first_picture(controls: Sequence[Control]) -> Picture:
-    """The first picture of the first control, which the size is taken from where none is told."""
-    return read_pictures(controls[0].image, name="control image")[0]
+def first_map(controls: Sequence[Control]) -> Picture | None:
+    """The first picture that lies on what is drawn, whose size is drawn where none is told."""
+    lying = [one.image for one in controls if one.model.kind.given is maps]
+    return read_pictures(lying[0], name="control image")[0] if lying else None
 
 
 Program: TypeAlias = tuple[tuple[Networks, bool], Shared, Rows, Tree]
@@ -151,26 +183,6 @@ def guided_by(controls: Sequence[Control], program: Program, *, factor: int) -> 
     return (
         (networks._replace(guides=guides), with_guidance),
         shared._replace(weights=weights),
-        rows._replace(given=tuple(_pictures(one, count, size) for one in controls)),
+        rows._replace(given=tuple(one.model.kind.given(one.model.module, one.image, count, size) for one in controls)),
         {**params, "guides": tuple(model.params for model in models)},
     )
-
-
-def _pictures(control: Control, count: int, size: Size) -> Float32[np.ndarray, "b H W c"]:
-    """The pictures of a control, one for each of ``count`` prompts, in so many pixels."""
-    pictures = read_pictures(control.image, name="control image")
-    some = f"{len(pictures)} pictures"
-    check("control image", some, len(pictures) in (1, count), f"give one, or one for each of {count} prompts")
-    same = [resized(picture, size) for picture in pictures]
-    return np.stack(same * count if len(same) == 1 else same)
-
-
-def resized(picture: Picture, size: Size) -> Picture:
-    """Stretched to a size by Lanczos-3, as diffusers does; what has eight bits keeps to them on the way."""
-    if Size(*picture.shape[:2]) == size:
-        return picture
-    levels = 255 * picture
-    if np.abs(levels - np.rint(levels)).max() > 1e-3:
-        return resampled(picture, size)
-    image = Image.fromarray(np.rint(levels).astype(np.uint8))
-    return np.asarray(image.resize((size.width, size.height), Image.Resampling.LANCZOS), np.float32) / np.float32(255)

@@ -67,7 +67,7 @@ _OMITTED = object()
 
 
 def read_torch(file: Path) -> dict[str, Leaf]:
-    """The tensors of a file by name; of a checkpoint those of its ``state_dict``.
+    """The tensors of a file by name; of a checkpoint those of its ``state_dict``, of dicts in a dict ``outer.inner``.
 
     Raises:
         InputError: naming the file, if it is none, is broken, or asks for anything but tensors.
@@ -89,13 +89,27 @@ def read_torch(file: Path) -> dict[str, Leaf]:
         raise broken(file, f"no file of PyTorch: {ascii(error)[:200]}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    items = content.items() if isinstance(content, dict) else ()
+    items = _items(content)
     leaves = {name: leaf for name, leaf in items if isinstance(name, str) and isinstance(leaf, Leaf)}
     for name in leaves:
         check_name(file, name)
     if sum(leaf.nbytes for leaf in leaves.values()) > MOST_COPIES * file.stat().st_size:
         raise broken(file, f"its tensors have more than {MOST_COPIES} times the bytes that it has")
     return leaves
+
+
+def _items(content: Any) -> list[tuple[Any, Any]]:
+    """Of a dict, or of the dicts that it holds where it holds no tensors itself."""
+    if not isinstance(content, dict):
+        return []
+    if any(isinstance(value, Leaf) for value in content.values()):
+        return list(content.items())
+    dicts = {outer: inner for outer, inner in content.items() if isinstance(inner, dict)}
+    return [
+        (f"{outer}.{name}" if isinstance(name, str) else name, leaf)
+        for outer, inner in dicts.items()
+        for name, leaf in inner.items()
+    ]
 
 
 def _place(file: Path, info: zipfile.ZipInfo) -> int:

@@ -16,7 +16,8 @@ from dreambooth_jax.models import ControlNetConfig, ControlNetModel
 from dreambooth_jax.models.condition import Condition, Residuals
 from dreambooth_jax.pipeline.control import ControlNetGuide, weights_of_rows
 from dreambooth_jax.pipeline.control_kinds import KINDS
-from dreambooth_jax.pipeline.controls import ControlModel, resized
+from dreambooth_jax.pipeline.control_pictures import resized
+from dreambooth_jax.pipeline.controls import ControlModel
 from dreambooth_jax.size import Size
 from dreambooth_jax.training.parallel import sharding
 from tests import torch_models
