@@ -54,7 +54,7 @@ def read_ours(about: Any) -> Remake:
         position=position if whole else 0,
         lacking=[f"{name}, which this version does not know" for name in about if name not in known]
         + [f"{PICTURE}, at strength {shown(about.get('strength'))}: give it with image=FILE"] * ("strength" in about)
-        + ["what it was controlled by: give that with control=KIND:MODEL:FILE"] * bool(about.get("control")),
+        + ["what it was controlled by: give that with control=NETWORK:PICTURE"] * bool(about.get("control")),
     )
 
 
