@@ -5,7 +5,8 @@
     model_index.json   unet/  vae/  text_encoder/ (config.json and weights)   scheduler/  tokenizer/
 
 Of each component's weights one file, or one index of shards, is taken: the variant that was asked for, else the plain
-one; safetensors before msgpack. The same rule reads a local folder's names and a repository's.
+one; safetensors before msgpack before PyTorch's own files. The same rule reads a local folder's names and a
+repository's.
 """
 
 import re
@@ -23,7 +24,8 @@ from dreambooth_jax.weights.nearest import is_path, nearest, no_model
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_PICKLES = (".bin", ".bin.index.json", ".ckpt", ".pt", ".pth")
+_PICKLED = {"model": "pytorch_model"}  # what transformers called files of PyTorch's own format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def locate(source: str, *, revision: str | None = None, variant: str | None = No
         The folder, and each component's weights file or index of shards.
 
     Raises:
-        InputError: if there is no such model, or a file of it is missing; pickles count as missing.
+        InputError: if there is no such model, or a file of it is missing.
     """
 
     def needed(names: Collection[str], index: Path | None) -> list[str]:
@@ -197,11 +199,13 @@ def choose_weights(names: Collection[str], layout: Layout, *, variant: str | Non
 
 def _choose(component: str, kind: ComponentKind, names: Collection[str], variant: str | None, where: str) -> str:
     torch, flax = kind.stems
-    plain = [f"{torch}.safetensors", f"{torch}.safetensors.index.json", f"{flax}.msgpack"]
+    pickled = _PICKLED.get(torch, torch)
+    plain = [f"{torch}.safetensors", f"{torch}.safetensors.index.json", f"{flax}.msgpack", f"{pickled}.bin"]
     varied = [
         f"{torch}.{variant}.safetensors",
         f"{torch}.safetensors.index.{variant}.json",
         f"{flax}.{variant}.msgpack",
+        f"{pickled}.{variant}.bin",
     ]
     for name in varied + plain:
         if _join(component, name) in names:
@@ -217,9 +221,8 @@ def _choose(component: str, kind: ComponentKind, names: Collection[str], variant
         )
     if any(name.endswith(_PICKLES) for name in beside):
         raise InputError(
-            f"{place} has its weights as PyTorch pickles only, which could run any code when opened: "
-            "convert them once, where PyTorch is installed, with "
-            + _convert(f"from_pretrained('{where}', use_safetensors=False)")
+            f"{place} has its weights as PyTorch pickles of other names, or in parts: convert them once, where PyTorch "
+            "is installed, with " + _convert(f"from_pretrained('{where}', use_safetensors=False)")
         )
     raise InputError(f"{place} has no weights: none of {', '.join(plain)}")
 

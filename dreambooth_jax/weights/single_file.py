@@ -6,6 +6,7 @@ Nothing but names, shapes and the file's metadata is looked at. What they don't 
 networks) our own files say in metadata of their own; for others it is what the original code has.
 """
 
+import difflib
 import json
 import logging
 import re
@@ -69,7 +70,8 @@ _V_PREDICTION = ("output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09)
 
 def is_single_file(source: str | Path) -> bool:
     """Whether a source is a file, or named like one."""
-    return Path(source).suffix.lower() in SUFFIXES or Path(source).is_file()
+    path = Path(source)
+    return path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,8 @@ def read_single(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         InputError: if it is not there, or broken.
     """
     if not file.is_file():
-        raise InputError(f"{file}: no such file")
+        near = difflib.get_close_matches(file.name, [one.name for one in file.parent.glob("*.*")], n=1)
+        raise InputError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     leaves, metadata = (read_torch(file), {}) if file.suffix.lower() in PICKLED else read_header(file)
     return {_plain(name): leaf for name, leaf in leaves.items()}, metadata
 

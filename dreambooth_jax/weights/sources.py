@@ -23,6 +23,7 @@ from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.ldm import is_open_clip
 from dreambooth_jax.weights.single_file import is_single_file, open_single_file
 from dreambooth_jax.weights.tokenizer_files import CLIP, OPEN_CLIP, find_tokenizer
+from dreambooth_jax.weights.torch_files import read_torch
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,10 @@ def read_table(file: Path) -> dict[str, Leaf]:
     """Arrays of a component's weights file, or of the shards of an index."""
     if ".index." in file.name:
         return read_shards(file, read_safetensors)
-    return read_msgpack(file) if file.suffix == ".msgpack" else read_safetensors(file)
+    return _READERS.get(file.suffix, read_safetensors)(file)
+
+
+_READERS: Mapping[str, Callable[[Path], dict[str, Leaf]]] = {".msgpack": read_msgpack, ".bin": read_torch}
 
 
 def _tell_of_scheduler(file: Path) -> None:

@@ -66,6 +66,8 @@ class TestChoice:
             (SD15, "fp16", ("model.fp16.safetensors", "diffusion_pytorch_model.fp16.safetensors")),
             (SD15, "non_ema", ("model.safetensors", "diffusion_pytorch_model.non_ema.safetensors")),
             (FLAX, None, ("flax_model.msgpack", "diffusion_flax_model.msgpack")),
+            (PICKLES, None, ("pytorch_model.bin", "diffusion_pytorch_model.bin")),
+            (FLAX | PICKLES, None, ("flax_model.msgpack", "diffusion_flax_model.msgpack")),
             (SD15 | FLAX, None, ("model.safetensors", "diffusion_pytorch_model.safetensors")),
             (_sharded(""), None, ("model.safetensors", "diffusion_pytorch_model.safetensors.index.json")),
             (
@@ -85,7 +87,11 @@ class TestChoice:
         [
             (SD15, "fp61", "no weights of variant fp61"),
             (_sharded(".fp16"), None, "text_encoder has its weights in variants only: choose variant=fp16"),
-            (PICKLES, None, r"text_encoder has its weights as PyTorch pickles only.*python -c .*use_safetensors=False"),
+            (
+                {*PLAIN, *(f"{name}/pytorch_model.bin.index.json" for name in ("text_encoder", "unet", "vae"))},
+                None,
+                r"text_encoder has its weights as PyTorch pickles of other names, .*python -c .*use_safetensors=False",
+            ),
             (PLAIN, None, "here/text_encoder has no weights"),
             (SD15 - {"vae/config.json"}, None, "it lacks vae/config.json"),
             (SD15 - {"scheduler/scheduler_config.json"}, None, "it lacks scheduler/scheduler_config.json"),
@@ -199,9 +205,15 @@ class TestHub:
             locate("org/model")
         assert not repository
 
-    def test_a_repository_of_pickles_is_refused_before_the_download(self, repository, monkeypatch):
+    def test_of_a_repository_of_pickles_those_that_can_be_read(self, repository, monkeypatch):
         monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda *_, **__: sorted(PICKLES))
-        with pytest.raises(InputError, match=r"pickles only.*from_pretrained\('org/model', use_safetensors=False\)"):
+        _, weights = locate("org/model")
+        assert {file.name for file in weights.values()} == {"pytorch_model.bin", "diffusion_pytorch_model.bin"}
+
+    def test_a_repository_of_other_pickles_is_refused_before_the_download(self, repository, monkeypatch):
+        parts = {*PLAIN, *(f"{name}/model.ckpt" for name in ("text_encoder", "unet", "vae"))}
+        monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda *_, **__: sorted(parts))
+        with pytest.raises(InputError, match=r"pickles of .*from_pretrained\('org/model', use_safetensors=False\)"):
             locate("org/model")
         assert [what for what, *_ in repository] == ["index"]
 

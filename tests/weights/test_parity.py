@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """What we save, diffusers opens; what diffusers saves, we open; and nothing changes on the way."""
 
+import json
 import re
 import shutil
 
@@ -112,14 +113,23 @@ def test_a_legacy_flax_folder_comes_to_pytorch(tmp_path, kind):
 
 
 @pytest.mark.parametrize("theirs", ["sd21"], indirect=True)
-def test_the_way_out_of_pickles_that_the_error_names(theirs, tmp_path, monkeypatch):
+def test_pickles_and_the_way_out_that_the_error_names(theirs, tmp_path, monkeypatch):
+    """In one file for each network they are read; in parts they are refused."""
     pipe, folder = theirs
     shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    files = []
     for name in COMPONENTS:
         stem = "pytorch_model" if name == "text_encoder" else "diffusion_pytorch_model"
-        torch.save(getattr(pipe, name).state_dict(), tmp_path / "model" / name / f"{stem}.bin")
+        files.append(tmp_path / "model" / name / f"{stem}.bin")
+        torch.save(getattr(pipe, name).state_dict(), files[-1])
+    expected = load_components(folder).params
+    assert_same(load_components(tmp_path / "model").params, expected)
+    index = files[0].with_name("pytorch_model.bin.index.json")
+    places = dict.fromkeys(torch.load(files[0]), "pytorch_model-00001-of-00001.bin")
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    files[0].rename(files[0].with_name("pytorch_model-00001-of-00001.bin"))
     with pytest.raises(InputError, match="python -c") as caught:
         load_components(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     exec(re.search(r'python -c "(.*)"', str(caught.value))[1])
-    assert_same(load_components(tmp_path / "FOLDER").params, load_components(folder).params)
+    assert_same(load_components(tmp_path / "FOLDER").params, expected)

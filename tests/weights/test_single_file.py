@@ -23,7 +23,7 @@ from dreambooth_jax.weights.ldm_writing import write_single_file
 from dreambooth_jax.weights.modules import parameter_shapes
 from dreambooth_jax.weights.pretrained import describe_components, load_components
 from dreambooth_jax.weights.single_file import open_single_file
-from tests.weights.folders import FIXTURES, assert_same
+from tests.weights.folders import FIXTURES, assert_same, write
 from tests.weights.originals import Original, open_clip_layer
 
 ORIGINALS = {
@@ -340,8 +340,15 @@ class TestRefused:
         assert "\n" not in str(caught.value)
 
     def test_no_such_file(self, tmp_path):
-        with pytest.raises(InputError, match="no such file"):
-            load_components(tmp_path / "m.safetensors")
+        with pytest.raises(InputError, match="no such file$"):
+            load_components(tmp_path / "dog.safetensors")
+        (tmp_path / "dogs.safetensors").touch()
+        with pytest.raises(InputError, match=r"no such file; did you mean .*/dogs\.safetensors\?"):
+            load_components(tmp_path / "dog.safetensors")
+
+    def test_a_folder_of_such_a_name_is_a_folder(self, sd15, tmp_path):
+        write(tmp_path / "dog.safetensors", sd15)
+        assert_same(load_components(tmp_path / "dog.safetensors").params, sd15.params)
 
     @pytest.mark.parametrize(
         ("change", "message"),
