@@ -34,6 +34,14 @@ class SampleOptions(DrawingConfig):
     """Picture to make again, ours or one of A1111, ComfyUI or InvokeAI; other options count before what it says."""
     grid: str | None = setting(None, nonempty=True)
     """All combinations of two or three settings, model and seed too, in one picture: "steps=30,50 guidance=6,12"."""
+    queue: tuple[str, ...] = setting(())
+    """Files with prompts, or folders of such: each is drawn into a folder of its own; what is done is skipped."""
+    preview: str | None = setting(None, path=True, nonempty=True)
+    """File (.png, .jpg) that shows the pictures while they are made, written anew after each step."""
+    preview_vae: str | None = setting(None, path=True, nonempty=True)
+    """Tiny autoencoder (TAESD) that draws the preview; by default colours alone, by a linear map."""
+    progress: Literal["pictures", "steps"] = "pictures"
+    """What the bar tells."""
     num_images: int = setting(4, at_least=1, at_most=1_000_000)
     """Pictures per prompt; number i has seed + i."""
     seed: int = setting(0, at_least=0, below=2**64)

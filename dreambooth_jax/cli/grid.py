@@ -57,6 +57,7 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
     from dreambooth_jax.data.png import save_png
     from dreambooth_jax.evaluation.axes import cells_of
     from dreambooth_jax.evaluation.matrix import MatrixSettings, draw_cells, labelled_matrix
+    from dreambooth_jax.pipeline.call import settled
     from dreambooth_jax.prepare.batch_size import pictures_at_once
     from dreambooth_jax.progress import Progress
 
@@ -71,7 +72,8 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
             model, sampling, given = open_(dataclasses.replace(options, **dict(told)))
             prompt = "".join(prompts)
             settings = MatrixSettings(prompt=prompt, seed=options.seed, sampling=sampling, given=given)
-            at_once = pictures_at_once(model.pipe, settings.sampling, count=together)
+            whole = settled(model.pipe, sampling, given)
+            at_once = pictures_at_once(model.pipe, whole, count=together, control=given.get("control", ()))
             name = name or (options.source if keys & {"model", "step", "ema"} else model.name)
             for cell, picture in draw_cells(model.pipe, list(group), settings, at_once=at_once, params=model.params):
                 pictures[cell.place] = picture

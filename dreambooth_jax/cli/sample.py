@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_jax.cli.controls import open_controls
 from dreambooth_jax.cli.grid import draw_grid, read_grid
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
+from dreambooth_jax.cli.queue import queued_jobs, work_off
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
-from dreambooth_jax.prompts.limits import check_length
+from dreambooth_jax.prompts.limits import checked_prompts
 from dreambooth_jax.text_files import read_lines
 
 if TYPE_CHECKING:
+    from dreambooth_jax.cli.watching import Watcher
     from dreambooth_jax.evaluation.drawing import PictureFolder, Place
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.metadata.remake import Remake
@@ -44,11 +46,13 @@ def sample(call: Call) -> None:
     remake = read_like(options.like) if options.like else None
     if remake:
         options = like_told(options, call.told, remake)
-    prompts = read_prompts(options, needed=not (options.grid and "prompt" in options.grid))
+    jobs = queued_jobs(options, call.told) if options.queue else {}
+    prompts = [] if jobs else read_prompts(options, needed=not (options.grid and "prompt" in options.grid))
     end = 2**32 if options.noise == "jax" else 2**64
     if options.seed + options.num_images > end:
         raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {end}: seeds end there")
     axes = read_grid(options, call.told)
+    from dreambooth_jax.cli.watching import watcher_of
     from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.evaluation.drawing import Place
     from dreambooth_jax.evaluation.samples import SampleSettings
@@ -60,16 +64,20 @@ def sample(call: Call) -> None:
         draw_grid(options, prompts, axes, sheet, lambda changed: opened(changed, call.told, remake))
         print(sheet)
         return
+    watcher = watcher_of(options)
     model, sampling, given = opened(options, call.told, remake)
     settings = SampleSettings(
         prompts=prompts, num_images=options.num_images, seed=options.seed, sampling=sampling, given=given
     )
     folder = folder_of(options)
+    if jobs:
+        work_off(jobs, options, settings, folder.path, model, lambda job, into: draw(model, job, into, watcher=watcher))
+        return
     place = None
     if remake:
         say_not_repeated(options, remake, model)
         place = Place(remake.batch, remake.position) if remake.tool == OURS else None
-    draw(model, settings, folder, place=place)
+    draw(model, settings, folder, place=place, watcher=watcher)
     print(folder.grid)
 
 
@@ -108,9 +116,22 @@ def opened(
 
 
 def draw(
-    model: "OpenedModel", settings: "SampleSettings", folder: "PictureFolder", *, place: "Place | None" = None
+    model: "OpenedModel",
+    settings: "SampleSettings",
+    folder: "PictureFolder",
+    *,
+    place: "Place | None" = None,
+    watcher: "Watcher | None" = None,
 ) -> None:
-    """Make and save all pictures, then the grid; ``place`` is that of ``draw_batches``."""
+    """Make and save all pictures, then the grid.
+
+    Args:
+        model: the model.
+        settings: what to draw.
+        folder: where to.
+        place: that of ``draw_batches``.
+        watcher: looks on.
+    """
     import numpy as np
 
     from dreambooth_jax.evaluation.drawing import draw_batches
@@ -119,20 +140,23 @@ def draw(
     from dreambooth_jax.prepare.batch_size import pictures_at_once
     from dreambooth_jax.progress import Progress, announced
 
-    with announced("compiling the sampler", usually="a minute or so the first time"):
-        at_once = pictures_at_once(
-            model.pipe,
-            settled(model.pipe, DrawingConfig.of(settings.sampling), settings.given),
-            count=settings.num_images,
-            control=settings.given.get("control", ()),
-        )
-        batches = draw_batches(model.pipe, settings, at_once=at_once, params=model.params, place=place)
-        first = next(batches)
     total = len(settings.prompts) * settings.num_images
     rows: list[list] = [[] for _ in settings.prompts[:SHOWN]]
     done = 0
     try:
         with Progress(total=total, desc="pictures", unit="picture") as bar:
+            if watcher:
+                watcher.bar = bar
+            with announced("compiling the sampler", usually="a minute or so the first time"):
+                at_once = pictures_at_once(
+                    model.pipe,
+                    settled(model.pipe, DrawingConfig.of(settings.sampling), settings.given),
+                    count=settings.num_images,
+                    control=settings.given.get("control", ()),
+                )
+                given: dict[str, Any] = {"params": model.params, "place": place, "folder": folder, "on_step": watcher}
+                batches = draw_batches(model.pipe, settings, at_once=at_once, **given)
+                first = next(batches)
             for batch in chain([first], batches):
                 folder.save(batch, settings, model=model.name, fingerprint=model.pipe.components.fingerprint)
                 done += len(batch.seeds)
@@ -203,11 +227,7 @@ def read_prompts(options: SampleOptions, *, needed: bool = True) -> list[str]:
     prompts = list(options.prompts) + (read_lines(options.prompts_file) if options.prompts_file else [])
     if not prompts and needed:
         raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
-    for prompt in prompts:
-        check_length(prompt)
-    if any(not prompt.strip() for prompt in prompts):
-        raise InputError("a prompt is empty: is a variable without a value? Leave it out")
-    return prompts
+    return checked_prompts(prompts)
 
 
 def source_and_prompts(words: Sequence[str]) -> list[str]:

@@ -14,3 +14,16 @@ def check_length(text: str, *, name: str = "a prompt") -> None:
         raise InputError(
             f"{name} has {len(text)} characters, of which {LONGEST} may be: it begins with {text[:40]!r}; shorten it"
         )
+
+
+def checked_prompts(prompts: list[str]) -> list[str]:
+    """The prompts of a caller.
+
+    Raises:
+        InputError: if one is empty, or far too long.
+    """
+    for prompt in prompts:
+        check_length(prompt)
+    if any(not prompt.strip() for prompt in prompts):
+        raise InputError("a prompt is empty: is a variable without a value? Leave it out")
+    return prompts
