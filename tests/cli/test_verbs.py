@@ -338,8 +338,10 @@ def test_the_variant_is_read(tmp_path, monkeypatch):
         raise InputError("far enough")
 
     for verb, word in (("sample", "a dog"), ("export", str(tmp_path / "out"))):
-        assert main([verb, str(MODEL), word, "variant=fp16", "--revision", "v2"]) == 2
-    assert all({"variant": "fp16", "revision": "v2"}.items() <= options.items() for options in seen)
+        words = ["vae=other", "tokenizer=words", "prediction_type=sample"]
+        assert main([verb, str(MODEL), word, "variant=fp16", "--revision", "v2", *words]) == 2
+    expected = {"variant": "fp16", "revision": "v2", "vae": "other", "tokenizer": "words", "prediction_type": "sample"}
+    assert all(expected.items() <= options.items() for options in seen)
     assert len(seen) == 2
 
 

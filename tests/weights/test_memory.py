@@ -18,11 +18,13 @@ import pytest
 
 from dreambooth_jax.models.families import SD
 from dreambooth_jax.trees import nbytes, unflatten
+from dreambooth_jax.weights.ldm_writing import write_single_file
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 from dreambooth_jax.weights.pretrained import load_components
 from dreambooth_jax.weights.writing import write_folder
 
 TOKENIZER = Path(__file__).parent.parent / "fixtures" / "legacy_flax_sd15" / "tokenizer"
+SINGLE = "model.safetensors"
 CONFIGS = {
     "unet": {"block_out_channels": [128, 256, 384, 384], "cross_attention_dim": 64},
     "vae": {
@@ -44,17 +46,20 @@ def _write(folder: str, format: str) -> None:
         component: unflatten({name: np.broadcast_to(np.float32(0.5), leaf.shape) for name, leaf in leaves.items()})
         for component, leaves in shapes.items()
     }
+    what = {"params": params, "configs": CONFIGS, "scheduler_config": {}}
     before = _peak()
-    write_folder(
-        folder, params=params, configs=CONFIGS, scheduler_config={}, tokenizers={"tokenizer": TOKENIZER}, format=format
-    )
+    if format == "ldm":
+        write_single_file(Path(folder, SINGLE), **what)
+    else:
+        write_folder(folder, tokenizers={"tokenizer": TOKENIZER}, format=format, **what)
     _report(before, nbytes(params))
 
 
 def _read(folder: str) -> None:
     jax.block_until_ready(jax.device_put(np.zeros(1)))  # the runtime's own memory is not the model's
     before = _peak()
-    components = load_components(folder)
+    single = Path(folder, SINGLE)
+    components = load_components(single, tokenizer=TOKENIZER) if single.exists() else load_components(folder)
     jax.block_until_ready(components.params)
     _report(before, nbytes(components.params))
 
@@ -74,7 +79,9 @@ def _run(*args: str) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("format", ["safetensors", pytest.param("flax", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "format", ["safetensors", *(pytest.param(format, marks=pytest.mark.slow) for format in ("flax", "ldm"))]
+)
 def test_a_model_is_never_there_twice(tmp_path, format):
     written = _run("write", str(tmp_path), format)
     assert written["bytes"] > 3e8
