@@ -51,6 +51,7 @@ def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 def test_the_command_keeps_what_it_compiles(tmp_path):
     """In a process of its own, as a user's is: this one's JAX is set up for the tests."""
     model = os.path.join(os.path.dirname(__file__), "fixtures", "legacy_flax_sd15")

@@ -105,6 +105,7 @@ def test_a_run_may_switch_it():
     assert changed_keys(off, on) == changed_keys(on, off) == []
 
 
+@pytest.mark.slow
 def test_on_a_cpu_a_run_is_the_same_with_it_and_twice(tmp_path):
     from dreambooth_jax.trainer import train
 

@@ -155,7 +155,8 @@ def test_pictures_depend_on_both_encoders_and_on_the_summary(model):
         assert np.abs(pipe("a dog", params=unflatten(leaves), **settings) - picture).max() > 1e-3, name
 
 
-@pytest.mark.parametrize("stop", [0, pytest.param(-1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [0, -1])
 def test_a_run_trains_samples_and_exports_it(model, tmp_path, stop):
     """With its text encoders at rest, their conditions in the batch; and with the first one trained."""
     options = [f"model.path={model[0]}", f"text_encoder.stop={stop}", "train.steps=2", "samples.every=2"]

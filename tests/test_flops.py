@@ -48,6 +48,7 @@ def test_both_gradients_of_a_convolution_cost_what_it_costs(stride):
         assert flops(gradient, x, kernel, y) == 3 * forward
 
 
+@pytest.mark.slow
 def test_of_a_network_it_is_near_the_compilers_count():
     """With one head the attention's loop has one turn, which is what XLA counts of a loop."""
     config = UNetConfig(

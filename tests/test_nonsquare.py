@@ -16,7 +16,7 @@ from dreambooth_jax.planning.elsewhere import config_of
 from dreambooth_jax.size import Size
 from tests.runs import MODEL, tiny_config
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 
 WIDE = ["data.resolution=24x16", "train.batch_size=8", "train.steps=1", "checkpoint.every=1", "prior.num_images=2"]
 GRIDS = ["samples.every=1", "samples.steps=2", "samples.num_images=1"]

@@ -86,7 +86,12 @@ def run_theirs(pipe, ids, negative_ids, latents, **settings):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype", "tolerance"), [("sd15", "float32", 1e-4), ("sd21", "float32", 1e-4), ("sd21", "float64", 1e-9)]
+    ("kind", "dtype", "tolerance"),
+    [
+        ("sd15", "float32", 1e-4),
+        pytest.param("sd21", "float32", 1e-4, marks=pytest.mark.slow),
+        ("sd21", "float64", 1e-9),
+    ],
 )
 def test_guided_runs(kind, dtype, tolerance):
     torch_pipe = theirs(kind, dtype == "float64")

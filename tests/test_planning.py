@@ -66,6 +66,7 @@ def found(tmp_path_factory, skeleton):
     return dbx.plan(tiny_config(root, "samples.every=2", f"model.path={skeleton}", "data.instance_images="))
 
 
+@pytest.mark.slow
 def test_the_plan_counts_what_the_run_holds(found):
     params = dbx.load_pretrained(MODEL).params
     trained = nbytes(params["unet"])

@@ -19,6 +19,8 @@ from dreambooth_jax.training.loop import PhaseInputs
 from dreambooth_jax.training.objective import DenoisingObjective
 from tests.runs import MODEL, tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen(DenoisingObjective):

@@ -14,13 +14,9 @@ from dreambooth_jax.target import Target
 from tests.adapters.toy import RANK, low_rank
 from tests.runs import MODEL, assert_same, draw_photos, killed_at, tiny_config, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 
-LAYOUTS = [
-    ("auto", 1),
-    pytest.param(("pmap", 2), marks=pytest.mark.slow),
-    pytest.param(("fsdp", 2), marks=pytest.mark.slow),
-]
+LAYOUTS = [("auto", 1), ("pmap", 2), ("fsdp", 2)]
 STRETCH = ["text_encoder.start=1", "text_encoder.stop=3", "text_encoder.learning_rate=1e-2"]
 
 

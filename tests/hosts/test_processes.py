@@ -22,6 +22,8 @@ from tests.hosts.worker import MAPPERS, RECIPE, SPOILT, VIEWS
 from tests.prepare.fake import FakePipeline
 from tests.training import toy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

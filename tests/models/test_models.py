@@ -84,6 +84,7 @@ def test_recomputation_is_asked_for(network, remat):
     assert recomputed == (expected[remat] if cls is UNet2DConditionModel else TEXT.num_hidden_layers)
 
 
+@pytest.mark.slow
 def test_recomputation_changes_only_the_cost(network):
     """In float64 all policies have the same gradients; attentions are a part of the blocks, in work too."""
     cls, config, inputs, params, _ = network

@@ -108,6 +108,7 @@ def results(objective):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior_weight", LAMBDAS)
 @pytest.mark.parametrize("name", ["pmap", "fsdp"])
 def test_devices_do_not_matter(results, name, prior_weight):
@@ -121,6 +122,7 @@ def test_devices_do_not_matter(results, name, prior_weight):
     assert np.concatenate([m.ravel() for m in moved]).mean() < 1e-8
 
 
+@pytest.mark.slow
 def test_lambda_weighs_the_prior_term_alone(results):
     first = {weight: results["one"][weight][0][0] for weight in LAMBDAS}
     for weight in LAMBDAS:
