@@ -35,6 +35,8 @@ class DrawingConfig(SamplingConfig):
     outpaint_bottom: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
     """Pixels to add to the given image."""
 
+    noise_level: int = setting(20, at_least=0, at_most=10_000)
+    """Of models that enlarge pictures: how much noise is added to them first; more lets the model invent more."""
     variation_of: int | None = setting(None, at_least=0, below=2**64)
     """Seed of a picture to vary: each picture's own seed says where to, ``variation_strength`` how far."""
     variation_strength: float = setting(0.1, at_least=0, at_most=1)

@@ -52,6 +52,8 @@ class Condition(NamedTuple):
     """What other networks add to its features."""
     images: Mapping[str, tuple[tuple[Any, Any], ...]] | None = None
     """Path of an attention in the denoiser -> of each image its keys and values there, [b, n, channels]."""
+    labels: Int[Array, "b"] | None = None
+    """A number for each example, of those that it has an embedding for: an upscaler's level of noise."""
 
     def leaves(self) -> dict[str, Any]:
         """``condition/states`` and so on: how batches and tables, which are flat, name them."""

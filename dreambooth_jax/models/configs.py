@@ -203,6 +203,8 @@ class UNetConfig(UNetEncoderConfig):
     """Side of the latents that the network was trained on; it takes others."""
     out_channels: int = 4
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    num_class_embeds: int | None = None
+    """How many labels it has embeddings for, which are added to that of the timestep."""
 
     CHOICES: ClassVar[Choices] = {
         **UNetEncoderConfig.CHOICES,

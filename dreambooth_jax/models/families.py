@@ -102,12 +102,19 @@ def _whole(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
+def _dummy_condition(config: Any) -> Any:
+    """Text states, and a label for a denoiser that has embeddings for some."""
+    states: Any = _real(1, 1, config.cross_attention_dim)
+    label: Any = _whole(1)
+    return Condition(states, labels=label) if getattr(config, "num_class_embeds", None) else states
+
+
 UNET = ComponentKind(
     config_cls=UNetConfig,
     module_cls=UNet2DConditionModel,
     library_class=("diffusers", "UNet2DConditionModel"),
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels), _whole(1), _real(1, 1, c.cross_attention_dim)),
+    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels), _whole(1), _dummy_condition(c)),
 )
 CONTROLNET = ComponentKind(
     config_cls=ControlNetConfig,

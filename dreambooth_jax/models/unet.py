@@ -2,9 +2,10 @@
 # Copyright The dreambooth_jax authors
 """The denoiser ε(x_t, t, text): a UNet over latents that looks at text states (Rombach et al. 2022, § 3.3)."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
+from flax import linen as nn
 from jaxtyping import Array, Float, Real
 
 from dreambooth_jax.models.attention import Context
@@ -17,13 +18,14 @@ from dreambooth_jax.models.unet_encoder import UNetEncoder
 _KNOWN = ("states", "residuals", "images")
 
 
-def _parts(condition: Array | Condition) -> tuple[Array, Residuals, Any]:
+def _checked(condition: Array | Condition, known: Sequence[str]) -> Condition:
+    """A condition that holds nothing that the network would not look at."""
     if not isinstance(condition, Condition):
-        return condition, Residuals(), None
-    unused = [name for name, part in condition._asdict().items() if name not in _KNOWN and part is not None]
+        return Condition(condition)
+    unused = [name for name, part in condition._asdict().items() if name not in known and part is not None]
     if unused:
         raise ValueError(f"this network looks at text states alone, not at {', '.join(unused)}")
-    return condition.states, condition.residuals or Residuals(), condition.images
+    return condition
 
 
 class UNet2DConditionModel(UNetEncoder):
@@ -38,6 +40,9 @@ class UNet2DConditionModel(UNetEncoder):
         self.up_blocks = [UpBlock(config, level, **self._how) for level in reversed(levels)]
         self.conv_norm_out = GroupNorm(config.norm_num_groups, config.norm_eps, dtype=self.dtype)
         self.conv_out = conv(config.out_channels, dtype=self.dtype)
+        if config.num_class_embeds is not None:
+            features = 4 * config.block_out_channels[0]
+            self.class_embedding = nn.Embed(config.num_class_embeds, features, dtype=self.dtype)
 
     def __call__(
         self,
@@ -50,12 +55,17 @@ class UNet2DConditionModel(UNetEncoder):
         Args:
             latents: noisy latents, scaled. Any height and width will do.
             timesteps: of each example, in [0, T − 1]; may be fractional.
-            condition: text states, as they are or as a condition, which may hold residuals and images besides.
+            condition: text states, as they are or as a condition, which may hold residuals and images besides, and
+                labels where the network has embeddings for them.
         """
-        states, residuals, images = _parts(condition)
-        residuals = residuals.astype(self.dtype)
-        time, states = self._embed(timesteps), states.astype(self.dtype)
-        images = jax.tree.map(lambda leaf: leaf.astype(self.dtype), images)
+        labelled = self.config.num_class_embeds is not None
+        condition = _checked(condition, (*_KNOWN, "labels") if labelled else _KNOWN)
+        if labelled and condition.labels is None:
+            raise ValueError("this network needs a condition with labels")
+        residuals = (condition.residuals or Residuals()).astype(self.dtype)
+        time = self._embed(timesteps, self.class_embedding(condition.labels) if labelled else None)
+        states = condition.states.astype(self.dtype)
+        images = jax.tree.map(lambda leaf: leaf.astype(self.dtype), condition.images)
         text = states if images is None else Context(states, images)
         x, skips = self._encode(self.conv_in(latents.astype(self.dtype)), time, text, residuals.blocks)
         if residuals.skips is not None:

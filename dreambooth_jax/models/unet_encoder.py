@@ -56,8 +56,8 @@ class UNetEncoder(nn.Module):
     def _how(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
 
-    def _embed(self, timesteps: Real[Array, "b"]) -> Time:
-        """The embedded timestep after its activation, as blocks take it."""
+    def _embed(self, timesteps: Real[Array, "b"], more: Time | None = None) -> Time:
+        """The embedded timestep, and what else is embedded with it, after the activation, as blocks take it."""
         sinusoids = timestep_embedding(
             timesteps,
             self.config.block_out_channels[0],
@@ -65,7 +65,8 @@ class UNetEncoder(nn.Module):
             freq_shift=self.config.freq_shift,
             dtype=self.dtype,
         )
-        return jax.nn.silu(self.time_embedding(sinusoids))
+        time = self.time_embedding(sinusoids)
+        return jax.nn.silu(time if more is None else time + more)
 
     def _encode(
         self, x: Features, time: Time, text: Text, additions: Sequence[Array] | None = None

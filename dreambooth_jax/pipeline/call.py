@@ -34,6 +34,7 @@ from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents, read_request
 from dreambooth_jax.pipeline.run import OnStep, Run
 from dreambooth_jax.pipeline.texts import Texts, read_texts
+from dreambooth_jax.pipeline.upscale import small_canvas, upscales
 from dreambooth_jax.pipeline.variation import varied
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
@@ -146,9 +147,12 @@ def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
         told = {"height": settings.height, "width": settings.width}
         size = picture_size(lying, **told, factor=factor, most=LARGEST_SIDE)
         return replace(request, sampling=replace(settings, **size._asdict())), None
-    if request.image is None:
+    if request.image is None and not upscales(pipe):
         return request, None
-    canvas = make_canvas(request.image, request.mask, settings, factor=factor, native=native)
+    if upscales(pipe):
+        canvas = small_canvas(pipe, request.image)
+    else:
+        canvas = make_canvas(request.image or [], request.mask, settings, factor=factor, native=native)
     settings = replace(with_strength(pipe, settings), **canvas.size._asdict())
     return replace(request, sampling=settings), canvas
 
@@ -179,6 +183,8 @@ def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any])
 
 def with_strength(pipe: "Pipeline", settings: DrawingConfig) -> DrawingConfig:
     """Settings of a run from a picture with what the strength is by default."""
+    if upscales(pipe):  # what is drawn is not begun with the picture
+        return replace(settings, strength=1.0)
     default = 1.0 if fills_masks(pipe) or any(settings.outpaint) else 0.75
     return replace(settings, strength=default if settings.strength is None else settings.strength)
 
@@ -244,7 +250,10 @@ def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Ro
             keys=jnp.stack([rng.root_key(0)] * count),
             registers=Registers(*[latents] * 5),
             noise=latents,
-            canvas=CanvasLatents(channels=jnp.zeros((count, *sides, more))) if more else CanvasLatents(),
+            canvas=CanvasLatents(
+                channels=jnp.zeros((count, *sides, more)) if more else None,
+                labels=jnp.zeros(count, jnp.int32) if upscales(pipe) else None,
+            ),
         )
 
     return jax.eval_shape(rows)

@@ -52,6 +52,8 @@ class CanvasLatents(NamedTuple):
     """1 where ``kept`` does not count."""
     channels: Float[Array, "b h w k"] | None = None
     """What the denoiser is told beside x, position by position."""
+    labels: Int[Array, "b"] | None = None
+    """What it is told beside the timestep."""
 
 
 class Rows(NamedTuple):
@@ -125,7 +127,11 @@ def generate(
             return apply(networks.unet, None, params["unet"], x, times, condition)
 
         now = conditions if row.choice is None else chosen(conditions, row.choice)
-        told = {name: (condition, sides[name], rows.canvas.channels) for name, condition in now.items()}
+        canvas = rows.canvas
+        told = {
+            name: (condition._replace(labels=canvas.labels), sides[name], canvas.channels)
+            for name, condition in now.items()
+        }
         scale, rescale = shared.guidance_scale, shared.guidance_rescale
         return guided(network, text=told["text"], negative=told.get("negative"), scale=scale, rescale=rescale)
 

@@ -19,6 +19,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.canvas import Canvas
 from dreambooth_jax.pipeline.generate import CanvasLatents
 from dreambooth_jax.pipeline.img2img import picture_latents
+from dreambooth_jax.pipeline.upscale import small_latents, upscales
 from dreambooth_jax.trees import Tree
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def fills_masks(pipe: "Pipeline") -> bool:
 
 def check_channels(pipe: "Pipeline", canvas: Canvas | None) -> None:
     """Raise InputError if the denoiser looks at what is not given, or at what we do not know."""
+    if upscales(pipe):
+        return
     if not fills_masks(pipe):
         pipe.check_text_to_image()
     elif canvas is None or canvas.masks is None:
@@ -56,6 +59,8 @@ def canvas_latents(
         settings: with the strength.
         keys: of the pictures that are drawn.
     """
+    if upscales(pipe):
+        return small_latents(pipe, canvas, settings.noise_level, keys)
     anew = settings.strength == 1 and canvas.masks is not None
     fills = fills_masks(pipe)
     picture = None if anew and fills else picture_latents(pipe, params, canvas.pictures, keys)

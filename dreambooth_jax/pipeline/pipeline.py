@@ -103,8 +103,8 @@ class Pipeline:
         if wanted != self.latent_channels:
             raise InputError(
                 f"the unet of {self.components.folder} takes {wanted} channels, not the {self.latent_channels} of "
-                "latents: it fills in masked pictures, which cannot be trained here; take a model that draws from "
-                "prompts alone"
+                "latents: it fills in masks or enlarges pictures, which cannot be trained here; take a model that "
+                "draws from prompts alone"
             )
 
     @property

@@ -23,6 +23,8 @@ from dreambooth_jax.weights.nearest import is_path, nearest, no_model
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
+LOW_RES_SCHEDULER = "low_res_scheduler/scheduler_config.json"
+"""Of upscalers: how noisy the small pictures are that they are told."""
 
 _PICKLES = (".bin", ".bin.index.json", ".ckpt", ".pt", ".pth")
 _PICKLED = {"model": "pytorch_model"}  # what transformers called files of PyTorch's own format
@@ -36,12 +38,14 @@ class Layout:
         what: to call it in errors.
         components: folder -> kind of the network in it; the folder "" is the place itself.
         settings: files besides, all of them required.
+        optional: files besides that some models have.
         tokenizers: folders of tokenizers.
     """
 
     what: str
     components: Mapping[str, ComponentKind]
     settings: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     tokenizers: tuple[str, ...] = ()
 
     @property
@@ -56,6 +60,7 @@ def layout_of(family: Family) -> Layout:
         what="Stable Diffusion model in the diffusers layout",
         components=family.components,
         settings=(SCHEDULER,),
+        optional=(LOW_RES_SCHEDULER,),
         tokenizers=tuple(dict.fromkeys(family.text_encoders.values())),
     )
 
@@ -233,7 +238,7 @@ def _convert(load: str) -> str:
 
 def needed_files(names: Collection[str], weights: dict[str, str], layout: Layout) -> list[str]:
     """What of a repository is worth downloading: configurations, tokenizers, the chosen weights with their shards."""
-    wanted = {INDEX, *layout.configs, *weights.values()}
+    wanted = {INDEX, *layout.configs, *layout.optional, *weights.values()}
     for file in weights.values():
         if index := re.fullmatch(r"(.+)\.safetensors\.index(\.\w+)?\.json", file):
             stem, variant, number = re.escape(index[1]), re.escape(index[2] or ""), r"-\d+-of-\d+"
