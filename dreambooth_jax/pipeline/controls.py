@@ -22,11 +22,11 @@ from dreambooth_jax.pipeline.generate import Networks, Rows, Shared
 from dreambooth_jax.pipeline.request import check
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.folders import locate_module, read_json
-from dreambooth_jax.weights.ip_adapter import read_ip_adapter
+from dreambooth_jax.weights.ip_adapter import is_ip_adapter, read_ip_adapter
 from dreambooth_jax.weights.modules import parameter_shapes
 from dreambooth_jax.weights.pretrained import Place, load_module
 from dreambooth_jax.weights.single_file import is_single_file
+from dreambooth_jax.weights.single_module import open_module
 
 if TYPE_CHECKING:
     from dreambooth_jax.pipeline.pipeline import Pipeline
@@ -90,7 +90,8 @@ def load_control(
     """Read a network that guides a pipeline: onto its devices, in its dtype.
 
     Args:
-        source: folder or hub id of a ControlNet or T2I-Adapter in the diffusers layout, or the file of an IP-Adapter.
+        source: folder or hub id of a ControlNet or T2I-Adapter in the diffusers layout, or a single file: of an
+            IP-Adapter, or of a ControlNet as A1111 and ComfyUI keep it.
         pipe: the model that it is to guide.
         image_encoder: of an IP-Adapter: folder of CLIP's in transformers' layout, by default ``image_encoder`` beside
             the file. Without one, embeddings are given in the place of pictures.
@@ -107,13 +108,14 @@ def load_control(
         del name
         return jax.device_put(array, whole)
 
-    if is_single_file(source):
-        return _load_ip_adapter(at_home(str(source)), pipe, image_encoder, place, **how)
-    check("image_encoder", str(image_encoder), image_encoder is None, "only an IP-Adapter has one, which is a file")
-    # the kinds' files have the same names; which it is, the file tells
-    folder, _ = locate_module(str(source), CONTROLNET, revision=revision, variant=variant)
-    kind = kind_of(read_json(folder / "config.json").get("_class_name"), where=str(source))
-    module, params = load_module(folder, kind.component, place, variant=variant, **how)
+    file = at_home(str(source))
+    if is_single_file(file) and is_ip_adapter(file):
+        return _load_ip_adapter(file, pipe, image_encoder, place, **how)
+    check("image_encoder", str(image_encoder), image_encoder is None, "only an IP-Adapter has one")
+    # the kinds' configurations and weights have names in common: which kind it is, the first tells
+    found = open_module(source, CONTROLNET, revision=revision, variant=variant)
+    kind = kind_of(found.config.get("_class_name"), where=str(source))
+    module, params = load_module(source, kind.component, place, revision=revision, variant=variant, **how)
     for misfit in kind.misfits(module.config, pipe.unet.config, pipe.vae.config):
         raise InputError(f"{source} does not fit {pipe.components.folder}: {misfit}")
     return ControlModel(kind=kind, module=module, params=params, name=str(source))

@@ -47,6 +47,16 @@ class IPAdapter(NamedTuple):
     """Whether hidden states are projected, rather than the image's embedding."""
 
 
+def is_ip_adapter(file: Path) -> bool:
+    """By the names in a file.
+
+    Raises:
+        InputError: if it is not there, or broken.
+    """
+    leaves, _ = read_single(file)
+    return any(name.startswith(("image_proj.", "ip_adapter.")) for name in leaves)
+
+
 def attention_paths(unet: Mapping[str, Any]) -> list[str]:
     """Cross-attentions of a denoiser in the order that files number them.
 

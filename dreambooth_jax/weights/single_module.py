@@ -15,7 +15,7 @@ from typing import Any
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.configs import VAEConfig
-from dreambooth_jax.models.families import TAESD_DECODER, TAESD_ENCODER, VAE, ComponentKind
+from dreambooth_jax.models.families import CONTROLNET, TAESD_DECODER, TAESD_ENCODER, VAE, ComponentKind
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.fingerprint import file_fingerprint, files_fingerprint
@@ -23,6 +23,7 @@ from dreambooth_jax.weights.folders import locate_module
 from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.ldm import VAE_PREFIX, vae_place
 from dreambooth_jax.weights.ldm_configs import vae_config
+from dreambooth_jax.weights.ldm_control import original_controlnet
 from dreambooth_jax.weights.single_file import is_single_file, read_single, translated
 from dreambooth_jax.weights.sources import Shapes, Table, read_table
 
@@ -160,6 +161,7 @@ def _original_taesd(half: str) -> Original:
 
 
 ORIGINALS: Mapping[ComponentKind, Original] = {
+    CONTROLNET: original_controlnet,
     VAE: _original_vae,
     TAESD_ENCODER: _original_taesd("encoder"),
     TAESD_DECODER: _original_taesd("decoder"),

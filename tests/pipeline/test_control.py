@@ -20,10 +20,12 @@ from dreambooth_jax.pipeline.control_pictures import resized
 from dreambooth_jax.pipeline.controls import ControlModel
 from dreambooth_jax.size import Size
 from dreambooth_jax.training.parallel import sharding
+from dreambooth_jax.weights.ldm_control import control_place
 from tests import torch_models
 from tests.test_pipeline_parity import NEGATIVE, PROMPTS, ours, theirs
 
 torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch")
 diffusers = pytest.importorskip("diffusers")
 
 pytestmark = pytest.mark.parity
@@ -215,6 +217,53 @@ def test_t2i_adapters(sd15, tmp_path, count):
     )
     with pytest.raises(InputError, match="guess mode is for ControlNets"):
         pipe(PROMPTS, control=Control(controls[0].model, picture(1), guess=True))
+
+
+def original(net):
+    """The weights of a ControlNet of diffusers by the names of the original code."""
+    config = ControlNetConfig.from_json(torch_models.config_json(net))
+    return {control_place(config, name).key: leaf.contiguous() for name, leaf in net.state_dict().items()}
+
+
+def test_names_of_the_original_code_are_those_that_diffusers_reads(tmp_path):
+    net = torch_models.build_controlnet("sd15", conditioning_embedding_out_channels=(8, 12, 16, 24))
+    safetensors.save_file(original(net), tmp_path / "control.safetensors")
+    (tmp_path / "config.json").write_text(net.to_json_string())
+    again = diffusers.ControlNetModel.from_single_file(tmp_path / "control.safetensors", config=str(tmp_path))
+    assert again.state_dict().keys() == net.state_dict().keys()
+    for name, leaf in net.state_dict().items():
+        assert torch.equal(again.state_dict()[name], leaf), name
+
+
+def test_a_single_file_of_the_original_code(sd15, tmp_path):
+    """It holds what its folder does."""
+    _, pipe, (net, _), (model, _) = sd15
+    state = original(net)
+    safetensors.save_file(state, tmp_path / "control.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "control.pth")
+    for name in ("control.safetensors", "control.pth"):
+        found = load_control(tmp_path / name, pipe)
+        jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
+    kept = ("block_out_channels", "down_block_types", "layers_per_block", "conditioning_embedding_out_channels")
+    for name in (*kept, "cross_attention_dim", "use_linear_projection", "conditioning_channels"):
+        assert getattr(found.module.config, name) == getattr(model.module.config, name), name
+    safetensors.save_file({"a.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="holds no ControlNetModel that its names tell"):
+        load_control(tmp_path / "other.safetensors", pipe)
+
+
+def test_intervals_go_by_calls_of_the_network(sd15):
+    """Also of samplers that call it twice a step, as diffusers' Heun."""
+    torch_pipe, pipe, nets, (model, _) = sd15
+    both = controlled(torch_pipe, nets[:1])
+    leading = {"timestep_spacing": "leading"}
+    both.scheduler = diffusers.HeunDiscreteScheduler.from_config(torch_pipe.scheduler.config, **leading)
+    control = Control(model, picture(1), start=0.3, end=0.7)
+    wanted = {"control_guidance_start": 0.3, "control_guidance_end": 0.7, "image": nchw(picture(1))}
+    run = {"latents": noise(), "guidance_scale": 5.0}
+    expected_latents, _ = expected(both, pipe, noise(), num_inference_steps=6, guidance_scale=5.0, **wanted)
+    found = pipe(PROMPTS, control=control, sampler="heun", steps=6, negative_prompt=NEGATIVE, output="latents", **run)
+    np.testing.assert_allclose(found, expected_latents, atol=1e-4 * np.abs(expected_latents).max())
 
 
 class CountingNet(nn.Module):
