@@ -95,6 +95,7 @@ def opened(
 ) -> tuple["OpenedModel", DrawingConfig, dict[str, Any]]:
     """(the model, how it draws, pictures that it draws from)."""
     from dreambooth_jax.pipeline.call import settled
+    from dreambooth_jax.pipeline.controls import first_map
     from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import open_model
 
@@ -111,7 +112,8 @@ def opened(
             prediction_type=options.prediction_type,
         )
     given = given_pictures(options, model.pipe)
-    sampling = sampling_of(options, told, model, remake)
+    own_size = "image" in given or first_map(given.get("control", ())) is not None
+    sampling = sampling_of(options, told, model, remake, own_size=own_size)
     return model, dataclasses.replace(sampling, strength=settled(model.pipe, sampling, given).strength), given
 
 
@@ -188,7 +190,12 @@ def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
 
 
 def sampling_of(
-    options: SampleOptions, told: Collection[str], model: "OpenedModel", remake: "Remake | None" = None
+    options: SampleOptions,
+    told: Collection[str],
+    model: "OpenedModel",
+    remake: "Remake | None" = None,
+    *,
+    own_size: bool = False,
 ) -> DrawingConfig:
     """What the command line tells; the rest is as in the picture to repeat, or for a run as in its own samples.
 
@@ -197,8 +204,9 @@ def sampling_of(
         told: names of those that it gave.
         model: the model, with its run's settings.
         remake: a picture to repeat.
+        own_size: whether a given picture says what size is drawn.
     """
-    size = None if options.image or options.control or not model.config else model.config.data.size
+    size = None if own_size or not model.config else model.config.data.size
     if remake:
         base = DrawingConfig(**remake.options)
     elif model.config:
