@@ -39,8 +39,12 @@ def test_prompts_of_the_command_line_are_read_as_a1111_does(of_run, told, expect
     assert config.prior.prompt_syntax == "plain"
 
 
-def test_a_line_of_100_megabytes_is_refused_in_one(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a dog\n" + "(" * 10**8)
-    with pytest.raises(InputError, match=r"^a prompt has 100000000 characters, of which 50000 may be") as caught:
+@pytest.mark.parametrize(
+    ("length", "line"),
+    [(10**8, "has more than 67108864 bytes"), (10**7, "^a prompt has 10000000 characters, of which 50000 may be")],
+)
+def test_a_line_of_100_megabytes_is_refused_in_one(tmp_path, length, line):
+    (tmp_path / "prompts.txt").write_text("a dog\n" + "(" * length)
+    with pytest.raises(InputError, match=line) as caught:
         read_prompts(SampleOptions(source="run", prompts_file=str(tmp_path / "prompts.txt")))
     assert len(str(caught.value)) < 200
