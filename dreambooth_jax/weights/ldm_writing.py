@@ -26,6 +26,8 @@ from dreambooth_jax.weights.single_file import OWN_METADATA, configs_text
 from dreambooth_jax.weights.writing import checked_dtype, outgoing
 
 SUFFIX = ".safetensors"
+MARKER = Leaf(shape=(0,), dtype=np.dtype(np.float32), load=lambda: np.zeros(0, np.float32))
+"""An array that says something by its name alone."""
 
 
 def write_single_file(
@@ -58,6 +60,7 @@ def write_single_file(
     if family is not SD:
         raise InputError(f"format = ldm is for Stable Diffusion 1 and 2, this is a {family.pipeline_class}")
     leaves = single_file_leaves(params, configs, dtype=checked_dtype(dtype), finite=finite)
+    leaves |= {name: MARKER for name in _markers(configs, scheduler_config)}
     metadata = _metadata(target.stem, configs, scheduler_config)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -100,14 +103,22 @@ def _joined(parts: list[Leaf]) -> Leaf:
     return Leaf(shape=shape, dtype=parts[0].dtype, load=lambda: np.concatenate([part.load() for part in parts]))
 
 
+def _markers(configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]) -> list[str]:
+    """What A1111 and ComfyUI look for among the arrays: v-prediction where nobody expects it, zero terminal SNR."""
+    is_2 = is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"]))
+    is_v = scheduler_config.get("prediction_type") == "v_prediction"
+    return ["v_pred"] * (is_v and not is_2) + ["ztsnr"] * bool(scheduler_config.get("rescale_betas_zero_snr"))
+
+
 def _metadata(
     title: str, configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]
 ) -> dict[str, str]:
     unet, vae = configs["unet"], configs["vae"]
     is_2 = is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"]))
-    is_v = scheduler_config.get("prediction_type") == "v_prediction"
+    predicts = scheduler_config.get("prediction_type", "epsilon")
+    said = {"epsilon": "epsilon", "v_prediction": "v"}.get(predicts)
     side = (unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
-    kinds = {1: "stable-diffusion-v1", 2: "stable-diffusion-v2-768-v" if is_v else "stable-diffusion-v2-512"}
+    kinds = {1: "stable-diffusion-v1", 2: "stable-diffusion-v2-768-v" if said == "v" else "stable-diffusion-v2-512"}
     architecture = kinds[1 + is_2]
     if unet.get("in_channels") == 9:
         architecture = f"stable-diffusion-v{1 + is_2}-inpainting"
@@ -117,6 +128,6 @@ def _metadata(
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": "v" if is_v else "epsilon",
+        **({"modelspec.prediction_type": said} if said else {}),
         OWN_METADATA: configs_text(configs, scheduler_config),
     }

@@ -80,8 +80,9 @@ def find_tokenizer(file: Path, tower: TextTower, *, entries: int, given: str | P
         return beside
     for repository in tower.repositories:
         vocabulary = cached(repository, f"{FOLDER}/vocab.json")
-        if vocabulary is not None and (vocabulary.parent / "merges.txt").is_file() and _entries(vocabulary) == entries:
-            return vocabulary.parent
+        found = vocabulary.parent if vocabulary is not None else None
+        if found is not None and (found / "merges.txt").is_file() and _entries(found) == entries:
+            return found
     raise InputError(
         f"{file} is a single file, which holds no tokenizer: give one with --tokenizer FOLDER (in a run's settings "
         f"model.tokenizer), the folder of any {tower.name} in the diffusers layout, or copy one to {beside}"
@@ -100,16 +101,21 @@ def _check(folder: Path, tower: TextTower, *, entries: int, file: Path) -> None:
             f"the tokenizer in {folder} pads with {pad!r}, but {file} is a {tower.name}, which pads with "
             f"{tower.pad!r}: give the tokenizer of a {tower.name}"
         )
-    vocabulary = folder / "vocab.json"
-    if vocabulary.is_file() and _entries(vocabulary) != entries:
+    if _entries(folder) != entries:
         raise InputError(
-            f"the tokenizer in {folder} has {_entries(vocabulary)} entries, the text encoder of {file} {entries}: "
+            f"the tokenizer in {folder} has {_entries(folder)} entries, the text encoder of {file} {entries}: "
             "give the tokenizer that it was trained with"
         )
 
 
-def _entries(vocabulary: Path) -> int:
-    return len(read_json(vocabulary))
+def _entries(folder: Path) -> int:
+    """Of the vocabulary, whichever of its two forms is there."""
+    if (folder / "tokenizer.json").is_file():  # the one that is read where both are
+        model = read_json(folder / "tokenizer.json").get("model")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    else:
+        vocabulary = read_json(folder / "vocab.json")
+    return len(vocabulary) if isinstance(vocabulary, dict) else 0
 
 
 def _pad(folder: Path) -> str:

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Single files in the layout of the original code: read, written, told apart, and refused."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -151,6 +152,28 @@ class TestMetadata:
         start = 8 + int.from_bytes(data[:8], "little")
         assert said["modelspec.hash_sha256"] == "0x" + hashlib.sha256(data[start:]).hexdigest()
 
+    @pytest.mark.parametrize(
+        ("changes", "markers", "said"),
+        [
+            ({"prediction_type": "epsilon"}, set(), "epsilon"),
+            ({"prediction_type": "v_prediction"}, {"v_pred"}, "v"),
+            ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {"v_pred", "ztsnr"}, "v"),
+            ({"prediction_type": "sample"}, set(), None),
+        ],
+    )
+    def test_what_others_do_not_expect_of_a_first_version(self, sd15, tmp_path, changes, markers, said):
+        scheduler = {**sd15.scheduler_config, **changes}
+        file = written(tmp_path / "m.safetensors", dataclasses.replace(sd15, scheduler_config=scheduler))
+        with safe_open(file, "np") as opened:
+            assert opened.metadata().get("modelspec.prediction_type") == said
+            assert set(opened.keys()) & {"v_pred", "ztsnr"} == markers
+        assert load_components(file, tokenizer=TOKENIZERS[1]).scheduler_config == scheduler
+        for form in ({}, {"modelspec.prediction_type": said or ""}):  # to who knows nothing of ours
+            save_file(load_file(file), tmp_path / "other.safetensors", metadata=form)
+            found = open_single_file(tmp_path / "other.safetensors").scheduler_config
+            expected = {**changes, "prediction_type": "v_prediction" if said == "v" else "epsilon"}
+            assert {key: found.get(key) for key in expected} == expected
+
     def test_the_same_model_is_the_same_file(self, sd15, tmp_path):
         one, two = (written(tmp_path / name / "x.safetensors", sd15) for name in "ab")
         assert one.read_bytes() == two.read_bytes()
@@ -271,6 +294,20 @@ class TestTokenizer:
     def test_given_as_its_folder_or_a_models(self, sd1):
         for given in (TOKENIZERS[1], TOKENIZERS[1].parent):
             assert load_components(sd1, tokenizer=given).tokenizers == {"text_encoder": TOKENIZERS[1]}
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_saved_by_a_newer_library(self, sd1, version, tmp_path):
+        """transformers 5 leaves vocab.json out."""
+        from transformers import CLIPTokenizer
+
+        CLIPTokenizer.from_pretrained(str(TOKENIZERS[version])).save_pretrained(tmp_path / "saved")
+        (tmp_path / "saved" / "vocab.json").unlink(missing_ok=True)
+        assert (tmp_path / "saved" / "tokenizer.json").is_file()
+        if version == 1:
+            assert load_components(sd1, tokenizer=tmp_path / "saved").tokenizers["text_encoder"] == tmp_path / "saved"
+        else:
+            with pytest.raises(InputError, match="pads with '!'"):
+                load_components(sd1, tokenizer=tmp_path / "saved")
 
     def test_beside_the_file(self, sd1):
         assert load_components(sd1).tokenizers == {"text_encoder": sd1.parent / "tokenizer"}
