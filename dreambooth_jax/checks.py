@@ -9,12 +9,16 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
 from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.prompts.named import expanded
+
+Syntax: TypeAlias = Literal["plain", "a1111"]
 
 log = logging.getLogger(__name__)
 
@@ -74,22 +78,23 @@ def doubts(config: Config) -> Iterator[str]:
             f"data.instance_prompt {shown(template)} has no {{identifier}}: photos without a caption of their own "
             f"change the whole class, and {identifier!r} learns nothing"
         )
-    for key, template in _templates(config):
+    for key, template, syntax in _templates(config):
         if key.startswith("prior.") and "{identifier}" in template:
             yield f"{key} {shown(template)} has {{identifier}}: class images must be called without the subject's word"
-        if re.search(r"[{}]", re.sub(r"\{\{|\}\}|\{[^{}]*\}", "", template)):
+        if syntax == "plain" and re.search(r"[{}]", re.sub(r"\{\{|\}\}|\{[^{}]*\}", "", template)):
             yield f"{key} {shown(template)} has a brace without its partner: it is read as it stands, not as a field"
 
 
-def _templates(config: Config) -> Iterator[tuple[str, str]]:
-    """(key, prompt with fields) of all that the run uses."""
-    yield "data.instance_prompt", config.data.instance_prompt
-    if config.prior.weight:
-        yield "prior.class_prompt", config.prior.class_prompt
-        yield "prior.class_images_prompt", config.prior.class_images_prompt or ""
+def _templates(config: Config) -> Iterator[tuple[str, str, Syntax]]:
+    """(key, prompt with fields, how it is read) of all that the run uses."""
+    yield "data.instance_prompt", config.data.instance_prompt, "plain"
+    prior, samples = config.prior, config.samples
+    if prior.weight:
+        yield "prior.class_prompt", prior.class_prompt, "plain"
+        yield "prior.class_images_prompt", prior.class_images_prompt or "", prior.prompt_syntax
     for key in ("prompts", "class_prompts"):
-        for template in getattr(config.samples, key):
-            yield f"samples.{key}", template
+        for template in expanded(getattr(samples, key)):
+            yield f"samples.{key}", template, samples.prompt_syntax
 
 
 def _names_the_subject(template: str, identifier: str) -> bool:
@@ -100,7 +105,7 @@ def _words(config: Config) -> Iterator[str]:
     templates = list(_templates(config))
     # of the samples' class prompts it may be missing: they are drawn without, too
     if not config.data.class_noun.strip() and any(
-        "{class_noun}" in template for key, template in templates if key != "samples.class_prompts"
+        "{class_noun}" in template for key, template, _ in templates if key != "samples.class_prompts"
     ):
         yield "data.class_noun is empty: say what the subject is, such as data.class_noun=dog"
     subject = Subject(identifier=config.data.identifier, class_noun=config.data.class_noun)
@@ -109,5 +114,5 @@ def _words(config: Config) -> Iterator[str]:
     for key in ("prompts", "class_prompts"):
         if any(not prompt.strip() for prompt in getattr(config.samples, key)):
             yield f"samples.{key} has an empty prompt: leave it out"
-    for _, template in templates:
-        subject.fill(template)  # raises, naming the unknown field
+    for _, template, syntax in templates:
+        subject.fill(template, syntax=syntax)  # raises, naming the unknown field

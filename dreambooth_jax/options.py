@@ -17,9 +17,13 @@ class SampleOptions(DrawingConfig):
     source: str = setting(path=True, nonempty=True)
     """Run folder, model folder, single file or hub id."""
     prompts: tuple[str, ...] = setting(())
-    """What to draw: the words after SOURCE, each in quotes."""
+    """What to draw: the words after SOURCE, each in quotes; or dreambooth-live, dreambooth-object or anatomy."""
     prompt_syntax: Literal["plain", "a1111"] = redefault(SamplingConfig, "prompt_syntax", "a1111")
     """How prompts are read: as A1111 does, (more:1.3) [less] BREAK, and as long as they are; or plain."""
+    identifier: str | None = setting(None, nonempty=True)
+    """What {identifier} in a prompt is; by default the run's."""
+    class_noun: str | None = None
+    """What {class_noun} in a prompt is; by default the run's."""
     prompts_file: str | None = setting(None, path=True, nonempty=True)
     """Text file with a prompt on each line."""
     image: str | None = setting(None, path=True, nonempty=True)

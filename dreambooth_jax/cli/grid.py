@@ -41,6 +41,16 @@ def read_grid(options: SampleOptions, told: Collection[str]) -> "list[Axis]":
     return axes
 
 
+def with_prompts(axes: "Sequence[Axis]", fill: Callable[[Sequence[str]], list[str]]) -> "list[Axis]":
+    """Axes whose prompts are filled in; there may be more of them than before."""
+
+    def filled(axis: "Axis") -> "Axis":
+        prompts = tuple(fill(axis.values))
+        return axis._replace(values=prompts, texts=prompts)
+
+    return [filled(axis) if axis.key == "prompt" else axis for axis in axes]
+
+
 def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Axis]", sheet: Path, open_: Open) -> None:
     """Draw all cells, model by model, and write the sheet and its JSON.
 

@@ -5,13 +5,15 @@
 import dataclasses
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax.cli.controls import open_controls
-from dreambooth_jax.cli.grid import draw_grid, read_grid
+from dreambooth_jax.cli.grid import draw_grid, read_grid, with_prompts
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
+from dreambooth_jax.cli.prompts import fill_prompts, read_prompts, words_of
 from dreambooth_jax.cli.queue import queued_jobs, work_off
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
@@ -19,8 +21,6 @@ from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
-from dreambooth_jax.prompts.limits import checked_prompts
-from dreambooth_jax.text_files import read_lines
 
 if TYPE_CHECKING:
     from dreambooth_jax.cli.watching import Watcher
@@ -48,10 +48,14 @@ def sample(call: Call) -> None:
         options = like_told(options, call.told, remake)
     jobs = queued_jobs(options, call.told) if options.queue else {}
     prompts = [] if jobs else read_prompts(options, needed=not (options.grid and "prompt" in options.grid))
+    fill = partial(fill_prompts, words=words_of(options), syntax=options.prompt_syntax)
+    jobs = {path: fill(of_file) for path, of_file in jobs.items()}
+    if not (remake and options.prompts == (remake.prompt,)):
+        prompts = fill(prompts)
     end = 2**32 if options.noise == "jax" else 2**64
     if options.seed + options.num_images > end:
         raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {end}: seeds end there")
-    axes = read_grid(options, call.told)
+    axes = with_prompts(read_grid(options, call.told), fill)
     from dreambooth_jax.cli.watching import watcher_of
     from dreambooth_jax.compilation_cache import keep_compiled
     from dreambooth_jax.evaluation.drawing import Place
@@ -224,18 +228,6 @@ def sampling_of(
     sampling = dataclasses.replace(base, **values)
     log.info("%d steps, guidance %g", sampling.steps, sampling.guidance_scale)
     return sampling
-
-
-def read_prompts(options: SampleOptions, *, needed: bool = True) -> list[str]:
-    """Prompts of the command line, then those of the file.
-
-    Raises:
-        InputError: if there is none, one is empty or far too long, or no such file.
-    """
-    prompts = list(options.prompts) + (read_lines(options.prompts_file) if options.prompts_file else [])
-    if not prompts and needed:
-        raise InputError("no prompt: write it after the model, in quotes, or give --prompts_file=prompts.txt")
-    return checked_prompts(prompts)
 
 
 def source_and_prompts(words: Sequence[str]) -> list[str]:

@@ -37,6 +37,8 @@ class SamplingConfig(Settings):
     """How prompts are read: plain, or as A1111 does: (more:1.3) [less] BREAK, and as long as they are."""
     emphasis: Literal["original", "no_norm"] = "original"
     """Of a1111: whether text states with weights get their mean back (original) or not (no_norm)."""
+    wildcards: str | None = setting(None, path=True, nonempty=True)
+    """Of a1111: folder of text files; __hats__ in a prompt is a line of hats.txt, drawn from the picture's seed."""
     clip_skip: int = setting(1, at_least=1, at_most=64)
     """The text encoder's layer that is read, from the end, as A1111 counts: 1 is the last; diffusers would say 0."""
     sampler: str = setting("ddim", one_of=tuple(SAMPLER_NAMES))

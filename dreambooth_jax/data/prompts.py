@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
+from typing import Literal
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.text_files import read_text
@@ -40,26 +41,33 @@ class Subject:
     class_noun: str
     """What it is: dog, backpack, person. May be empty."""
 
-    def fill(self, template: str) -> str:
-        """The template with its fields filled in, ``{{`` and ``}}`` as braces, and runs of white space made one blank.
+    def fill(self, template: str, *, syntax: Literal["plain", "a1111"] = "plain") -> str:
+        r"""The template with its fields filled in, and runs of white space made one blank.
+
+        Args:
+            template: where braces themselves are written ``{{`` and ``}}``; in A1111's syntax ``\{`` and ``\}``, which
+                stay what they are, as do braces with a ``|``: these are wildcards.
+            syntax: of prompts that are filled in.
 
         Raises:
             InputError: a field in braces that is none of this class's.
         """
         known = [field.name for field in fields(self)]
+        braces = r"\{ and \}" if syntax == "a1111" else "{{ and }}"
+        pattern = r"\\.|\{([^{}|\\]*)\}" if syntax == "a1111" else r"\{\{|\}\}|\{([^{}]*)\}"
 
         def value(match: re.Match[str]) -> str:
             if match[1] is None:
-                return match[0][0]
+                return match[0] if syntax == "a1111" else match[0][0]
             if match[1] not in known:
                 (nearest,) = difflib.get_close_matches(match[1], known, n=1, cutoff=0)
                 raise InputError(
                     f"unknown field {match[0]} in {template!r}; did you mean {{{nearest}}}? "
-                    "Braces themselves are written {{ and }}"
+                    f"Braces themselves are written {braces}"
                 )
             return getattr(self, match[1])
 
-        return " ".join(re.sub(r"\{\{|\}\}|\{([^{}]*)\}", value, template).split())
+        return " ".join(re.sub(pattern, value, template, flags=re.DOTALL).split())
 
 
 def find_caption(row: Mapping[str, object]) -> str | None:

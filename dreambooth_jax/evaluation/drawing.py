@@ -147,8 +147,9 @@ class PictureFolder:
         of_model = {"model": model, "fingerprint": fingerprint}
         for number, (seed, picture) in enumerate(zip(batch.seeds, batch.pictures), batch.place.position):
             path = self._path(batch.row, seed)
-            of_picture = {"prompt": settings.prompts[batch.row], "seed": seed}
+            of_picture = {"prompt": "", "seed": seed}  # in this order
+            said = settings.said(batch.row, seed)
             place = {"batch": batch.place.batch, "position": number}
-            save_png(path, picture, of_picture | settings.metadata() | of_model | place)
+            save_png(path, picture, of_picture | settings.metadata() | said | of_model | place)
             paths.append(path)
         return paths

@@ -16,6 +16,7 @@ from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.prompts.wildcards import Side, draw
 from dreambooth_jax.trees import Tree
 
 MARGIN = 8
@@ -32,6 +33,16 @@ class SampleSettings:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     given: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline besides: pictures to draw from."""
+
+    def said(self, row: int, seed: int) -> dict[str, str]:
+        """Prompt and negative prompt of a picture, and what they were drawn from, where they have wildcards."""
+        told = {"prompt": self.prompts[row], "negative_prompt": self.sampling.negative_prompt}
+        if self.sampling.prompt_syntax == "plain":
+            return told
+        sides: dict[str, Side] = {"prompt": "prompt", "negative_prompt": "negative"}
+        folder = self.sampling.wildcards
+        drawn = {name: draw(told[name], seed=seed, folder=folder, side=side) for name, side in sides.items()}
+        return drawn | {f"{name}_template": text for name, text in told.items() if drawn[name] != text}
 
     def metadata(self) -> dict[str, Any]:
         """Settings that all pictures of the grid share."""

@@ -57,9 +57,9 @@ def draw(
     final, images = one_pass(pipe, request, params, canvas=canvas, on_step=on_step)
     if request.sampling.hires_scale > 1:
         check("hires_scale", request.sampling.hires_scale, not (canvas and canvas.masks), "not together with a mask")
-        request = second_request(request, hires_size(pipe, request))
+        passed, request = request.sampling.steps, second_request(request, hires_size(pipe, request))
         start = enlarged(pipe, params, request, final, images)
-        final, images = one_pass(pipe, request, params, start=start, on_step=on_step)
+        final, images = one_pass(pipe, request, params, start=start, passed=passed, on_step=on_step)
     return as_output(final, canvas.finish(images) if canvas else images, output)
 
 
@@ -70,13 +70,19 @@ def one_pass(
     *,
     canvas: Canvas | None = None,
     start: Float[Array, "b h w c"] | None = None,
+    passed: int | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(final latents, pictures in [0, 1]) of a run from noise, from a canvas, or from latents ``start``."""
+    """(final latents, pictures in [0, 1]) of a run from noise, from a canvas, or from latents ``start``.
+
+    ``passed`` is the number of steps of the pass that made those.
+    """
     part = None if canvas is None and start is None else part_run(request.sampling)
     static, shared = program_of(pipe, request.sampling, part)
     noise = noise_of(pipe, request)
-    texts = read_texts(request, pipe.tokenizers, steps=np.asarray(shared.table.rows.step), with_guidance=static[1])
+    texts = read_texts(
+        request, pipe.tokenizers, steps=np.asarray(shared.table.rows.step), with_guidance=static[1], passed=passed
+    )
     rows = rows_of(pipe, params, request, texts, noise, canvas)
     if start is not None:
         rows = rows._replace(canvas=rows.canvas._replace(start=start))

@@ -20,8 +20,11 @@ from dreambooth_jax.pipeline.generate import Rows
 from dreambooth_jax.pipeline.request import Request
 from dreambooth_jax.prompts.chunks import Chunks, pad_chunks, read_chunks
 from dreambooth_jax.prompts.editing import timeline
+from dreambooth_jax.prompts.wildcards import Side, draw
 
-PROMPTS, NEGATIVES = SIDES = ("ids", "negative_ids")
+SIDES: dict[str, Side] = {"ids": "prompt", "negative_ids": "negative"}
+"""Fields of ``Rows``, and what they are of."""
+PROMPTS, NEGATIVES = SIDES
 
 
 class Told(NamedTuple):
@@ -54,7 +57,12 @@ class Texts(NamedTuple):
 
 
 def read_texts(
-    request: Request, tokenizers: Mapping[str, Tokenizer], *, steps: Float[np.ndarray, "rows"], with_guidance: bool
+    request: Request,
+    tokenizers: Mapping[str, Tokenizer],
+    *,
+    steps: Float[np.ndarray, "rows"],
+    with_guidance: bool,
+    passed: int | None = None,
 ) -> Texts:
     """What the pictures of a request are told.
 
@@ -63,18 +71,21 @@ def read_texts(
         tokenizers: of each text encoder.
         steps: for each row of the sampler's table the step, from 0, that it belongs to.
         with_guidance: without it negative prompts are not read.
+        passed: steps of the first pass, in a second one.
 
     Raises:
         InputError: for a prompt that is too long, or changes too often.
     """
-    prompts, count = {PROMPTS: request.prompts, NEGATIVES: request.negative_prompts}, len(request.prompts)
-    if request.sampling.prompt_syntax == "plain":
+    count, sampling = len(request.prompts), request.sampling
+    prompts = {PROMPTS: request.prompts, NEGATIVES: request.negative_prompts}
+    if sampling.prompt_syntax == "plain":
         ids = {side: {name: read(texts) for name, read in tokenizers.items()} for side, texts in prompts.items()}
         return Texts(ids, np.ones(count, int))
     if not with_guidance:
         prompts[NEGATIVES] = [""] * count
+    prompts = {side: _drawn(texts, request, SIDES[side]) for side, texts in prompts.items()}
     number = 1 + int(steps.max())
-    seen = {text: _read(text, tokenizers, number) for text in {*prompts[PROMPTS], *prompts[NEGATIVES]}}
+    seen = {text: _read(text, tokenizers, number, passed) for text in {*prompts[PROMPTS], *prompts[NEGATIVES]}}
     told = {side: [seen[text] for text in texts] for side, texts in prompts.items()}
     lengths = np.asarray([max(one.length for one in both) for both in zip(*told.values())])
     most = max(len(set(one.of_step)) for one in seen.values())
@@ -82,7 +93,7 @@ def read_texts(
     ids, weights = ({side: arrays[i] for side, arrays in stacked.items()} for i in range(2))
     if lengths.max() == most == 1 and all((leaf == 1).all() for leaf in jax.tree.leaves(weights)):
         return Texts(jax.tree.map(lambda leaf: leaf[:, 0, 0], ids), lengths)
-    late = request.sampling.profile == "a1111"
+    late = sampling.profile == "a1111"
     choice = np.stack([_choices(some, steps, late=late) for some in told.values()], axis=1) if most > 1 else None
     return Texts(
         {**ids, "token_weights": weights[PROMPTS], "negative_token_weights": weights[NEGATIVES], "choice": choice},
@@ -90,8 +101,14 @@ def read_texts(
     )
 
 
-def _read(prompt: str, tokenizers: Mapping[str, Tokenizer], steps: int) -> Told:
-    texts, of_step = timeline(prompt, steps)
+def _drawn(prompts: Sequence[str], request: Request, side: Side) -> list[str]:
+    """Without wildcards."""
+    folder = request.sampling.wildcards
+    return [draw(prompt, seed=seed, folder=folder, side=side) for prompt, seed in zip(prompts, request.seeds)]
+
+
+def _read(prompt: str, tokenizers: Mapping[str, Tokenizer], steps: int, passed: int | None) -> Told:
+    texts, of_step = timeline(prompt, steps, passed=passed)
     return Told({name: [read_chunks(text, one) for text in texts] for name, one in tokenizers.items()}, of_step)
 
 

@@ -91,7 +91,7 @@ def class_photos(
         begun_with: digest of the class images that a run has begun with.
     """
     recipe = Recipe(
-        prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt),
+        prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt, syntax=prior.prompt_syntax),
         sampling=prior.sampling(size=data.size),
         model=pipe.components.known_as({line.get("model") for line in read_manifest(folder)}),
     )

@@ -11,8 +11,9 @@ They nest. Brackets that are none of these are let be: :mod:`.emphasis` reads th
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 from dreambooth_jax.errors import InputError
@@ -65,15 +66,20 @@ class _Bracket:
     separators: list[int] = field(default_factory=list)
 
 
-def timeline(prompt: str, steps: int) -> Timeline:
+def timeline(prompt: str, steps: int, *, passed: int | None = None) -> Timeline:
     """The texts of a prompt in a run of some steps.
+
+    Args:
+        prompt: the prompt.
+        steps: how many.
+        passed: steps of the first pass, in a second one: fractions from 1 to 2 are of the second, and numbers count on.
 
     Raises:
         InputError: for a prompt that is too long, or changes more often than anyone would write.
     """
     check_length(prompt)
     tokens = _TOKEN.findall(prompt)
-    changes, roles = _changes(tokens, steps)
+    changes, roles = _changes(tokens, partial(_last_step, steps=steps, passed=passed))
     if len(changes) > MOST_CHANGES:
         raise InputError(f"a prompt has {len(changes)} of [a:b:0.5] and [a|b]: it may have {MOST_CHANGES}")
     pieces = pieces_of(tokens, roles)
@@ -90,7 +96,7 @@ def timeline(prompt: str, steps: int) -> Timeline:
     return Timeline(tuple(texts), tuple(index))
 
 
-def _changes(tokens: Sequence[str], steps: int) -> tuple[list[Change], dict[int, tuple[int, int]]]:
+def _changes(tokens: Sequence[str], last: Callable[[str], int]) -> tuple[list[Change], dict[int, tuple[int, int]]]:
     """The brackets that change, and roles: token -> (number of the change, option that begins there).
 
     That of a bracket's end is END, that of the number in an edit NEVER.
@@ -112,14 +118,16 @@ def _changes(tokens: Sequence[str], steps: int) -> tuple[list[Change], dict[int,
             while count[sign] and (bracket is None or bracket.sign != sign):  # others within are not closed
                 bracket = opened.pop()
                 count[bracket.sign] -= 1
-            if bracket and well_formed and sign == "[" and (found := _change(tokens, bracket, number, steps)):
+            if bracket and well_formed and sign == "[" and (found := _change(tokens, bracket, number, last)):
                 change, options = found
                 roles |= {place: (len(changes), option) for place, option in options.items()}
                 changes.append(change)
     return changes, roles
 
 
-def _change(tokens: Sequence[str], bracket: _Bracket, end: int, steps: int) -> tuple[Change, dict[int, int]] | None:
+def _change(
+    tokens: Sequence[str], bracket: _Bracket, end: int, last: Callable[[str], int]
+) -> tuple[Change, dict[int, int]] | None:
     """What a closed bracket is, and where its options begin; None if it does not change."""
     places = bracket.separators
     signs = {tokens[place] for place in places}
@@ -131,10 +139,14 @@ def _change(tokens: Sequence[str], bracket: _Bracket, end: int, steps: int) -> t
         return None
     first, *second = places
     options = {bracket.start: 0, first: 1} if second else {bracket.start: 1}
-    return Change("edit", _last_step(when[1], steps)), options | {places[-1]: NEVER, end: END}
+    return Change("edit", last(when[1])), options | {places[-1]: NEVER, end: END}
 
 
-def _last_step(when: str, steps: int) -> int:
+def _last_step(when: str, *, steps: int, passed: int | None) -> int:
     """A fraction of the steps if it has a point, or else their number."""
-    number = float(when) * (steps if "." in when else 1)
+    number = float(when)
+    if "." in when:
+        number = (number - (passed is not None)) * steps
+    else:
+        number -= passed or 0
     return math.trunc(min(max(number, -1.0), float(steps)))

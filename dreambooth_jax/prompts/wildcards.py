@@ -13,7 +13,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.prompts.limits import LONGEST, check_length
 from dreambooth_jax.prompts.options import END, pieces_of, text_of
 from dreambooth_jax.text_files import read_lines
+
+Side: TypeAlias = Literal["prompt", "negative"]
 
 DEEPEST = 16
 """How often what was drawn may hold something to draw."""
@@ -32,7 +34,7 @@ _WEIGHT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)::")
 _NAME = re.compile(r"(?<![\\_])__([^\W_](?:[\w/-]{0,200}?[^\W_])?)__(?!_)")
 
 
-def draw(prompt: str, *, seed: int, folder: str | None = None, side: Literal["prompt", "negative"] = "prompt") -> str:
+def draw(prompt: str, *, seed: int, folder: str | None = None, side: Side = "prompt") -> str:
     """The prompt of a picture.
 
     Args:

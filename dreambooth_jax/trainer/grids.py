@@ -10,6 +10,7 @@ from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_be
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.photos import subject_of
 from dreambooth_jax.progress import announced
+from dreambooth_jax.prompts.named import expanded
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.loop import Hook
@@ -57,8 +58,9 @@ class Grids:
 def grids_of(config: Config, folder: RunFolder) -> Grids:
     """What a run's settings ask for."""
     samples, subject = config.samples, subject_of(config.data)
+    prompts = (*samples.prompts, *samples.class_prompts)
     settings = SampleSettings(
-        prompts=[subject.fill(prompt) for prompt in (*samples.prompts, *samples.class_prompts)],
+        prompts=[subject.fill(prompt, syntax=samples.prompt_syntax) for prompt in expanded(prompts)],
         num_images=samples.num_images,
         seed=samples.seed,
         sampling=samples.sampling(size=config.data.size),

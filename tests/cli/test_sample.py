@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreambooth_jax.cli.sample import read_prompts, sampling_of
+from dreambooth_jax.cli.prompts import read_prompts
+from dreambooth_jax.cli.sample import sampling_of
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
@@ -40,11 +41,15 @@ def test_prompts_of_the_command_line_are_read_as_a1111_does(of_run, told, expect
 
 
 @pytest.mark.parametrize(
-    ("length", "line"),
-    [(10**8, "has more than 67108864 bytes"), (10**7, "^a prompt has 10000000 characters, of which 50000 may be")],
+    ("length", "told"),
+    [
+        (10**8, r"prompts\.txt has more than \d+ bytes"),
+        (10**7, r"^a prompt has 10000000 characters, of which 50000 may be"),
+    ],
 )
-def test_a_line_of_100_megabytes_is_refused_in_one(tmp_path, length, line):
+def test_a_line_of_megabytes_is_refused_in_one(tmp_path, length, told):
     (tmp_path / "prompts.txt").write_text("a dog\n" + "(" * length)
-    with pytest.raises(InputError, match=line) as caught:
+    with pytest.raises(InputError, match=told) as caught:
         read_prompts(SampleOptions(source="run", prompts_file=str(tmp_path / "prompts.txt")))
-    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300

@@ -15,6 +15,7 @@ from dreambooth_jax import runs
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config, save_config
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.metadata.ours import KEYWORD
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare import batch_size
 from dreambooth_jax.runs import with_absolute_model
@@ -247,14 +248,14 @@ def test_a_picture_to_start_from(run_folder, tmp_path):
     assert main(words) == 0
     with Image.open(tmp_path / "000-seed0.png") as half, Image.open(tmp_path / "001-seed0.png") as more:
         assert half.size == (12, 20)
-        assert half.text["strength"] == "0.5"
-        assert more.text["strength"] == "0.75"
+        assert json.loads(half.text[KEYWORD])["strength"] == 0.5
+        assert json.loads(more.text[KEYWORD])["strength"] == 0.75
         assert not np.array_equal(np.asarray(half), np.asarray(more))
     assert main([*words, "outpaint_right=4", "mask_blur=0"]) == 0
     with Image.open(file) as given, Image.open(tmp_path / "002-seed0.png") as wider:
         np.testing.assert_array_equal(np.asarray(wider)[:, :12], np.asarray(given))
-        assert wider.text["strength"] == "1.0"
-        assert wider.text["outpaint_right"] == "4"
+        assert json.loads(wider.text[KEYWORD])["strength"] == 1.0
+        assert json.loads(wider.text[KEYWORD])["outpaint_right"] == 4
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_made(run_folder, tmp_path, monkeypatch, caplog):

@@ -29,6 +29,7 @@ OTHER = {
     "negative_prompt": "blurry",
     "prompt_syntax": "a1111",
     "emphasis": "no_norm",
+    "wildcards": "words",
     "clip_skip": 2,
     "sampler": "ddpm",
     "schedule": "karras",

@@ -81,6 +81,22 @@ def test_the_example_of_the_manual():
 
 
 @pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a [b:.5] c", [[10, "a b c"]]),
+        ("a [b:1.5] c", [[5, "a  c"], [10, "a b c"]]),
+        ("a [b:23] c", [[3, "a  c"], [10, "a b c"]]),
+        ("a [b:3] c", [[10, "a b c"]]),
+    ],
+)
+def test_a_second_pass_goes_on_where_the_first_ended(prompt, expected):
+    texts, of_step = timeline(prompt, 10, passed=20)
+    assert [texts[number] for number in of_step] == [
+        next(text for end, text in expected if step <= end) for step in range(1, 11)
+    ]
+
+
+@pytest.mark.parametrize(
     "prompt",
     [
         "a|b",

@@ -15,6 +15,7 @@ from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.pipeline.request import read_request
 from dreambooth_jax.pipeline.texts import read_texts
 from dreambooth_jax.prompts.limits import LONGEST
+from dreambooth_jax.prompts.wildcards import draw
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import sharding
 
@@ -121,3 +122,14 @@ def test_more_layers_than_there_are_cannot_be_skipped(pipe):
     layers = pipe.text_encoder.config.num_hidden_layers
     with pytest.raises(InputError, match=rf"^clip_skip = {layers + 1}: must be at most {layers}"):
         pipe("a dog", clip_skip=layers + 1)
+
+
+def test_wildcards_are_drawn_from_the_seed_of_each_picture(pipe):
+    prompt, negative = "a {dog|cat|backpack}", "{blurry|dog}"
+    made = pipe([prompt] * 3, negative_prompt=negative, seed=[4, 9, 4], **RICH)
+    prompts = [draw(prompt, seed=seed) for seed in (4, 9, 4)]
+    negatives = [draw(negative, seed=seed, side="negative") for seed in (4, 9, 4)]
+    np.testing.assert_array_equal(made, pipe(prompts, negative_prompt=negatives, seed=[4, 9, 4], **RICH))
+    np.testing.assert_array_equal(made[0], made[2])
+    literal = pipe([prompt] * 3, negative_prompt=negative, seed=[4, 9, 4], **PLAIN)
+    assert np.abs(literal - made).max() > 1e-3

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Lists of prompts that are known by name; all are templates with {identifier} and {class_noun}.
+
+``dreambooth-object`` and ``dreambooth-live`` are those that the DreamBooth paper is measured with (arXiv 2208.12242,
+section 4.1; github.com/google/dreambooth, ``prompts_and_classes.txt``): 25 for things, and 25 for animals.
+``anatomy`` grows by one part in each line: see ``docs/prompts.md``.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+from dreambooth_jax.errors import InputError
+
+_SUBJECT = "a {identifier} {class_noun}"
+_PLACES = (
+    "in the jungle",
+    "in the snow",
+    "on the beach",
+    "on a cobblestone street",
+    "on top of pink fabric",
+    "on top of a wooden floor",
+    "with a city in the background",
+    "with a mountain in the background",
+    "with a blue house in the background",
+    "on top of a purple rug in a forest",
+)
+_MORE_PLACES = (
+    "with a wheat field in the background",
+    "with a tree and autumn leaves in the background",
+    "with the Eiffel Tower in the background",
+    "floating on top of water",
+    "floating in an ocean of milk",
+    "on top of green grass with sunflowers around it",
+    "on top of a mirror",
+    "on top of the sidewalk in a crowded street",
+    "on top of a dirt road",
+    "on top of a white rug",
+)
+_CLOTHES = (
+    "wearing a red hat",
+    "wearing a santa hat",
+    "wearing a rainbow scarf",
+    "wearing a black top hat and a monocle",
+    "in a chef outfit",
+    "in a firefighter outfit",
+    "in a police outfit",
+    "wearing pink glasses",
+    "wearing a yellow shirt",
+    "in a purple wizard outfit",
+)
+_PROPERTIES = tuple(
+    f"a {word} {{identifier}} {{class_noun}}" for word in ("red", "purple", "shiny", "wet", "cube shaped")
+)
+
+ANATOMY = {
+    "subject": "{identifier} {class_noun}",
+    "action": "sitting",
+    "place": "on a beach at sunset",
+    "medium": "oil painting",
+    "style": "impressionism",
+    "light": "warm light",
+    "colour": "pastel colours",
+    "composition": "close-up, centred",
+    "detail": "highly detailed",
+}
+"""The parts of a prompt, the most important first, with an example of each."""
+
+
+def _growing() -> tuple[str, ...]:
+    subject, action, place, *others = ANATOMY.values()
+    scenes = [f"a {subject}", f"a {subject} {action}", f"a {subject} {action} {place}"]
+    return (*scenes, *(", ".join([scenes[-1], *others[: i + 1]]) for i in range(len(others))))
+
+
+NAMED = {
+    "dreambooth-object": (*(f"{_SUBJECT} {place}" for place in (*_PLACES, *_MORE_PLACES)), *_PROPERTIES),
+    "dreambooth-live": (*(f"{_SUBJECT} {what}" for what in (*_PLACES, *_CLOTHES)), *_PROPERTIES),
+    "anatomy": _growing(),
+}
+
+
+def expanded(prompts: Iterable[str]) -> list[str]:
+    """Prompts with those of a list in the place of its name.
+
+    Raises:
+        InputError: for what is nearly such a name, and the nearest.
+    """
+    found: list[str] = []
+    for prompt in prompts:
+        if prompt in NAMED:
+            found += NAMED[prompt]
+            continue
+        near = difflib.get_close_matches(prompt, NAMED, n=1, cutoff=0.8) if len(prompt) < 30 else []
+        if near and " " not in prompt:
+            raise InputError(f"there are no prompts of the name {prompt!r}; did you mean {near[0]}?")
+        found.append(prompt)
+    return found
