@@ -2,16 +2,19 @@
 # Copyright The dreambooth_jax authors
 """IP-Adapters against diffusers' ``StableDiffusionPipeline``: files of the published form with random weights."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_jax import Control, InputError, load_control
+from dreambooth_jax import Control, InputError, load_control, load_pretrained
 from dreambooth_jax.pipeline.control_pictures import clip_pixels
+from dreambooth_jax.target import Target
 from dreambooth_jax.weights.ip_adapter import attention_paths
 from tests import torch_models
-from tests.pipeline.test_control import PROMPTS, check, noise, picture
+from tests.pipeline.test_control import PROMPTS, check, nchw, noise, picture
+from tests.runs import MODEL
 from tests.test_pipeline_parity import ours, theirs
 
 torch = pytest.importorskip("torch")
@@ -128,6 +131,50 @@ def test_two_without_guidance_and_with_embeddings(pipe, encoder, tmp_path):
     torch_pipe.set_ip_adapter_scale([0.7, 0.3])
     given = [torch.from_numpy(one)[None, None] for one in embeddings]
     check(pipe, controls, torch_pipe, noise(), scale=1.0, ip_adapter_image_embeds=given, height=16, width=16)
+
+
+@pytest.mark.slow
+def test_beside_a_controlnet(pipe, encoder, tmp_path):
+    """As in diffusers, a ControlNet does not see the image."""
+    _, net = encoder
+    state = adapter(theirs("sd15", double=False).unet, "plain")
+    write(tmp_path / "plain.safetensors", state)
+    torch_net = torch_models.build_controlnet("sd15", seed=10)
+    torch_net.save_pretrained(tmp_path / "net")
+    embedding = np.random.default_rng(2).normal(size=(1, WIDTH)).astype(np.float32)
+    control = [
+        Control(load_control(tmp_path / "plain.safetensors", pipe), embedding, scale=0.7),
+        Control(load_control(tmp_path / "net", pipe), picture(1), scale=0.5),
+    ]
+    torch_pipe = with_adapters([state], net)
+    both = diffusers.StableDiffusionControlNetPipeline(**torch_pipe.components, controlnet=torch_net)
+    both.set_progress_bar_config(disable=True)
+    both.set_ip_adapter_scale(0.7)
+    halves = np.stack([np.zeros_like(embedding), embedding])
+    check(
+        pipe,
+        control,
+        both,
+        noise(),
+        ip_adapter_image_embeds=[torch.from_numpy(halves)],
+        image=nchw(picture(1)),
+        controlnet_conditioning_scale=0.5,
+    )
+
+
+@pytest.mark.slow
+def test_all_kinds_together_on_one_device_and_on_several(encoder, tmp_path):
+    folder, _ = encoder
+    torch_models.build_controlnet("sd15").save_pretrained(tmp_path / "net")
+    torch_models.build_t2i_adapter().save_pretrained(tmp_path / "t2i")
+    write(folder / "plus.safetensors", adapter(theirs("sd15", double=False).unet, "plus"))
+    sources = tmp_path / "net", tmp_path / "t2i", folder / "plus.safetensors"
+    found = []
+    for count in (1, 4):
+        pipe = load_pretrained(MODEL, target=Target.of(jax.devices()[:count]))
+        control = [Control(load_control(source, pipe), picture(1), scale=0.7, end=0.8) for source in sources]
+        found.append(pipe(["a dog", "a cat", "a bird"], control=control, steps=4, output="float32"))
+    np.testing.assert_allclose(*found, atol=1e-4)
 
 
 def test_files_of_pytorch_hold_the_same(pipe, encoder):
