@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.weights.ldm_writing import write_single_file
 from dreambooth_jax.weights.pretrained import load_components
 from tests import torch_models
@@ -135,3 +136,24 @@ def test_diffusers_opens_networks_that_are_like_no_others(kind, tmp_path):
     assert again.modules == components.modules
     assert again.scheduler_config == components.scheduler_config
     assert_same(again.params, components.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", ["sd1"], indirect=True)
+def test_pictures_of_a_file_are_diffusers(opened):
+    file, theirs, folder = opened
+    theirs.set_progress_bar_config(disable=True)
+    ours = load_pretrained(file, tokenizer=folder)
+    start = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype(np.float32)
+    options = {"prompt": "a photo of sks dog", "negative_prompt": "blurry", "num_inference_steps": 3}
+    size = {"height": 16, "width": 16, "latents": torch.tensor(start).permute(0, 3, 1, 2)}
+    expected = {
+        kind: theirs(**options, **size, output_type=kind, guidance_scale=7.5).images for kind in ("latent", "np")
+    }
+    found = {
+        kind: ours("a photo of sks dog", negative_prompt="blurry", steps=3, latents=start, output=kind)
+        for kind in ("latents", "float32")
+    }
+    latents = expected["latent"].permute(0, 2, 3, 1).numpy()
+    assert np.abs(found["latents"] - latents).max() <= 1e-4 * np.abs(latents).max()
+    assert np.abs(found["float32"] - expected["np"]).max() <= 1e-3
