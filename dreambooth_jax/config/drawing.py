@@ -41,6 +41,8 @@ class DrawingConfig(SamplingConfig):
     """Seed of a picture to vary: each picture's own seed says where to, ``variation_strength`` how far."""
     variation_strength: float = setting(0.1, at_least=0, at_most=1)
     """0 is the picture of the seed that is varied, 1 that of the other seed."""
+    tiled: bool = setting(False)
+    """For large pictures: decode and encode strip by strip, in little memory; the same pictures but for rounding."""
     hires_scale: float = setting(1.0, at_least=1, at_most=8)
     """Draw a second time at so many times the size, from what the first pass drew."""
     hires_by: Literal["latent", "picture"] = "latent"

@@ -18,7 +18,8 @@ from dreambooth_jax.models.layers import Downsample, GroupNorm, Upsample, conv, 
 from dreambooth_jax.models.resnet import ResnetBlock
 from dreambooth_jax.target import CPU, Arch
 
-_EPSILON = 1e-6
+EPSILON = 1e-6
+"""Of all group norms."""
 Features = Float[Array, "b h w c"]
 
 
@@ -30,7 +31,7 @@ class VAEAttention(nn.Module):
     arch: Arch = CPU
 
     def setup(self) -> None:
-        self.group_norm = GroupNorm(self.groups, _EPSILON, dtype=self.dtype)
+        self.group_norm = GroupNorm(self.groups, EPSILON, dtype=self.dtype)
         self.attention = Attention(heads=1, bias=True, dtype=self.dtype, arch=self.arch)
         nn.share_scope(self, self.attention)  # to_q and its siblings lie beside group_norm
 
@@ -48,7 +49,7 @@ class _Block(nn.Module):
 
     def _resnets(self, count: int) -> list[ResnetBlock]:
         groups = self.config.norm_num_groups
-        return [ResnetBlock(self.features, groups, _EPSILON, dtype=self.dtype) for _ in range(count)]
+        return [ResnetBlock(self.features, groups, EPSILON, dtype=self.dtype) for _ in range(count)]
 
 
 class DownBlock(_Block):
@@ -112,14 +113,18 @@ class Encoder(nn.Module):
             for i, features in enumerate(channels)
         ]
         self.mid_block = MidBlock(config, channels[-1], dtype=dtype, arch=self.arch)
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, _EPSILON, dtype=dtype)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, EPSILON, dtype=dtype)
         self.conv_out = conv(2 * config.latent_channels, dtype=dtype)
 
     def __call__(self, x: Features) -> Float[Array, "b H W moments"]:
         x = self.conv_in(x)
-        for block in [*self.down_blocks, self.mid_block]:
+        for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.end(x)
+
+    def end(self, x: Features) -> Float[Array, "b h w moments"]:
+        """All that happens at the size of the latents, after the down blocks."""
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(self.mid_block(x))))
 
 
 class Decoder(nn.Module):
@@ -137,14 +142,18 @@ class Decoder(nn.Module):
             UpBlock(config, features, dtype=dtype, is_last=i == len(channels) - 1)
             for i, features in enumerate(channels)
         ]
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, _EPSILON, dtype=dtype)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, EPSILON, dtype=dtype)
         self.conv_out = conv(config.out_channels, dtype=dtype)
 
     def __call__(self, z: Features) -> Float[Array, "b H W out"]:
-        x = self.conv_in(z)
-        for block in [self.mid_block, *self.up_blocks]:
+        x = self.begin(z)
+        for block in self.up_blocks:
             x = block(x)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+    def begin(self, z: Features) -> Float[Array, "b h w features"]:
+        """All that happens at the size of the latents, but for the first of the up blocks."""
+        return self.mid_block(self.conv_in(z))
 
 
 class AutoencoderKL(nn.Module):
@@ -168,14 +177,24 @@ class AutoencoderKL(nn.Module):
 
     def encode(self, images: Float[Array, "b H W c"]) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
         """Mean and log variance of z given images in [-1, 1]: raw, not scaled, in at least float32."""
-        moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(wide(self.dtype))
-        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return self._moments(self.encoder(images.astype(self.dtype)))
+
+    def encode_end(self, features: Features) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
+        """What :meth:`encode` makes of the down blocks' result."""
+        return self._moments(self.encoder.end(features))
+
+    def _moments(self, encoded: Features) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
+        mean, logvar = jnp.split(self.quant_conv(encoded).astype(wide(self.dtype)), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:
         """Images, in [-1, 1] but for overshoot, from raw z (scaled latents / ``scaling_factor``)."""
         x = self.decoder(self.post_quant_conv(latents.astype(self.dtype)))
         return x.astype(wide(self.dtype))
+
+    def decode_begin(self, latents: Float[Array, "b h w z"]) -> Float[Array, "b h w features"]:
+        """What the first of the decoder's up blocks is given."""
+        return self.decoder.begin(self.post_quant_conv(latents.astype(self.dtype)))
 
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b H W c"]:
         """Reconstruction from the mean: touches every parameter, so that ``init`` makes them all."""

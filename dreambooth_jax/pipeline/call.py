@@ -29,6 +29,7 @@ from dreambooth_jax.pipeline.canvas import Canvas, make_canvas
 from dreambooth_jax.pipeline.controls import controls_of, first_map, guided_by
 from dreambooth_jax.pipeline.generate import CanvasLatents, Networks, Rows, Shared, draw_latents
 from dreambooth_jax.pipeline.hires import enlarged, second_request, second_size
+from dreambooth_jax.pipeline.img2img import decoded
 from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels, fills_masks
 from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.request import Request, check, given_latents, read_request
@@ -77,8 +78,10 @@ def one_pass(
 
     ``passed`` is the number of steps of the pass that made those.
     """
-    part = None if canvas is None and start is None else part_run(request.sampling)
-    static, shared = program_of(pipe, request.sampling, part)
+    settings = request.sampling
+    static, shared = program_of(pipe, settings, None if canvas is None and start is None else part_run(settings))
+    if settings.tiled:
+        static = static[0]._replace(vae=None), static[1]
     noise = noise_of(pipe, request)
     texts = read_texts(
         request, pipe.tokenizers, steps=np.asarray(shared.table.rows.step), with_guidance=static[1], passed=passed
@@ -89,7 +92,8 @@ def one_pass(
     factor = pipe.vae.config.downscale
     static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
     run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, lengths=texts.lengths, on_step=on_step)
-    return run(params, rows)
+    final, images = run(params, rows)
+    return final, decoded(pipe, params, final) if request.sampling.tiled else images
 
 
 def hires_size(pipe: "Pipeline", request: Request) -> Size:

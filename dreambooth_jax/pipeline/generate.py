@@ -35,7 +35,8 @@ class Networks(NamedTuple):
     """What the program is made of. Hashable, so that it may be a static argument."""
 
     unet: nn.Module
-    vae: nn.Module
+    vae: nn.Module | None
+    """None where pictures are decoded elsewhere."""
     conditioner: Conditioner
     guides: tuple[Guide, ...] = ()
     """What else the denoiser is guided by; their parameters are ``params["guides"]``."""
@@ -154,6 +155,8 @@ def generate(
     )
 
     def pictures() -> Array:
+        if networks.vae is None:
+            return jnp.zeros((len(registers.x), 0, 0, 3), registers.x.dtype)
         return _pictures(networks.vae, params["vae"], registers.x)
 
     def nothing() -> Array:

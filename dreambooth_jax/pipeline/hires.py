@@ -73,4 +73,4 @@ def enlarged(
         return jax.image.resize(jnp.asarray(final), shape, method="linear", antialias=False)
     keys = jax.vmap(rng.root_key)(np.asarray([seed % 2**32 for seed in request.seeds], np.uint32))
     pictures = [resampled(np.asarray(image, np.float32), size) for image in images]
-    return picture_latents(pipe, params, pictures, keys)
+    return picture_latents(pipe, params, pictures, keys, tiled=settings.tiled)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.pictures import Picture
+from dreambooth_jax.models import vae_strips
 from dreambooth_jax.trees import Tree
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ POSTERIOR = "posterior"
 
 
 def picture_latents(
-    pipe: "Pipeline", params: Tree, pictures: list[Picture], keys: Key[Array, "b"], *, stream: str = POSTERIOR
+    pipe: "Pipeline",
+    params: Tree,
+    pictures: list[Picture],
+    keys: Key[Array, "b"],
+    *,
+    stream: str = POSTERIOR,
+    tiled: bool = False,
 ) -> Float[Array, "b h w c"]:
     """Scaled latents of pictures.
 
@@ -36,8 +43,14 @@ def picture_latents(
         pictures: of the size that is drawn, in [0, 1]: one for all, or one for each key.
         keys: of the pictures that are drawn.
         stream: the name of the draw.
+        tiled: encode strip by strip, for large pictures.
     """
-    mean, logvar = pipe.encode_images(params, np.stack([2 * picture - 1 for picture in pictures]))
+    images = np.stack([2 * picture - 1 for picture in pictures])
+    if tiled:
+        moments = [vae_strips.encode(pipe.vae, params["vae"], image) for image in images]
+        mean, logvar = (jnp.stack(each) for each in zip(*moments))
+    else:
+        mean, logvar = pipe.encode_images(params, images)
     return _drawn(mean, logvar, keys, scale=pipe.vae.config.scaling_factor, stream=stream)
 
 
@@ -51,3 +64,10 @@ def _drawn(
     shape = (len(keys), *mean.shape[1:])
     mean, deviation = (jnp.broadcast_to(x, shape) for x in (mean, jnp.exp(logvar / 2)))
     return (mean + deviation * jax.vmap(draw)(keys)) * scale
+
+
+def decoded(pipe: "Pipeline", params: Tree, latents: Float[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b H W 3"]:
+    """Pictures in [0, 1] of scaled latents, decoded strip by strip."""
+    raw = np.asarray(latents) / pipe.vae.config.scaling_factor
+    pictures = [vae_strips.decode(pipe.vae, params["vae"], one) for one in raw]
+    return np.clip(np.stack(pictures) / 2 + 0.5, 0, 1)

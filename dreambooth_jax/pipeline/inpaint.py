@@ -63,7 +63,7 @@ def canvas_latents(
         return small_latents(pipe, canvas, settings.noise_level, keys)
     anew = settings.strength == 1 and canvas.masks is not None
     fills = fills_masks(pipe)
-    picture = None if anew and fills else picture_latents(pipe, params, canvas.pictures, keys)
+    picture = None if anew and fills else picture_latents(pipe, params, canvas.pictures, keys, tiled=settings.tiled)
     if canvas.masks is None:
         return CanvasLatents(start=picture)
     factor, nearest = pipe.vae.config.downscale, settings.profile == "diffusers"
@@ -72,16 +72,16 @@ def canvas_latents(
     start = None if anew else picture
     if not fills:
         return CanvasLatents(start=start, kept=picture, mask=mask)
-    return CanvasLatents(start=start, channels=_channels(pipe, params, canvas, mask, keys))
+    return CanvasLatents(start=start, channels=_channels(pipe, params, canvas, mask, keys, tiled=settings.tiled))
 
 
 def _channels(
-    pipe: "Pipeline", params: Tree, canvas: Canvas, mask: Float[Array, "b h w 1"], keys: Key[Array, "b"]
+    pipe: "Pipeline", params: Tree, canvas: Canvas, mask: Float[Array, "b h w 1"], keys: Key[Array, "b"], *, tiled: bool
 ) -> Float[Array, "b h w k"]:
     """Mask and latents of the masked picture, in which what is drawn anew is grey."""
     grey = [
         np.where(mask[..., None] < 0.5, picture, np.float32(0.5))
         for picture, mask in zip(canvas.pictures, canvas.masks or [])
     ]
-    latents = picture_latents(pipe, params, grey, keys, stream=MASKED)
+    latents = picture_latents(pipe, params, grey, keys, stream=MASKED, tiled=tiled)
     return jnp.concatenate([mask.astype(latents.dtype), latents], axis=-1)

@@ -118,3 +118,12 @@ def test_sizes_of_a_second_pass(pipe):
         second_size(Size(2, 1024), 8.0, 2)
     with pytest.raises(InputError, match="^hires_scale = 2.0: not together with a mask"):
         pipe(PROMPTS, hires_scale=2, steps=1, strength=1, image=np.ones((12, 16, 3)), mask=np.ones((12, 16)))
+
+
+@pytest.mark.slow
+def test_strips_are_the_same_pictures(pipe):
+    """Of a run from noise, and of one from a picture with a second pass."""
+    options = {"seed": 3, "steps": 2, "height": 12, "width": 16, "sampler": "euler", "output": "float32"}
+    np.testing.assert_allclose(pipe(PROMPTS, tiled=True, **options), pipe(PROMPTS, **options), atol=1e-5)
+    options |= {"image": np.random.default_rng(0).uniform(size=(12, 16, 3)), "hires_scale": 1.5, "hires_by": "picture"}
+    np.testing.assert_allclose(pipe(PROMPTS, tiled=True, **options), pipe(PROMPTS, **options), atol=1e-4)
