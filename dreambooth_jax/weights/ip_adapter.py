@@ -117,22 +117,26 @@ def _matrices(unet: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDt
 def _projection(file: Path, leaves: Mapping[str, Leaf], **how: Any) -> tuple[nn.Module, int, bool]:
     """(module, features of what it projects, whether that is hidden states), by names and shapes."""
 
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in leaves or len(leaves[name].shape) < 1:
-            raise InputError(f"{file} is no IP-Adapter that we know: its image_proj lacks {name}")
-        return leaves[name].shape
+    def shape(name: str, *multiples: int) -> tuple[int, ...]:
+        """As many sides as multiples, of which each is one, and not 0."""
+        found = leaves[name].shape if name in leaves else ()
+        fits = len(found) == len(multiples) and all(side and not side % of for side, of in zip(found, multiples))
+        if not fits:
+            has = f"has {name} {list(found)}" if name in leaves else f"lacks {name}"
+            raise InputError(f"{file} is no IP-Adapter that we know: its image_proj {has}")
+        return found
 
     if "proj.weight" in leaves:
-        rows, width = shape("proj.weight")
+        rows, width = shape("proj.weight", _PLAIN_TOKENS, 1)
         return PlainProjection(_PLAIN_TOKENS, rows // _PLAIN_TOKENS, **how), width, False
     if "latents" in leaves:
-        _, tokens, inner = shape("latents")
+        _, tokens, inner = shape("latents", 1, 1, 1)
         layers = {match[1] for name in leaves if (match := re.match(r"layers\.(\d+)\.", name))}
-        heads = shape("layers.0.0.to_q.weight")[0] // _HEAD
-        features, width = shape("proj_out.weight")[0], shape("proj_in.weight")[1]
+        heads = shape("layers.0.0.to_q.weight", _HEAD, 1)[0] // _HEAD
+        features, width = shape("proj_out.weight", 1, 1)[0], shape("proj_in.weight", 1, 1)[1]
         return PlusProjection(tokens, features, inner, len(layers), heads, **how), width, True
     if "proj.3.weight" in leaves:
-        return FullProjection(shape("proj.3.weight")[0], **how), shape("proj.0.weight")[1], True
+        return FullProjection(shape("proj.3.weight", 1)[0], **how), shape("proj.0.weight", 1, 1)[1], True
     raise InputError(
         f"{file} is an IP-Adapter of another kind, for faces that another network recognises: take one of those "
         "called ip-adapter_sd15, ip-adapter-plus_sd15 or ip-adapter-full-face_sd15"

@@ -29,7 +29,7 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
 
-def _side(shapes: Shapes, name: str, axis: int) -> int:
+def side_of(shapes: Shapes, name: str, axis: int) -> int:
     """A side of an array.
 
     Raises:
@@ -59,7 +59,7 @@ def unet_config(shapes: Shapes, *, sample_size: int) -> dict[str, Any]:
             levels[-1].append(row)
     if not all(levels):
         raise InputError("lacks resnets of a level of the denoiser")
-    channels = [_side(mine, f"input_blocks.{rows[0]}.0.out_layers.3.weight", 0) for rows in levels]
+    channels = [side_of(mine, f"input_blocks.{rows[0]}.0.out_layers.3.weight", 0) for rows in levels]
     depths = [_count(mine, rf"input_blocks\.{rows[0]}\.1\.transformer_blocks\.(\d+)\.") for rows in levels]
     middle = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
     dense = len(mine.get("middle_block.1.proj_in.weight", ())) == 2
@@ -71,15 +71,15 @@ def unet_config(shapes: Shapes, *, sample_size: int) -> dict[str, Any]:
         "act_fn": "silu",
         "attention_head_dim": [max(1, side // 64) for side in channels] if dense else 8,
         "block_out_channels": channels,
-        "cross_attention_dim": _side(mine, middle, 1),
+        "cross_attention_dim": side_of(mine, middle, 1),
         "down_block_types": down,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
-        "in_channels": _side(mine, "input_blocks.0.0.weight", 1),
+        "in_channels": side_of(mine, "input_blocks.0.0.weight", 1),
         "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
         "norm_eps": 1e-5,
         "norm_num_groups": 32,
-        "out_channels": _side(mine, "out.2.weight", 0),
+        "out_channels": side_of(mine, "out.2.weight", 0),
         "sample_size": sample_size,
         "transformer_layers_per_block": 1 if depth == 1 else [max(1, one) for one in depths],
         "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
@@ -95,17 +95,17 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
     """
     mine = _under(shapes, VAE_PREFIX)
     count = _count(mine, r"encoder\.down\.(\d+)\.")
-    channels = [_side(mine, f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(count)]
+    channels = [side_of(mine, f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(count)]
     return {
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
         "block_out_channels": channels,
         "down_block_types": ["DownEncoderBlock2D"] * count,
-        "in_channels": _side(mine, "encoder.conv_in.weight", 1),
-        "latent_channels": _side(mine, "post_quant_conv.weight", 0),
+        "in_channels": side_of(mine, "encoder.conv_in.weight", 1),
+        "latent_channels": side_of(mine, "post_quant_conv.weight", 0),
         "layers_per_block": _count(mine, r"encoder\.down\.0\.block\.(\d+)\."),
         "norm_num_groups": 32,
-        "out_channels": _side(mine, "decoder.conv_out.weight", 0),
+        "out_channels": side_of(mine, "decoder.conv_out.weight", 0),
         "scaling_factor": SCALING_FACTOR,
         "up_block_types": ["UpDecoderBlock2D"] * count,
     }
@@ -129,16 +129,16 @@ def text_config(shapes: Shapes) -> dict[str, Any]:
         vocabulary, positions = (f"text_model.embeddings.{name}_embedding.weight" for name in ("token", "position"))
         layers = _count(mine, r"text_model\.encoder\.layers\.(\d+)\.")
         wide = "text_model.encoder.layers.0.mlp.fc1.weight"
-    width, entries = _side(mine, vocabulary, 1), _side(mine, vocabulary, 0)
+    width, entries = side_of(mine, vocabulary, 1), side_of(mine, vocabulary, 0)
     return {
         "architectures": ["CLIPTextModel"],
         "bos_token_id": entries - 2,
         "eos_token_id": entries - 1,
         "hidden_act": "gelu" if open_clip else "quick_gelu",
         "hidden_size": width,
-        "intermediate_size": _side(mine, wide, 0),
+        "intermediate_size": side_of(mine, wide, 0),
         "layer_norm_eps": 1e-5,
-        "max_position_embeddings": _side(mine, positions, 0),
+        "max_position_embeddings": side_of(mine, positions, 0),
         "model_type": "clip_text_model",
         "num_attention_heads": max(1, width // 64),
         "num_hidden_layers": layers,

@@ -18,7 +18,7 @@ from dreambooth_jax.models.configs import UNetConfig, UNetEncoderConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.ldm import UNET_PREFIX, Stored, unet_place
-from dreambooth_jax.weights.ldm_configs import unet_config
+from dreambooth_jax.weights.ldm_configs import side_of, unet_config
 from dreambooth_jax.weights.single_file import translated
 
 PREFIX = "control_model."
@@ -47,19 +47,20 @@ def control_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         InputError: naming the array that is missing.
     """
     within = {UNET_PREFIX + name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
-    first = shapes[f"{PREFIX}{_HINT}.0.weight"]
     unet = unet_config(within | {f"{UNET_PREFIX}out.2.weight": (4,)}, sample_size=64)
     shared = {
         name: value for name, value in unet.items() if name not in ("sample_size", "out_channels", "up_block_types")
     }
     numbers = sorted(
-        int(match[1]) for name in shapes if (match := re.fullmatch(rf"{PREFIX}{_HINT}\.(\d+)\.weight", name))
+        int(match[1]) for name in shapes if (match := re.fullmatch(rf"{PREFIX}{_HINT}\.(\d{{1,4}})\.weight", name))
     )
-    halving = [shapes[f"{PREFIX}{_HINT}.{number}.weight"][0] for number in numbers[:-1] if number % 4 == 0]
+    halving = [number for number in numbers[:-1] if number % 4 == 0]
     return shared | {
         "_class_name": "ControlNetModel",
-        "conditioning_channels": first[1],
-        "conditioning_embedding_out_channels": halving,
+        "conditioning_channels": side_of(shapes, f"{PREFIX}{_HINT}.0.weight", 1),
+        "conditioning_embedding_out_channels": [
+            side_of(shapes, f"{PREFIX}{_HINT}.{number}.weight", 0) for number in halving
+        ],
     }
 
 

@@ -89,7 +89,10 @@ def open_module(
 
 def _of_file(file: Path, kind: ComponentKind) -> ModuleSource:
     leaves, _ = read_single(file)
-    original = ORIGINALS[kind](leaves) if kind in ORIGINALS else None
+    try:
+        original = ORIGINALS[kind](leaves) if kind in ORIGINALS else None
+    except InputError as error:
+        raise InputError(f"{file} holds no {kind.library_class[1]} that we know: {error}") from error
     if original is not None:
         config, translate = original
         return ModuleSource(

@@ -22,6 +22,7 @@ from dreambooth_jax.size import Size
 from dreambooth_jax.training.parallel import sharding
 from dreambooth_jax.weights.ldm_control import control_place
 from tests import torch_models
+from tests.pipeline.diffusers_noise import posterior_noise, replaced
 from tests.test_pipeline_parity import NEGATIVE, PROMPTS, ours, theirs
 
 torch = pytest.importorskip("torch")
@@ -68,7 +69,7 @@ def expected(torch_pipe, pipe, latents, **run):
         final = torch_pipe(
             prompt_embeds=embed(PROMPTS),
             negative_prompt_embeds=embed([NEGATIVE] * 2),
-            latents=torch.tensor(latents.transpose(0, 3, 1, 2)),
+            latents=None if latents is None else torch.tensor(latents.transpose(0, 3, 1, 2)),
             output_type="latent",
             **run,
         ).images
@@ -247,9 +248,18 @@ def test_a_single_file_of_the_original_code(sd15, tmp_path):
     kept = ("block_out_channels", "down_block_types", "layers_per_block", "conditioning_embedding_out_channels")
     for name in (*kept, "cross_attention_dim", "use_linear_projection", "conditioning_channels"):
         assert getattr(found.module.config, name) == getattr(model.module.config, name), name
-    safetensors.save_file({"a.weight": torch.ones(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="holds no ControlNetModel that its names tell"):
-        load_control(tmp_path / "other.safetensors", pipe)
+    hint, middle = "control_model.input_hint_block.0.weight", "control_model.middle_block_out.0.weight"
+    for wrong, message in (
+        ({"a.weight": torch.ones(2)}, "other.safetensors holds no ControlNetModel that its names tell"),
+        ({hint: state[hint]}, "other.safetensors holds no ControlNetModel that we know: lacks"),
+        ({**state, hint: torch.ones(3)}, "other.safetensors .* lacks control_model.input_hint_block.0.weight"),
+        ({name: leaf for name, leaf in state.items() if name != middle}, "1 missing: controlnet_mid_block/kernel"),
+        ({**state, "control_model.more": torch.ones(3)}, "1 extra"),
+    ):
+        safetensors.save_file(wrong, tmp_path / "other.safetensors")
+        with pytest.raises(InputError, match=message) as caught:
+            load_control(tmp_path / "other.safetensors", pipe)
+        assert "\n" not in str(caught.value)
 
 
 def test_intervals_go_by_calls_of_the_network(sd15):
@@ -264,6 +274,45 @@ def test_intervals_go_by_calls_of_the_network(sd15):
     expected_latents, _ = expected(both, pipe, noise(), num_inference_steps=6, guidance_scale=5.0, **wanted)
     found = pipe(PROMPTS, control=control, sampler="heun", steps=6, negative_prompt=NEGATIVE, output="latents", **run)
     np.testing.assert_allclose(found, expected_latents, atol=1e-4 * np.abs(expected_latents).max())
+
+
+@pytest.mark.slow
+def test_from_a_picture_the_interval_is_of_what_is_run(sd15):
+    torch_pipe, pipe, (net, _), (model, _) = sd15
+    start = np.random.default_rng(1).uniform(size=(2, SIZE, SIZE, 3)).astype("float32")
+    run = {"strength": 0.5, "guidance_scale": 5.0}
+    found = pipe(
+        PROMPTS,
+        control=Control(model, picture(1), start=0.2, end=0.6),
+        image=list(start),
+        latents=noise(),
+        negative_prompt=NEGATIVE,
+        seed=3,
+        steps=10,
+        profile="diffusers",
+        output="latents",
+        **run,
+    )
+    parts = {name: part for name, part in torch_pipe.components.items() if part is not None}
+    parts |= dict.fromkeys(("tokenizer", "safety_checker", "feature_extractor"))
+    both = diffusers.StableDiffusionControlNetImg2ImgPipeline(**parts, controlnet=net, requires_safety_checker=False)
+    both.set_progress_bar_config(disable=True)
+    module = "pipelines.controlnet.pipeline_controlnet_img2img"
+    drawn = posterior_noise((3, 4), noise().shape[1:], "float32")
+    with replaced("models.autoencoders.vae", drawn), replaced(module, noise()):
+        wanted, _ = expected(
+            both,
+            pipe,
+            None,
+            image=torch.tensor(start.transpose(0, 3, 1, 2)),
+            control_image=nchw(picture(1)),
+            control_guidance_start=0.2,
+            control_guidance_end=0.6,
+            controlnet_conditioning_scale=1.0,
+            num_inference_steps=10,
+            **run,
+        )
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 class CountingNet(nn.Module):

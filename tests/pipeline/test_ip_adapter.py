@@ -216,13 +216,15 @@ class TestRefused:
         [
             (lambda state: {"image_proj": state["image_proj"]}, "is no IP-Adapter"),
             (lambda state: state | {"image_proj": {"proj.0.weight": torch.ones(2, 2)}}, "of another kind"),
+            (lambda state: state | {"image_proj": {"proj.weight": torch.ones(6, 2)}}, r"has proj.weight \[6, 2\]"),
+            (lambda state: state | {"image_proj": {"latents": torch.ones(6)}}, r"has latents \[6\]"),
             (lambda state: state | {"ip_adapter": dict(list(state["ip_adapter"].items())[:-1])}, "1 missing"),
             (
                 lambda state: state | {"ip_adapter": {n: leaf[:, :16] for n, leaf in state["ip_adapter"].items()}},
                 "does not fit",
             ),
         ],
-        ids=["half", "faces", "an attention less", "another text width"],
+        ids=["half", "faces", "odd rows", "a vector", "an attention less", "another text width"],
     )
     def test_files(self, change, message, pipe, tmp_path):
         write(tmp_path / "a.safetensors", change(adapter(theirs("sd15", double=False).unet, "plain")))
