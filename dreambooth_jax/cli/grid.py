@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dreambooth_jax.evaluation.axes import Axis, Cell
     from dreambooth_jax.evaluation.matrix import MatrixSettings
     from dreambooth_jax.runs import OpenedModel
+
+log = logging.getLogger(__name__)
 
 Open = Callable[[SampleOptions], tuple["OpenedModel", DrawingConfig, dict[str, Any]]]
 
@@ -64,6 +67,9 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
     Raises:
         InputError: if there are several prompts, none, or no such model.
     """
+    import numpy as np
+
+    from dreambooth_jax.cli.watching import watcher_of
     from dreambooth_jax.data.png import save_png
     from dreambooth_jax.evaluation.axes import cells_of
     from dreambooth_jax.evaluation.matrix import MatrixSettings, draw_cells, labelled_matrix
@@ -76,25 +82,36 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
         raise InputError("grid draws one prompt: leave the others out, or write grid=\"prompt='a dog;a cat' ...\"")
     cells = cells_of(axes)
     together = len(cells) // max(1, len({_apart(cell) for cell in cells}))
-    pictures, records, name = {}, [], ""
-    with Progress(total=len(cells), desc="pictures", unit="picture") as bar:
-        for told, group in groupby(cells, key=_opened):
-            model, sampling, given = open_(dataclasses.replace(options, **dict(told)))
-            prompt = "".join(prompts)
-            settings = MatrixSettings(prompt=prompt, seed=options.seed, sampling=sampling, given=given)
-            whole = settled(model.pipe, sampling, given)
-            at_once = pictures_at_once(model.pipe, whole, count=together, control=given.get("control", ()))
-            name = name or (options.source if keys & {"model", "step", "ema"} else model.name)
-            for cell, picture in draw_cells(model.pipe, list(group), settings, at_once=at_once, params=model.params):
-                pictures[cell.place] = picture
-                records.append(_record(cell, settings, model=model.name))
-                bar.update()
-            del model  # before the next one is read
-    title = " · ".join([name, *([] if "prompt" in keys else prompts)])
-    about = {"prompt": "".join(prompts), "seed": options.seed, "grid": options.grid, "model": name}
-    save_png(sheet, labelled_matrix(pictures, axes, title=title), about)
-    contents = {"grid": options.grid, "axes": {axis.key: axis.texts for axis in axes}, "cells": records}
-    write_text(sheet.with_suffix(".json"), json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+    watcher = watcher_of(options)
+    pictures: dict[tuple[int, ...], np.ndarray] = {}
+    records: list[dict[str, Any]] = []
+    name = ""
+    try:
+        with Progress(total=len(cells), desc="pictures", unit="picture") as bar:
+            if watcher:
+                watcher.bar = bar
+            for told, group in groupby(cells, key=_opened):
+                model, sampling, given = open_(dataclasses.replace(options, **dict(told)))
+                settings = MatrixSettings(prompt="".join(prompts), seed=options.seed, sampling=sampling, given=given)
+                whole = settled(model.pipe, sampling, given)
+                at_once = pictures_at_once(model.pipe, whole, count=together, control=given.get("control", ()))
+                name = name or (options.source if keys & {"model", "step", "ema"} else model.name)
+                for cell, picture in draw_cells(
+                    model.pipe, list(group), settings, at_once=at_once, params=model.params
+                ):
+                    pictures[cell.place] = picture
+                    records.append(_record(cell, settings, model=model.name))
+                    bar.update()
+                del model  # before the next one is read
+    finally:
+        if 0 < len(records) < len(cells):
+            log.info("%d of %d pictures are made; they are in %s", len(records), len(cells), sheet)
+        if pictures:  # also those that were made before Ctrl-C
+            title = " · ".join([name, *([] if "prompt" in keys else prompts)])
+            about = {"prompt": "".join(prompts), "seed": options.seed, "grid": options.grid, "model": name}
+            save_png(sheet, labelled_matrix(pictures, axes, title=title), about)
+            contents = {"grid": options.grid, "axes": {axis.key: axis.texts for axis in axes}, "cells": records}
+            write_text(sheet.with_suffix(".json"), json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
 
 
 def _opened(cell: "Cell") -> tuple[tuple[str, Any], ...]:

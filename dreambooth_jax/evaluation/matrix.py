@@ -18,6 +18,7 @@ from dreambooth_jax.diffusion.samplers.build import settings_of
 from dreambooth_jax.evaluation.axes import FIELDS, Axis, Cell
 from dreambooth_jax.evaluation.samples import INK, MARGIN, PAPER
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.pipeline.run import OnStep
 from dreambooth_jax.trees import Tree
 
 ROW_LETTERS = 24
@@ -46,7 +47,13 @@ class MatrixSettings:
 
 
 def draw_cells(
-    pipe: Pipeline, cells: Sequence[Cell], settings: MatrixSettings, *, at_once: int, params: Tree
+    pipe: Pipeline,
+    cells: Sequence[Cell],
+    settings: MatrixSettings,
+    *,
+    at_once: int,
+    params: Tree,
+    on_step: OnStep | None = None,
 ) -> Iterator[tuple[Cell, UInt8[np.ndarray, "h w 3"]]]:
     """The picture of each cell of one model.
 
@@ -68,6 +75,7 @@ def draw_cells(
                 seed=[cell.told.get("seed", settings.seed) for cell in filled],
                 sampling=settings.of(some[0]),
                 params=params,
+                on_step=on_step,
                 **settings.given,
             )
             yield from zip(some, pictures)
@@ -79,7 +87,7 @@ def labelled_matrix(
     """The sheet.
 
     Args:
-        pictures: by place. Smaller ones are put in the middle of the room of the largest.
+        pictures: by place; where one is missing, paper is seen. Smaller ones stand in the middle of the largest's room.
         axes: one, which goes across, to three.
         title: above all.
     """
@@ -114,7 +122,10 @@ def labelled_matrix(
         for i, text in enumerate(rows):
             pen.multiline_text((MARGIN, y + MARGIN), text, fill=INK, font=font)
             for j in range(len(columns)):
-                picture = pictures[tuple(n for n, axis in ((i, down), (j, across), (k, blocks)) if axis)]
+                place = tuple(n for n, axis in ((i, down), (j, across), (k, blocks)) if axis)
+                if place not in pictures:
+                    continue
+                picture = pictures[place]
                 corner = (left + j * step_x + (width - picture.shape[1]) // 2, y + (height - picture.shape[0]) // 2)
                 sheet.paste(Image.fromarray(picture), corner)
             y += step_y

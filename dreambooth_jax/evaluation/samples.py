@@ -49,7 +49,7 @@ class SampleSettings:
         about = DrawingConfig.of(self.sampling).metadata(with_image="image" in self.given)
         controls = [one.about() for one in self.given.get("control", ())]
         about |= {"control": controls} if controls else {}
-        return {name: value for name, value in about.items() if name not in ("height", "width")}
+        return about
 
 
 def draw_rows(

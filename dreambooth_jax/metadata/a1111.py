@@ -15,13 +15,14 @@ OURS: Mapping[str, str] = {
     "CFG scale": "guidance_scale",
     "Clip skip": "clip_skip",
     "ENSD": "noise_seed_delta",
-    "Denoising strength": "strength",
     "Eta": "ancestral_eta",
     "Eta DDIM": "eta",
 }
 """Keys whose value is that of a setting of ours."""
 
 NOISE = {"GPU": "philox", "NV": "philox", "CPU": "torch"}
+HIRES: Mapping[str, str] = {"Hires upscale": "hires_scale", "Hires steps": "hires_steps"}
+VARIED = ("Variation seed", "Variation seed strength")
 READ = (
     "Sampler",
     "Schedule type",
@@ -62,16 +63,33 @@ def read_a1111(text: str) -> Remake:
     options: dict[str, Any] = {OURS[key]: number(value) for key, value in pairs.items() if key in OURS}
     options |= {"sampler": named.sampler, "schedule": named.schedule or schedule, "profile": "a1111"}
     options |= {"prompt_syntax": "a1111", "emphasis": EMPHASIS.get(pairs.get("Emphasis", "Original"), "original")}
-    options |= _size(pairs) | {"noise": NOISE.get(pairs.get("RNG", "GPU"), "philox")}
+    options |= _second_pass(pairs) | _size(pairs) | {"noise": NOISE.get(pairs.get("RNG", "GPU"), "philox")}
     options["negative_prompt"] = NETWORK.sub("", negative_prompt)
+    seed = number(pairs["Seed"])
+    if all(key in pairs for key in VARIED):
+        options |= {"variation_of": seed, "variation_strength": number(pairs[VARIED[1]])}
+        seed = number(pairs[VARIED[0]])
     return Remake(
         tool="A1111",
         prompt=NETWORK.sub("", prompt).strip(),
-        seed=number(pairs["Seed"]),
+        seed=seed,
         options=options,
         model=pairs.get("Model") or pairs.get("Model hash") or "",
         lacking=_lacking(prompt + negative_prompt, pairs, named.sampler),
     )
+
+
+def _second_pass(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Of "hires fix", or of a run from a picture: both have a denoising strength."""
+    names = {**HIRES, "Denoising strength": "hires_strength" if "Hires upscale" in pairs else "strength"}
+    found: dict[str, Any] = {name: number(pairs[key]) for key, name in names.items() if key in pairs}
+    if "Hires upscale" in pairs:
+        found["hires_by"] = "latent" if _enlarges_latents(pairs) else "picture"
+    return found
+
+
+def _enlarges_latents(pairs: Mapping[str, str]) -> bool:
+    return pairs.get("Hires upscaler", "Latent").startswith("Latent")
 
 
 def _size(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -91,13 +109,13 @@ def _lacking(prompts: str, pairs: Mapping[str, str], sampler: str) -> list[str]:
     version = re.match(r"v(\d{1,3})\.(\d{1,3})", pairs.get("Version", ""))
     if version and (int(version[1]), int(version[2])) < (1, 7):
         lines.append("the rounding of noise levels to half precision, which A1111 did before version 1.7")
-    hires = sorted(key for key in pairs if key.startswith("Hires"))
-    if hires:
-        lines.append(
-            f"the second pass at a higher resolution ({', '.join(f'{key}: {shown(pairs[key])}' for key in hires)})"
-        )
+    if not _enlarges_latents(pairs) or pairs.get("Hires upscaler", "Latent") not in ("Latent", "Latent (bilinear)"):
+        lines.append(f"the upscaler {shown(pairs['Hires upscaler'])} between the passes: Lanczos or bilinear is taken")
     for key, value in pairs.items():
-        if key in (*READ, *SILENT, *hires) or (key in OURS and (hires or key not in LINES)):
+        known = key in OURS or key in READ or key in SILENT or key in VARIED
+        if known or (key == "Denoising strength" and "Hires upscale" in pairs):
+            continue
+        if key in HIRES or key == "Hires upscaler":
             continue
         lines.append(LINES[key](shown(value)) if key in LINES else f"{shown(key)}: {shown(value)}")
     return lines

@@ -48,6 +48,10 @@ NOISE = {"philox": None, "torch": "CPU", "jax": "JAX", "comfy": "ComfyUI", "invo
 """The random numbers of A1111 itself are not told."""
 
 
+RESIZED = ("strength", "hires_scale", "outpaint_left", "outpaint_top", "outpaint_right", "outpaint_bottom")
+"""Settings of pictures whose size follows from something else than height and width."""
+
+
 def texts_of(about: Mapping[str, Any], size: Size) -> dict[str, str]:
     """Keyword -> text of a picture.
 
@@ -59,33 +63,51 @@ def texts_of(about: Mapping[str, Any], size: Size) -> dict[str, str]:
 
 
 def own_json(about: Mapping[str, Any], size: Size) -> str:
-    """All settings, and the picture's size, as they are."""
+    """All settings as they are; where a picture's size is not that which was drawn first, only if it was told."""
     told = {name: value for name, value in about.items() if value is not None}
-    return json.dumps(size._asdict() | told | {"version": __version__}, default=str)
+    sides = size._asdict() if about.keys().isdisjoint(RESIZED) else {}
+    return json.dumps(sides | told | {"version": __version__}, default=str)
 
 
 def parameters_of(about: Mapping[str, Any], size: Size) -> str:
     """A1111's text, with its names, in its order."""
     sampler, schedule = str(about.get("sampler")), str(about.get("schedule"))
     noise = about.get("noise")
+    scale = about.get("hires_scale", 1)
+    first = [about.get(name) or round(side / scale) for name, side in (("width", size.width), ("height", size.height))]
+    sides = first if scale > 1 else [size.width, size.height]
     pairs = {
         "Steps": about.get("steps"),
         "Sampler": SAMPLERS.get(sampler, sampler.upper()) if "sampler" in about else None,
         "Schedule type": "Automatic" if about.get("profile") == "a1111" else None,
         "CFG scale": _number(about.get("guidance_scale")),
         "Seed": about.get("seed"),
-        "Size": f"{size.width}x{size.height}",
+        "Size": "{}x{}".format(*sides),
         "Model": about.get("model") or None,
+        **_varied(about),
+        "Denoising strength": about.get("hires_strength", 0.7) if scale > 1 else about.get("strength"),
         "Clip skip": about.get("clip_skip") if about.get("clip_skip", 1) > 1 else None,
         "ENSD": about.get("noise_seed_delta") or None,
         "RNG": NOISE.get(noise, noise) if noise else None,
+        "Hires upscale": _number(_unless(1.0, scale)),
+        "Hires steps": about.get("hires_steps"),
+        "Hires upscaler": {"picture": "Lanczos"}.get(about.get("hires_by", ""), "Latent") if scale > 1 else None,
         "Eta": _unless(1.0, about.get("ancestral_eta")),
         "Eta DDIM": _unless(0.0, about.get("eta")),
         "Version": f"dreambooth-jax {__version__}",
     }
+    if about.get("variation_of") is not None:
+        pairs["Seed"] = about["variation_of"]
     if schedule in SCHEDULES:
         pairs["Schedule type"] = SCHEDULES[schedule]
     return write_infotext(str(about.get("prompt", "")), str(about.get("negative_prompt") or ""), pairs)
+
+
+def _varied(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A1111's seed is the one that is varied, and its variation seed the other one."""
+    if about.get("variation_of") is None:
+        return {}
+    return {"Variation seed": about.get("seed"), "Variation seed strength": about.get("variation_strength", 0.1)}
 
 
 def _number(value: Any) -> Any:

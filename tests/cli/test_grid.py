@@ -3,6 +3,7 @@
 """``sample --grid``: a study in one call."""
 
 import json
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from dreambooth_jax.cli.grid import draw_grid
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.evaluation.axes import read_axes
 from dreambooth_jax.options import SampleOptions
+from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare import batch_size
 from dreambooth_jax.training.parallel import sharding
 from tests.cli.test_like import MODEL
@@ -77,6 +79,23 @@ def test_checkpoints_of_a_run_are_opened_once_each(tmp_path, monkeypatch):
     assert {(cell["step"], cell["model"], cell["steps"]) for cell in cells} == {
         (step, f"runs/dog at step {step}", 1 + step // 400) for step in (400, 800, 1200)
     }
+
+
+def test_ctrl_c_keeps_the_cells_that_are_made(tmp_path, monkeypatch, caplog):
+    make, calls = Pipeline.__call__, []
+
+    def make_two(self, prompts, **options):
+        calls.append(prompts)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return make(self, prompts, **options)
+
+    monkeypatch.setattr(Pipeline, "__call__", make_two)
+    with caplog.at_level("INFO"):
+        assert call(tmp_path, "a dog", "--grid", "steps=1,2,3") == 130
+    assert [cell["steps"] for cell in json.loads((tmp_path / "grid.json").read_text())["cells"]] == [1, 2]
+    assert (tmp_path / "grid.png").exists()
+    assert f"2 of 3 pictures are made; they are in {tmp_path / 'grid.png'}" in caplog.text
 
 
 @pytest.mark.parametrize(

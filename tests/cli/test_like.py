@@ -42,6 +42,25 @@ def test_our_pictures_are_repeated_bit_for_bit(made, tmp_path, seed):
     assert Image.open(again).text == Image.open(picture).text
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["hires_scale=2", "hires_steps=2", "height=16"], marks=pytest.mark.slow),
+        ["variation_of=3", "variation_strength=0.5", "noise=torch"],
+        pytest.param(["image={picture}", "strength=0.6", "width=24"], marks=pytest.mark.slow),
+        pytest.param(["image={picture}", "outpaint_left=8"], marks=pytest.mark.slow),
+        ["prompt_syntax=plain", "profile=comfy", "schedule=karras", "guidance_rescale=0.5"],
+    ],
+)
+def test_whatever_a_picture_was_told_is_repeated(made, tmp_path, options):
+    """A picture that was drawn from another one, beside that."""
+    told = [option.format(picture=made / "000-seed7.png") for option in options]
+    assert main(["sample", MODEL, "a (dog:1.2)", "steps=2", "num_images=1", "seed=4", f"--out={tmp_path}", *told]) == 0
+    again = [option for option in told if option.startswith("image")]
+    assert main(["sample", MODEL, "--like", str(tmp_path / "000-seed4.png"), f"--out={tmp_path}", *again]) == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "001-seed4.png"), pixels(tmp_path / "000-seed4.png"))
+
+
 def test_what_is_told_counts_before_the_picture(made, tmp_path):
     like = ["sample", MODEL, "--like", str(made / "000-seed7.png"), f"--out={tmp_path}"]
     assert main([*like, "steps=2", "num_images=2", "seed=8"]) == 0

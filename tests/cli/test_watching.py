@@ -37,6 +37,9 @@ def test_a_preview_compiles_nothing_and_changes_nothing(tmp_path, monkeypatch, c
     for path in (tmp_path / "plain").glob("*.png"):
         assert path.read_bytes() == (tmp_path / "seen" / path.name).read_bytes()
     assert "step 3 of 3" in capsys.readouterr().err
+    seen.clear()
+    assert main([*options[:5], f"--out={tmp_path / 'grid'}", f"preview={preview}", "--grid", "steps=1,3"]) == 0
+    assert len(seen) == 1 + 3
 
 
 def test_small_pictures_stand_beside_each_other():

@@ -5,6 +5,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreambooth_jax.metadata.a1111 import read_a1111
 from dreambooth_jax.metadata.infotext import quoted, read_infotext, unquoted, write_infotext
 from dreambooth_jax.metadata.ours import parameters_of
 from dreambooth_jax.size import Size
@@ -55,6 +56,17 @@ def test_the_order_and_names_of_a1111():
         "a dog\nSteps: 20, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 7, Seed: 3, Size: 512x768, "
         "Model: runs/dog at step 2, Clip skip: 2, ENSD: 31337, RNG: CPU, Eta: 0.5"
     )
+
+
+def test_what_we_write_of_variations_and_second_passes_is_read_back(tmp_path):
+    """By our reader of A1111's text, as if the picture was theirs."""
+    about = {"prompt": "a dog", "seed": 9, "steps": 5, "sampler": "euler", "guidance_scale": 7.0, "noise": "philox"}
+    about |= {"variation_of": 3, "variation_strength": 0.25, "hires_scale": 1.5, "hires_by": "latent", "hires_steps": 7}
+    remake = read_a1111(parameters_of(about | {"hires_strength": 0.6}, Size(height=96, width=144)))
+    assert remake.seed == 9
+    expected = {"variation_of": 3, "variation_strength": 0.25, "hires_scale": 1.5, "hires_steps": 7}
+    assert expected.items() <= dict(remake.options).items()
+    assert (remake.options["height"], remake.options["width"], remake.options["hires_strength"]) == (64, 96, 0.6)
 
 
 def test_a_last_line_of_few_pairs_belongs_to_the_prompt():

@@ -12,7 +12,7 @@ import pytest
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.metadata.reading import FIELDS, read_remake
+from dreambooth_jax.metadata.reading import read_remake
 from tests.metadata.files import A1111, COMFYUI, INVOKEAI, comfyui, png
 
 
@@ -27,8 +27,7 @@ def test_a_picture_of_a1111(tmp_path):
     options(remake, steps=25, sampler="dpmpp_2m", schedule="karras", guidance_scale=6.5, profile="a1111")
     options(remake, noise="torch", noise_seed_delta=31337, width=512, height=768)
     options(remake, negative_prompt="blurry, low quality")
-    if "clip_skip" in FIELDS:
-        options(remake, clip_skip=2, prompt_syntax="a1111", emphasis="original")
+    options(remake, clip_skip=2, prompt_syntax="a1111", emphasis="original")
     assert remake.lacking == ["the network lora:fluffy:0.8"]
 
 
@@ -53,6 +52,17 @@ def test_samplers_and_random_numbers_of_a1111(tmp_path, sampler, more, expected)
     assert len({"eta", "ancestral_eta"} & set(remake.options)) <= 1, "of another sampler"
 
 
+def test_variations_and_second_passes_of_a1111(tmp_path):
+    more = ", Variation seed: 9, Variation seed strength: 0.25, Denoising strength: 0.6, Hires upscale: 1.5, "
+    more += "Hires steps: 7, Hires upscaler: Latent"
+    remake = read_remake(png(tmp_path / "a.png", {"parameters": BASE.format(sampler="Euler", more=more)}))
+    assert remake.seed == 9
+    options(remake, variation_of=1, variation_strength=0.25)
+    options(remake, hires_scale=1.5, hires_steps=7, hires_strength=0.6, hires_by="latent")
+    assert "strength" not in remake.options
+    assert remake.lacking == []
+
+
 @pytest.mark.parametrize(
     ("sampler", "more", "line"),
     [
@@ -63,11 +73,8 @@ def test_samplers_and_random_numbers_of_a1111(tmp_path, sampler, more, expected)
             ", Denoising strength: 0.5",
             "the picture that it began with, at denoising strength 0.5: give it with image=FILE",
         ),
-        (
-            "Euler",
-            ", Denoising strength: 0.5, Hires upscale: 2",
-            "second pass at a higher resolution (Hires upscale: 2)",
-        ),
+        ("Euler", ", Hires upscale: 2, Hires upscaler: R-ESRGAN", "the upscaler R-ESRGAN between the passes"),
+        ("Euler", ", Hires upscale: 2, Hires sampler: Heun", "Hires sampler: Heun"),
         ("Euler", ", VAE: ft-mse", "the autoencoder ft-mse"),
         ("Euler", ", RNG: Cube", "RNG: Cube"),
         ("Euler", ", Version: v1.5.2", "half precision"),
@@ -112,8 +119,7 @@ def test_a_picture_of_comfyui(tmp_path):
     assert remake.prompt == "a photo of a dog"
     options(remake, steps=20, guidance_scale=8.0, sampler="euler_a", schedule="uniform", profile="comfy", noise="comfy")
     options(remake, width=512, height=768, negative_prompt="text, watermark")
-    if "clip_skip" in FIELDS:
-        options(remake, clip_skip=2)
+    options(remake, clip_skip=2)
     assert sorted(remake.lacking) == [
         "the network fluffy.safetensors",
         "which of its batch of 4 it was: this is the first, noise_index=1 the next",
@@ -180,8 +186,7 @@ def test_a_picture_of_invokeai(tmp_path):
     assert (remake.tool, remake.seed, remake.model) == ("InvokeAI", 620742083, "stable-diffusion-v1-5")
     options(remake, sampler="dpmpp_2m_sde", schedule="karras", profile="diffusers", noise="invoke", steps=28)
     options(remake, guidance_scale=6.0, guidance_rescale=0.7, width=512, height=768, negative_prompt="blurry")
-    if "clip_skip" in FIELDS:
-        options(remake, clip_skip=2)
+    options(remake, clip_skip=2)
     assert len(remake.lacking) == 1
     assert remake.lacking[0].startswith("loras: ")
 
