@@ -96,9 +96,8 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
                 whole = settled(model.pipe, sampling, given)
                 at_once = pictures_at_once(model.pipe, whole, count=together, control=given.get("control", ()))
                 name = name or (options.source if keys & {"model", "step", "ema"} else model.name)
-                for cell, picture in draw_cells(
-                    model.pipe, list(group), settings, at_once=at_once, params=model.params
-                ):
+                way: dict[str, Any] = {"at_once": at_once, "params": model.params, "on_step": watcher}
+                for cell, picture in draw_cells(model.pipe, list(group), settings, **way):
                     pictures[cell.place] = picture
                     records.append(_record(cell, settings, model=model.name))
                     bar.update()
