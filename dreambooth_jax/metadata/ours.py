@@ -8,6 +8,7 @@ from typing import Any
 
 from dreambooth_jax._version import __version__
 from dreambooth_jax.metadata.infotext import write_infotext
+from dreambooth_jax.prompts.emphasis import escaped
 from dreambooth_jax.size import Size
 
 KEYWORD = "dreambooth_jax"
@@ -94,13 +95,17 @@ def parameters_of(about: Mapping[str, Any], size: Size) -> str:
         "Hires upscaler": {"picture": "Lanczos"}.get(about.get("hires_by", ""), "Latent") if scale > 1 else None,
         "Eta": _unless(1.0, about.get("ancestral_eta")),
         "Eta DDIM": _unless(0.0, about.get("eta")),
+        "Emphasis": "No norm" if about.get("emphasis") == "no_norm" else None,
         "Version": f"dreambooth-jax {__version__}",
     }
     if about.get("variation_of") is not None:
         pairs["Seed"] = about["variation_of"]
     if schedule in SCHEDULES:
         pairs["Schedule type"] = SCHEDULES[schedule]
-    return write_infotext(str(about.get("prompt", "")), str(about.get("negative_prompt") or ""), pairs)
+    prompt, negative = str(about.get("prompt", "")), str(about.get("negative_prompt") or "")
+    if about.get("prompt_syntax") == "plain":
+        prompt, negative = escaped(prompt), escaped(negative)
+    return write_infotext(prompt, negative, pairs)
 
 
 def _varied(about: Mapping[str, Any]) -> dict[str, Any]:

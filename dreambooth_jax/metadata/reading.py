@@ -17,6 +17,7 @@ from dreambooth_jax.metadata.comfyui import read_comfyui
 from dreambooth_jax.metadata.invokeai import read_invokeai
 from dreambooth_jax.metadata.remake import PICTURE, Remake, shown
 from dreambooth_jax.metadata.texts import read_texts
+from dreambooth_jax.prompts.wildcards import literal
 
 FIELDS = {field.name: field for field in dataclasses.fields(DrawingConfig)}
 LARGEST_BATCH = 4096
@@ -33,6 +34,8 @@ def read_ours(about: Any) -> Remake:
     known = {
         *FIELDS,
         "prompt",
+        "prompt_template",
+        "negative_prompt_template",
         "seed",
         "model",
         "fingerprint",
@@ -115,6 +118,15 @@ def read_remake(path: str | Path) -> Remake:
     return checked(remake, path)
 
 
+def _without_wildcards(remake: Remake, options: dict[str, Any]) -> tuple[Remake, dict[str, Any]]:
+    """What other tools say is drawn already: braces and underlines in it are text."""
+    if remake.tool == ours.KEYWORD or options.get("prompt_syntax") != "a1111":
+        return remake, options
+    negative = options.get("negative_prompt", "")
+    told = {"negative_prompt": literal(negative)} if isinstance(negative, str) else {}
+    return dataclasses.replace(remake, prompt=literal(remake.prompt)), options | told
+
+
 def checked(remake: Remake, path: str | Path) -> Remake:
     """A remake whose settings are what they must be.
 
@@ -129,6 +141,7 @@ def checked(remake: Remake, path: str | Path) -> Remake:
     if rule := Rules().broken_by(remake.prompt):
         raise InputError(f"{path}: its prompt must be {rule}")
     known = {name: value for name, value in remake.options.items() if name in FIELDS}
+    remake, known = _without_wildcards(remake, known)
     try:
         sampling = DrawingConfig().changed(known)
         check_arguments(sampling)

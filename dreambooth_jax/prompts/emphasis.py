@@ -57,6 +57,11 @@ def sections(prompt: str) -> list[list[Part]]:
     return [section or [Part("", 1.0)] for section in found]
 
 
+def escaped(text: str) -> str:
+    r"""The prompt that is this text in A1111, with a backslash before brackets and backslashes."""
+    return re.sub(r"([()\[\]\\])", r"\\\1", text)
+
+
 def _read(prompt: str) -> tuple[list[str | None], list[tuple[int, int, float]]]:
     """(texts, with None for BREAK; (first, end, factor) of brackets, in the order in which they close)."""
     texts: list[str | None] = []

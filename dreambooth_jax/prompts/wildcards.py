@@ -61,6 +61,13 @@ def draw(prompt: str, *, seed: int, folder: str | None = None, side: Side = "pro
     raise InputError(f"wildcards hold wildcards that hold wildcards, {DEEPEST} times: do they go round in circles?")
 
 
+def literal(text: str) -> str:
+    r"""A prompt in which nothing is drawn: braces and doubled underlines get a backslash, unless they have one."""
+    return re.sub(
+        r"\\.|[{}]|__", lambda match: match[0] if match[0][0] == "\\" else f"\\{match[0]}", text, flags=re.DOTALL
+    )
+
+
 def _choose(prompt: str, name: tuple[str | int, ...]) -> str:
     """With one option of all braces."""
     tokens = _TOKEN.findall(prompt)

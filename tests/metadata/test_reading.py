@@ -12,7 +12,9 @@ import pytest
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.metadata.ours import parameters_of
 from dreambooth_jax.metadata.reading import read_remake
+from dreambooth_jax.size import Size
 from tests.metadata.files import A1111, COMFYUI, INVOKEAI, comfyui, png
 
 
@@ -227,3 +229,23 @@ def test_our_pictures_before_there_was_json(tmp_path):
 def test_a_picture_that_says_nothing(tmp_path):
     with pytest.raises(InputError, match=r"a\.png does not say how it was made"):
         read_remake(png(tmp_path / "a.png", {"Comment": "hello"}))
+
+
+def test_what_other_tools_say_is_drawn_already(tmp_path):
+    """Braces are text there, and are escaped; ours are what they were drawn to be."""
+    text = A1111.replace("sunset", "{sun|moon} __set__").replace("blurry", "{blurry}")
+    remake = read_remake(png(tmp_path / "a.png", {"parameters": text}))
+    assert r"\{sun|moon\} \__set\__" in remake.prompt
+    assert r"\{blurry\}" in remake.options["negative_prompt"]
+    about = {"prompt": "a red dog", "prompt_template": "a {red|blue} dog", "seed": 4, "prompt_syntax": "a1111"}
+    save_png(tmp_path / "b.png", np.zeros((8, 8, 3), np.uint8), about)
+    assert read_remake(tmp_path / "b.png").prompt == "a red dog"
+    assert not [line for line in read_remake(tmp_path / "b.png").lacking if "template" in line]
+
+
+@pytest.mark.parametrize(("syntax", "written"), [("plain", r"a \(red\) dog"), ("a1111", "a (red) dog")])
+def test_brackets_that_are_text_are_text_in_a1111_too(syntax, written):
+    about = {"prompt": "a (red) dog", "negative_prompt": "[x]", "prompt_syntax": syntax, "emphasis": "no_norm"}
+    text = parameters_of(about, Size(8, 8))
+    assert text.startswith(written)
+    assert "Emphasis: No norm" in text

@@ -23,6 +23,8 @@ CASES = [
     (33, 33, 160, True, 4, True),
     (9, 50, 80, False, 1, True),
     (50, 50, 80, True, 25, False),
+    (64, 154, 40, False, 4, True),  # of prompts in several chunks
+    (64, 231, 40, False, 3, False),
 ]
 
 
@@ -106,7 +108,16 @@ def test_a_batch_may_lie_on_several_devices(serial):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "keys", "causal"), [(65, 77, False), (64, 77, False), (33, 6, False), (77, 77, True), (1, 3, False)]
+    ("tokens", "keys", "causal"),
+    [
+        (65, 77, False),
+        (64, 77, False),
+        (33, 6, False),
+        (77, 77, True),
+        (1, 3, False),
+        (64, 154, False),
+        (65, 231, False),
+    ],
 )
 def test_an_odd_number_of_queries_or_keys_is_made_even_without_a_trace(tokens, keys, causal):
     """By a kernel that does what jax says cuDNN's does, in float64."""

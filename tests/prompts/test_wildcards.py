@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prompts import wildcards
+from dreambooth_jax.prompts import emphasis, wildcards
 from dreambooth_jax.prompts.emphasis import sections
 from dreambooth_jax.prompts.limits import LONGEST
 from dreambooth_jax.prompts.wildcards import draw
@@ -59,6 +59,15 @@ def test_other_signs_are_text(prompt):
 
 def test_an_escaped_brace_is_a_brace():
     assert sections(draw(r"a \{b|c\}", seed=0)) == [[("a {b|c}", 1.0)]]
+
+
+@given(SIGNS, st.integers(0, 2**32 - 1))
+def test_in_literal_text_nothing_is_drawn(text, seed):
+    literal = wildcards.literal(text)
+    assert draw(literal, seed=seed) == literal
+    unbroken = text.replace("\\", "").replace("BREAK", "")
+    said = sections(draw(wildcards.literal(emphasis.escaped(unbroken)), seed=seed))
+    assert [part.text for part in said[0]] == [unbroken]
 
 
 def test_a_bar_that_is_escaped_divides_nothing():
