@@ -61,7 +61,7 @@ def joined(leaves):
 
 
 class TestControlNet:
-    @pytest.mark.parametrize("kind", ["sd15", "sd21"])
+    @pytest.mark.parametrize("kind", [pytest.param("sd15", marks=pytest.mark.slow), "sd21"])
     def test_in_float32(self, kind):
         net = torch_models.build_controlnet(kind)
         module, params = ours(net), torch_models.params_from_torch(net)

@@ -163,7 +163,8 @@ def test_in_float64(count):
         )
 
 
-@pytest.mark.parametrize("scale", [5.0, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [5.0, 1.0])
 def test_guess_mode(sd15, scale):
     torch_pipe, pipe, nets, (model, _) = sd15
     check(

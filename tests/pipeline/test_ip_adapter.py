@@ -104,7 +104,7 @@ def pipe():
     return ours("sd15", theirs("sd15", double=False), jnp.float32)
 
 
-@pytest.mark.parametrize("kind", ["plain", "plus", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("plus", "full"))])
 def test_one(kind, pipe, encoder):
     folder, net = encoder
     state = adapter(theirs("sd15", double=False).unet, kind)
