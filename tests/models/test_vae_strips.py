@@ -40,6 +40,7 @@ def test_no_seams(rows):
             np.testing.assert_allclose(found, expected[0], atol=1e-11)
 
 
+@pytest.mark.slow
 def test_half_precision_differs_by_its_rounding():
     vae, params = autoencoder(jnp.float32)
     half = AutoencoderKL(CONFIG, dtype=jnp.bfloat16)

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.parity
 
 MODULE = "pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint"
 MASKED = "masked posterior"
+HEUN = {"name": "HeunDiscreteScheduler", "timestep_spacing": "leading"}
+KARRAS = {"name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
 
 
 def embedded(pipe, ids):
@@ -27,8 +29,8 @@ def inpainting(torch_pipe, **scheduler):
     """Their pipeline with the same networks."""
     parts = dict(torch_pipe.components)
     if scheduler:
-        kind = getattr(diffusers, scheduler.pop("name"))
-        parts["scheduler"] = kind.from_config(torch_pipe.scheduler.config, **scheduler)
+        options = {key: value for key, value in scheduler.items() if key != "name"}
+        parts["scheduler"] = getattr(diffusers, scheduler["name"]).from_config(torch_pipe.scheduler.config, **options)
     pipe = diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -39,8 +41,8 @@ def inpainting(torch_pipe, **scheduler):
     [
         (4, "ddim", {}, "float64", (0.6, 1.0)),
         (9, "ddim", {}, "float64", (0.6, 1.0)),
-        (4, "heun", {"name": "HeunDiscreteScheduler", "timestep_spacing": "leading"}, "float32", (0.6,)),
-        (4, "dpmpp_2m", {"name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}, "float32", (1.0,)),
+        pytest.param(4, "heun", HEUN, "float32", (0.6,), marks=pytest.mark.slow),
+        pytest.param(4, "dpmpp_2m", KARRAS, "float32", (1.0,), marks=pytest.mark.slow),
     ],
 )
 def test_masked_pictures(channels, sampler, scheduler, dtype, strengths):

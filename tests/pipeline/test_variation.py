@@ -99,6 +99,7 @@ def test_a_second_pass_is_a_run_from_the_enlarged_picture(pipe):
     np.testing.assert_allclose(both, second, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_are_enlarged_bilinearly(pipe):
     """As torch does it, as A1111's "Latent" asks; a second pass of one small step changes little of them."""
     torch = pytest.importorskip("torch")
