@@ -133,3 +133,16 @@ def test_wildcards_are_drawn_from_the_seed_of_each_picture(pipe):
     np.testing.assert_array_equal(made[0], made[2])
     literal = pipe([prompt] * 3, negative_prompt=negative, seed=[4, 9, 4], **PLAIN)
     assert np.abs(literal - made).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_prompts_of_several_lengths_change_pictures_that_are_given(pipe):
+    """Each row has its own picture, noise and prompt, whichever are run together."""
+    given = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    prompts = [f"a dog BREAK {LONG}", "a cat"]
+    run = RICH | {"strength": 0.6, "steps": 3, "sampler": "euler_a", "noise": "torch"}
+    both = pipe(prompts, image=list(given), seed=[3, 8], **run)
+    for i in range(2):
+        alone = pipe(prompts[i], image=given[i], seed=[3, 8][i], **run)
+        np.testing.assert_allclose(both[i], alone[0], atol=1e-5)
+    assert np.abs(both[0] - both[1]).max() > 1e-2
