@@ -11,8 +11,9 @@ import pytest
 
 from dreambooth_jax.data.tokenizer import load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.clip_text import CLIPTextModel
-from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.models.unet import UNet2DConditionModel
 from dreambooth_jax.models.vae import AutoencoderKL
 from dreambooth_jax.pipeline import Pipeline

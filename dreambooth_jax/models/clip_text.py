@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.models.attention import attention
-from dreambooth_jax.models.configs import CLIPConfig, CLIPTextConfig
+from dreambooth_jax.models.clip_configs import CLIPConfig, CLIPTextConfig
 from dreambooth_jax.models.layers import LayerNorm, Remat, gelu, quick_gelu, recomputed, wide
 from dreambooth_jax.target import CPU, Arch
 

@@ -13,8 +13,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dreambooth_jax.models.clip_configs import CLIPConfig
 from dreambooth_jax.models.clip_text import CLIPLayer
-from dreambooth_jax.models.configs import Choices, CLIPConfig
+from dreambooth_jax.models.configs import Choices
 from dreambooth_jax.models.layers import LayerNorm, wide
 from dreambooth_jax.target import CPU, Arch
 

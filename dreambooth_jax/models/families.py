@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from dreambooth_jax.models.condition import Condition
-from dreambooth_jax.models.configs import CLIPTextConfig, ModelConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.configs import ModelConfig, UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreambooth_jax.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from dreambooth_jax.models.taesd import AutoencoderTiny, TAESDConfig, TinyDecoder, TinyEncoder

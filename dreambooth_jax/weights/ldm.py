@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 
 
 class Stored(NamedTuple):

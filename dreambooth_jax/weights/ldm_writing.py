@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import CLIPTextConfig
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights import names

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import CLIPTextConfig
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights import names

@@ -12,7 +12,7 @@ import jax
 
 from dreambooth_jax.diffusion.schedule import as_in_pipelines
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import CLIPTextConfig
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.families import Family
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.files import Leaf, read_safetensors, read_shards

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.weights.ldm_configs import text_config, unet_config, vae_config
 from tests.weights.originals import Original, open_clip_layer
 

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.models.families import SD
 from dreambooth_jax.weights import files, hub, names, pretrained
 from dreambooth_jax.weights.ldm import clip_place, open_clip_place, unet_place, vae_place
