@@ -223,7 +223,7 @@ def rows_of(
     start = tool.first if tool and request.latents is None else request.latents
     latents = drawn if start is None else given_latents(start, shape)
     latents = varied(latents, request) if request.variations and request.latents is None else latents
-    noise = jnp.zeros(shape, latents.dtype)
+    noise = jax.device_put(np.zeros(shape, latents.dtype))  # jnp.zeros would be a program of its own
     return Rows(
         **texts.fields,
         latents=latents,
