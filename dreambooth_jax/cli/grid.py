@@ -73,7 +73,7 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
     from dreambooth_jax.data.png import save_png
     from dreambooth_jax.evaluation.axes import cells_of
     from dreambooth_jax.evaluation.matrix import MatrixSettings, draw_cells, labelled_matrix
-    from dreambooth_jax.pipeline.call import settled
+    from dreambooth_jax.pipeline.sizes import settled
     from dreambooth_jax.prepare.batch_size import pictures_at_once
     from dreambooth_jax.progress import Progress
 

@@ -98,8 +98,8 @@ def opened(
     options: SampleOptions, told: Collection[str], remake: "Remake | None"
 ) -> tuple["OpenedModel", DrawingConfig, dict[str, Any]]:
     """(the model, how it draws, pictures that it draws from)."""
-    from dreambooth_jax.pipeline.call import settled
     from dreambooth_jax.pipeline.controls import first_map
+    from dreambooth_jax.pipeline.sizes import settled
     from dreambooth_jax.progress import announced
     from dreambooth_jax.runs import open_model
 
@@ -142,7 +142,7 @@ def draw(
 
     from dreambooth_jax.evaluation.drawing import draw_batches
     from dreambooth_jax.evaluation.samples import save_grid
-    from dreambooth_jax.pipeline.call import settled
+    from dreambooth_jax.pipeline.sizes import settled
     from dreambooth_jax.prepare.batch_size import pictures_at_once
     from dreambooth_jax.progress import Progress, announced
 

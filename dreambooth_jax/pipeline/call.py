@@ -6,9 +6,7 @@ What a kind of input needs (texts, noise, pictures) is made into fields of ``Row
 :mod:`~dreambooth_jax.pipeline.generate`.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +16,24 @@ from jaxtyping import Array, Float
 from dreambooth_jax import rng
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.drawing import DrawingConfig
-from dreambooth_jax.config.sampling import LARGEST_SIDE
-from dreambooth_jax.data.pictures import picture_size
 from dreambooth_jax.diffusion.loop import Registers
 from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Conditioner
-from dreambooth_jax.pipeline.canvas import Canvas, make_canvas
-from dreambooth_jax.pipeline.controls import controls_of, first_map, guided_by
+from dreambooth_jax.pipeline.canvas import Canvas
+from dreambooth_jax.pipeline.controls import guided_by
 from dreambooth_jax.pipeline.generate import CanvasLatents, Networks, Rows, Shared, draw_latents
-from dreambooth_jax.pipeline.hires import enlarged, second_request, second_size
+from dreambooth_jax.pipeline.hires import enlarged, second_request
 from dreambooth_jax.pipeline.img2img import decoded
-from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels, fills_masks
+from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels
 from dreambooth_jax.pipeline.noise import ToolNoise
-from dreambooth_jax.pipeline.request import Request, check, given_latents, read_request
+from dreambooth_jax.pipeline.request import Request, check, given_latents
 from dreambooth_jax.pipeline.run import OnStep, Run
+from dreambooth_jax.pipeline.sizes import hires_size, latent_size, placed
 from dreambooth_jax.pipeline.texts import Texts, read_texts
-from dreambooth_jax.pipeline.upscale import small_canvas, upscales
+from dreambooth_jax.pipeline.upscale import upscales
 from dreambooth_jax.pipeline.variation import varied
-from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 
 if TYPE_CHECKING:
@@ -96,13 +92,6 @@ def one_pass(
     return final, decoded(pipe, params, final) if request.sampling.tiled else images
 
 
-def hires_size(pipe: "Pipeline", request: Request) -> Size:
-    """Pixels of the second pass."""
-    factor = pipe.vae.config.downscale
-    sides = latent_size(pipe, request.sampling, request.latents)
-    return second_size(Size(*(factor * side for side in sides)), request.sampling.hires_scale, factor)
-
-
 def program_of(
     pipe: "Pipeline", sampling: SamplingConfig, part: Part | None = None
 ) -> tuple[tuple[Networks, bool], Shared]:
@@ -147,56 +136,6 @@ def part_run(settings: DrawingConfig) -> Part:
     """Which steps of a run that starts from a picture are run."""
     strength = 1.0 if settings.strength is None else settings.strength
     return part_of(settings.steps, strength, profile=settings.profile, fixed=settings.fixed_steps)
-
-
-def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
-    """What a request draws on, and the request with that size, and with a strength."""
-    settings, factor, native = request.sampling, pipe.vae.config.downscale, pipe.native_size
-    lying = first_map(request.controls)
-    if request.image is None and lying is not None and request.latents is None:
-        told = {"height": settings.height, "width": settings.width}
-        size = picture_size(lying, **told, factor=factor, most=LARGEST_SIDE)
-        return replace(request, sampling=replace(settings, **size._asdict())), None
-    if request.image is None and not upscales(pipe):
-        return request, None
-    if upscales(pipe):
-        canvas = small_canvas(pipe, request.image)
-    else:
-        canvas = make_canvas(request.image or [], request.mask, settings, factor=factor, native=native)
-    settings = replace(with_strength(pipe, settings), **canvas.size._asdict())
-    return replace(request, sampling=settings), canvas
-
-
-def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any]) -> DrawingConfig:
-    """Settings with the size and the strength that a call with given pictures draws at; of two passes the larger size.
-
-    Args:
-        pipe: the model.
-        sampling: the settings.
-        given: image, mask and control by name, as a call takes them.
-    """
-    request = read_request(
-        "",
-        negative_prompt=None,
-        seed=0,
-        sampling=sampling,
-        options={},
-        latents=None,
-        image=given.get("image"),
-        mask=given.get("mask"),
-        controls=controls_of(given.get("control")),
-    )
-    request, _ = placed(pipe, request)
-    larger = hires_size(pipe, request)._asdict() if sampling.hires_scale > 1 else {}
-    return replace(request.sampling, **larger)
-
-
-def with_strength(pipe: "Pipeline", settings: DrawingConfig) -> DrawingConfig:
-    """Settings of a run from a picture with what the strength is by default."""
-    if upscales(pipe):  # what is drawn is not begun with the picture
-        return replace(settings, strength=1.0)
-    default = 1.0 if fills_masks(pipe) or any(settings.outpaint) else 0.75
-    return replace(settings, strength=default if settings.strength is None else settings.strength)
 
 
 def rows_of(
@@ -267,19 +206,6 @@ def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Ro
         )
 
     return jax.eval_shape(rows)
-
-
-def latent_size(pipe: "Pipeline", sampling: SamplingConfig, latents: Any) -> Size:
-    """Height and width in latents: of the pictures, if given, else of the latents, if given."""
-    factor = pipe.vae.config.downscale
-    four = latents is None or (getattr(latents, "ndim", 0) == 4 and 0 not in latents.shape)
-    check("latents", type(latents), four, "must be an array [b, height / 8, width / 8, 4]")
-    default = (pipe.native_size // factor,) * 2 if latents is None else latents.shape[1:3]
-    for name, pixels in (("height", sampling.height), ("width", sampling.width)):
-        fine = pixels is None or (pixels > 0 and pixels % factor == 0)
-        check(name, pixels, fine, f"must be a multiple of {factor}")
-    wanted = (sampling.height, sampling.width)
-    return Size(*(pixels // factor if pixels else side for pixels, side in zip(wanted, default)))
 
 
 def as_output(final: np.ndarray, images: np.ndarray, output: Output) -> np.ndarray:

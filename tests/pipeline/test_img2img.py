@@ -14,8 +14,9 @@ from dreambooth_jax.data.pictures import covering, picture_size
 from dreambooth_jax.diffusion.sampler_defaults import SamplerDefaults
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.pipeline.call import part_run, placed, program_of
+from dreambooth_jax.pipeline.call import part_run, program_of
 from dreambooth_jax.pipeline.request import read_request
+from dreambooth_jax.pipeline.sizes import placed
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import sharding
