@@ -16,6 +16,7 @@ from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.pipeline.preview import Preview
 from dreambooth_jax.prompts.wildcards import Side, draw
 from dreambooth_jax.trees import Tree
 
@@ -33,6 +34,8 @@ class SampleSettings:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     given: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline besides: pictures to draw from."""
+    preview: Preview | None = None
+    """Draws the final latents in the place of the model's decoder."""
 
     def said(self, row: int, seed: int) -> dict[str, str]:
         """Prompt and negative prompt of a picture, and what they were drawn from, where they have wildcards."""
@@ -59,16 +62,18 @@ def draw_rows(
 
     Every row is one call of the same shape, so all of them together compile once.
     """
-    return [
+    rows = (
         pipe(
             [prompt] * settings.num_images,
             seed=[settings.seed + i for i in range(settings.num_images)],
             sampling=settings.sampling,
             params=params,
+            output="latents" if settings.preview else "uint8",
             **settings.given,
         )
         for prompt in settings.prompts
-    ]
+    )
+    return [settings.preview(row) if settings.preview else row for row in rows]
 
 
 def labelled_grid(

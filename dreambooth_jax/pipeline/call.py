@@ -51,13 +51,17 @@ def draw(
     check("params", lacking, not lacking, "are missing; give those of the whole model")
     request, canvas = placed(pipe, request)
     check_channels(pipe, canvas)
-    final, images = one_pass(pipe, request, params, canvas=canvas, on_step=on_step)
+    decode = output != "latents" or request.sampling.hires_scale > 1
+    final, images = one_pass(pipe, request, params, canvas=canvas, decode=decode, on_step=on_step)
     if request.sampling.hires_scale > 1:
         check("hires_scale", request.sampling.hires_scale, not (canvas and canvas.masks), "not together with a mask")
         passed, request = request.sampling.steps, second_request(request, hires_size(pipe, request))
         start = enlarged(pipe, params, request, final, images)
         final, images = one_pass(pipe, request, params, start=start, passed=passed, on_step=on_step)
-    return as_output(final, canvas.finish(images) if canvas else images, output)
+    if output == "latents":
+        return finite(final)
+    images = finite(canvas.finish(images) if canvas else images)
+    return images if output == "float32" else np.rint(255 * images).astype(np.uint8)
 
 
 def one_pass(
@@ -68,15 +72,16 @@ def one_pass(
     canvas: Canvas | None = None,
     start: Float[Array, "b h w c"] | None = None,
     passed: int | None = None,
+    decode: bool = True,
     on_step: OnStep | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(final latents, pictures in [0, 1]) of a run from noise, from a canvas, or from latents ``start``.
 
-    ``passed`` is the number of steps of the pass that made those.
+    ``passed`` is the number of steps of the pass that made those. Without ``decode`` the pictures have no pixels.
     """
     settings = request.sampling
     static, shared = program_of(pipe, settings, None if canvas is None and start is None else part_run(settings))
-    if settings.tiled:
+    if settings.tiled or not decode:
         static = static[0]._replace(vae=None), static[1]
     noise = noise_of(pipe, request)
     texts = read_texts(
@@ -89,7 +94,7 @@ def one_pass(
     static, shared, rows, params = guided_by(request.controls, (static, shared, rows, params), factor=factor)
     run = Run(mesh=pipe.target.mesh, static=static, shared=shared, noise=noise, lengths=texts.lengths, on_step=on_step)
     final, images = run(params, rows)
-    return final, decoded(pipe, params, final) if request.sampling.tiled else images
+    return final, decoded(pipe, params, final) if settings.tiled and decode else images
 
 
 def program_of(
@@ -208,14 +213,12 @@ def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Ro
     return jax.eval_shape(rows)
 
 
-def as_output(final: np.ndarray, images: np.ndarray, output: Output) -> np.ndarray:
-    """Final latents, or pictures in [0, 1], as they were asked for.
+def finite(drawn: np.ndarray) -> np.ndarray:
+    """Latents or pictures as they are.
 
     Raises:
         InputError: if the model drew what is not finite.
     """
-    if not np.isfinite(images).all():
+    if not np.isfinite(drawn).all():
         raise InputError("the model draws values that are not finite: are its weights damaged?")
-    if output == "uint8":
-        return np.rint(255 * images).astype(np.uint8)
-    return images if output == "float32" else final
+    return drawn

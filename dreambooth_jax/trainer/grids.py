@@ -8,6 +8,7 @@ from dreambooth_jax import distributed
 from dreambooth_jax.config import Config
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.pipeline.preview import load_preview
 from dreambooth_jax.prepare.photos import subject_of
 from dreambooth_jax.progress import announced
 from dreambooth_jax.prompts.named import expanded
@@ -64,6 +65,7 @@ def grids_of(config: Config, folder: RunFolder) -> Grids:
         num_images=samples.num_images,
         seed=samples.seed,
         sampling=samples.sampling(size=config.data.size),
+        preview=load_preview(samples.preview_vae) if samples.preview_vae else None,
     )
     return Grids(folder=folder, settings=settings, every=samples.every, last=config.train.steps)
 

@@ -26,7 +26,7 @@ from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
 from dreambooth_jax.trainer.finish import export, is_finished
-from dreambooth_jax.trainer.grids import grids_of, sampling
+from dreambooth_jax.trainer.grids import Grids, grids_of, sampling
 from dreambooth_jax.trainer.report import after_not_finite, report
 from dreambooth_jax.trainer.result import RunResult, result_of
 from dreambooth_jax.trainer.saving import saving
@@ -75,6 +75,7 @@ def train(
 def _run(
     config: Config, folder: RunFolder, mapper: Mapper, interrupt: Interrupt, listeners: Sequence[Listener]
 ) -> RunResult:
+    grids = grids_of(config, folder)
     prepared = prepare(config, folder, interrupt, mapper, before_loading=partial(check_state, config, mapper))
     if prepared is None:
         log.info("stopped while class images were made; run the same command to go on")
@@ -97,7 +98,7 @@ def _run(
             keep_last=keep_last,
         )
         check_steps(config, training.setup, first_step=training.first_step)
-        state, step = _train(config, folder, training, state, checkpoints, meta, interrupt, listeners)
+        state, step = _train(config, folder, training, grids, state, checkpoints, meta, interrupt, listeners)
     finished = step == config.train.steps
     if finished:
         export(folder, training.setup.pipe, training.best_params(state), step=step, settings=config.export)
@@ -110,6 +111,7 @@ def _train(
     config: Config,
     folder: RunFolder,
     training: Training,
+    grids: Grids,
     state: TrainState,
     checkpoints: Checkpoints,
     meta: Mapping[str, Any],
@@ -128,7 +130,6 @@ def _train(
             should_stop=stop_sign,
             meta=meta,
         )
-        grids = grids_of(config, folder)
         draw = sampling(grids, training)
         try:
             draw(training.first_step, state)

@@ -7,15 +7,19 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
+import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.evaluation.samples import labelled_grid
 from dreambooth_jax.models.families import TAESD, TAESD_DECODER, TAESD_ENCODER
 from dreambooth_jax.models.taesd import TAESDConfig
 from dreambooth_jax.pipeline.preview import linear_preview, load_preview
 from dreambooth_jax.weights.modules import parameter_shapes
 from dreambooth_jax.weights.pretrained import load_module
 from tests import torch_models
+from tests.runs import MODEL, tiny_config
 from tests.weights.folders import assert_same
 
 SIZES = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)} | {
@@ -97,6 +101,24 @@ class TestParity:
             ours = load_preview(source)(latents)
             assert (ours.dtype, ours.shape) == (np.uint8, (2, 16, 24, 3))
             assert np.abs(ours - np.clip(127.5 * (their + 1), 0, 255)).max() <= 0.51
+
+    @pytest.mark.slow
+    def test_it_draws_the_grids_of_a_run(self, theirs, tmp_path):
+        _, folder = theirs
+        settings = ["train.steps=1", "samples.every=1", "samples.steps=2", "samples.num_images=2", "prior.num_images=2"]
+        dbx.train(tiny_config(tmp_path, *settings, f"samples.preview_vae={folder}"))
+        pipe, preview = dbx.load_pretrained(MODEL), load_preview(folder)
+        prompts = ["a photo of sks dog", "a photo of a dog"]
+        latents = [pipe([text] * 2, steps=2, height=16, width=16, output="latents") for text in prompts]
+        grid = labelled_grid([preview(row) for row in latents], prompts, title="step 0")
+        with Image.open(tmp_path / "run" / "samples" / "step_000000.png") as drawn:
+            np.testing.assert_array_equal(np.asarray(drawn), grid)
+
+
+def test_that_of_a_run_is_missed_before_anything_is_made(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        dbx.train(tiny_config(tmp_path, "samples.every=1", f"samples.preview_vae={tmp_path / 'nowhere'}"))
+    assert not (tmp_path / "class").exists()
 
 
 def test_names_of_the_published_network():
