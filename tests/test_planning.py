@@ -86,6 +86,7 @@ def test_a_moving_average_is_one_more_copy(tmp_path, skeleton):
     assert sizes["moving average"] == sizes["parameters"]
 
 
+@pytest.mark.slow
 def test_the_plan_counts_pictures_beside_the_state(found):
     images, latents, grids = found.draws
     assert (images.pictures, images.idle, latents.pictures, grids.pictures) == (1, 0, 1, 1)

@@ -119,6 +119,7 @@ def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
     assert complete_steps(folder / "checkpoints") == [3, 6]
 
 
+@pytest.mark.slow
 def test_the_result_says_where_it_is_and_how_far_it_came(root, uninterrupted):
     again = dbx.train(dbx.load_config(uninterrupted / "config.yaml"))
     assert again == dbx.RunResult(
@@ -216,6 +217,7 @@ def test_lost_and_damaged_class_images_are_made_again_bit_for_bit(root, uninterr
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_without_prior_preservation_no_class_image_is_made(root):
     config = tiny_config(
         root,

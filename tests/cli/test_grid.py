@@ -63,7 +63,7 @@ def test_models_and_prompts_vary_too(tmp_path):
 
 def test_checkpoints_of_a_run_are_opened_once_each(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_size, "pictures_at_once", lambda pipe, sampling, *, count, control: count)
-    monkeypatch.setattr("dreambooth_jax.pipeline.call.settled", lambda pipe, sampling, given: sampling)
+    monkeypatch.setattr("dreambooth_jax.pipeline.sizes.settled", lambda pipe, sampling, given: sampling)
     asked = []
 
     def open_(options):

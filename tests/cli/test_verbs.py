@@ -277,6 +277,7 @@ def test_ctrl_c_keeps_the_pictures_that_are_made(run_folder, tmp_path, monkeypat
     assert f"2 of 3000 pictures are made; they are in {run / 'samples'}" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_grid_of_very_many_pictures_stays_small(run_folder, tmp_path, monkeypatch):
     run = copy_of(run_folder, tmp_path, samples={"steps": 1})
     prompts = tmp_path / "prompts.txt"

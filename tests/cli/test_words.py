@@ -71,6 +71,7 @@ def test_a_prompt_is_what_was_typed(prompt):
     assert read_call(VERBS["sample"], ["run", *separator, prompt, "a cat"]).settings.prompts == (prompt, "a cat")
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1))
 def test_after_two_dashes_every_word_is_a_prompt(prompts):
     assert read_call(VERBS["sample"], ["run", "--", *prompts]).settings.prompts == tuple(prompts)

@@ -34,6 +34,7 @@ def programs():
     return sharding._mapped._cache_size()
 
 
+@pytest.mark.slow
 def test_prompts_without_syntax_are_drawn_by_the_same_program(pipe):
     plain = pipe(["a dog", "a cat"], negative_prompt="blurry", **PLAIN)
     before = programs()
@@ -46,6 +47,7 @@ def test_prompts_without_syntax_are_drawn_by_the_same_program(pipe):
     assert np.abs(literal - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_longer_or_weighted_prompts_beside_it(pipe):
     prompts = ["a dog", f"a [dog|cat] BREAK {LONG}", "a (cat:1.5)", "a [dog|cat]"]
     negative = ["", "(blurry:0.5)", "cat", ""]
