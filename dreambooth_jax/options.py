@@ -2,8 +2,8 @@
 # Copyright The dreambooth_jax authors
 """What ``sample`` and ``export`` can be told. The string after a field is its help text on the command line."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.sampling import SamplingConfig
@@ -11,11 +11,35 @@ from dreambooth_jax.config.setting import Settings, redefault, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(DrawingConfig):
-    """What to draw, and with which model."""
+class ModelOptions(Settings):
+    """Which model, and which weights of it."""
 
     source: str = setting(path=True, nonempty=True)
     """Run folder, model folder, single file or hub id."""
+    step: int | None = setting(None, at_least=0)
+    """Checkpoint of a run folder; the newest by default."""
+    ema: bool | None = None
+    """The moving average or the last weights; by default the average, if the run kept one."""
+    revision: str | None = setting(None, nonempty=True)
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = setting(None, nonempty=True)
+    """Weight files of a model to prefer, such as fp16."""
+    vae: str | None = setting(None, path=True, nonempty=True)
+    """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
+    tokenizer: str | None = setting(None, path=True, nonempty=True)
+    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the denoiser predicts, where the model does not say it, or something else."""
+
+    def told(self) -> dict[str, Any]:
+        """These alone, as :func:`~dreambooth_jax.runs.open_model` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(DrawingConfig, ModelOptions):
+    """What to draw, and with which model."""
+
     prompts: tuple[str, ...] = setting(())
     """What to draw: the words after SOURCE, each in quotes; or dreambooth-live, dreambooth-object or anatomy."""
     prompt_syntax: Literal["plain", "a1111"] = redefault(SamplingConfig, "prompt_syntax", "a1111")
@@ -50,46 +74,16 @@ class SampleOptions(DrawingConfig):
     """Pictures per prompt; number i has seed + i."""
     seed: int = setting(0, at_least=0, below=2**64)
     """Seed of the first picture of each prompt: below 2^32, or with noise of other tools below 2^64."""
-    step: int | None = setting(None, at_least=0)
-    """Checkpoint of a run folder; the newest by default."""
-    ema: bool | None = None
-    """The moving average or the last weights; by default the average, if the run kept one."""
-    revision: str | None = setting(None, nonempty=True)
-    """Branch, tag or commit of a hub id."""
-    variant: str | None = setting(None, nonempty=True)
-    """Weight files of a model to prefer, such as fp16."""
-    vae: str | None = setting(None, path=True, nonempty=True)
-    """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
-    tokenizer: str | None = setting(None, path=True, nonempty=True)
-    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    """What the denoiser predicts, where the model does not say it, or something else."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(Settings):
+class ExportOptions(ModelOptions):
     """What to write, and as what."""
 
-    source: str = setting(path=True, nonempty=True)
-    """Run folder, model folder, single file or hub id."""
     out: str = setting(path=True, nonempty=True)
     """The diffusers folder to write; for format=ldm the file, such as dog.safetensors."""
-    step: int | None = setting(None, at_least=0)
-    """Checkpoint of a run folder; the newest by default."""
-    ema: bool | None = None
-    """The moving average or the last weights; by default the average, if the run kept one."""
-    revision: str | None = setting(None, nonempty=True)
-    """Branch, tag or commit of a hub id."""
-    variant: str | None = setting(None, nonempty=True)
-    """Weight files of a model to prefer, such as fp16."""
-    vae: str | None = setting(None, path=True, nonempty=True)
-    """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
-    tokenizer: str | None = setting(None, path=True, nonempty=True)
-    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    """What the denoiser predicts, where the model does not say it, or something else."""
     format: Literal["safetensors", "flax", "ldm"] = "safetensors"
     """A folder with safetensors (PyTorch diffusers) or legacy Flax msgpack, or one file for A1111 and ComfyUI (ldm)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -17,16 +17,7 @@ def export(call: Call) -> None:
 
     keep_compiled()
     with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
-        model = open_model(
-            options.source,
-            step=options.step,
-            ema=options.ema,
-            revision=options.revision,
-            variant=options.variant,
-            vae=options.vae,
-            tokenizer=options.tokenizer,
-            prediction_type=options.prediction_type,
-        )
+        model = open_model(**options.told())
     with announced(f"writing {options.out}", usually="seconds, or half a minute for a large model"):
         save_pretrained(options.out, model.pipe, model.params, format=options.format, dtype=options.dtype)
     print(options.out)

@@ -104,17 +104,7 @@ def opened(
     from dreambooth_jax.runs import open_model
 
     with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
-        model = open_model(
-            options.source,
-            step=options.step,
-            ema=options.ema,
-            dtype=options.dtype,
-            revision=options.revision,
-            variant=options.variant,
-            vae=options.vae,
-            tokenizer=options.tokenizer,
-            prediction_type=options.prediction_type,
-        )
+        model = open_model(dtype=options.dtype, **options.told())
     given = given_pictures(options, model.pipe)
     own_size = "image" in given or first_map(given.get("control", ())) is not None
     sampling = sampling_of(options, told, model, remake, own_size=own_size)

@@ -84,17 +84,19 @@ class CLIPEmbeddings(nn.Module):
 
 
 class CLIPEncoder(nn.Module):
-    """The stack of layers."""
+    """The stack of layers, of texts or of pictures."""
 
-    config: CLIPTextConfig
+    config: CLIPConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    causal: bool = True
 
     def setup(self) -> None:
         layer = recomputed(CLIPLayer, self.remat == "blocks")
         self.layers = [
-            layer(self.config, self.dtype, self.remat, self.arch) for _ in range(self.config.num_hidden_layers)
+            layer(self.config, self.dtype, self.remat, self.arch, causal=self.causal)
+            for _ in range(self.config.num_hidden_layers)
         ]
 
     def __call__(self, x: Float[Array, "b t c"], count: int) -> Float[Array, "b t c"]:

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dreambooth_jax.models.clip_configs import CLIPConfig
-from dreambooth_jax.models.clip_text import CLIPLayer
+from dreambooth_jax.models.clip_text import CLIPEncoder
 from dreambooth_jax.models.configs import Choices
 from dreambooth_jax.models.layers import LayerNorm, wide
 from dreambooth_jax.target import CPU, Arch
@@ -69,26 +69,6 @@ class CLIPVisionEmbeddings(nn.Module):
         return tokens + positions(jnp.arange(tokens.shape[1]))[None]
 
 
-class CLIPVisionEncoder(nn.Module):
-    """The stack of layers."""
-
-    config: CLIPVisionConfig
-    dtype: DTypeLike = jnp.float32
-    arch: Arch = CPU
-
-    def setup(self) -> None:
-        self.layers = [
-            CLIPLayer(self.config, self.dtype, "nothing", self.arch, causal=False)
-            for _ in range(self.config.num_hidden_layers)
-        ]
-
-    def __call__(self, x: Float[Array, "b t c"], count: int) -> Float[Array, "b t c"]:
-        """After the first ``count`` layers."""
-        for layer in self.layers[:count]:
-            x = layer(x)
-        return x
-
-
 class CLIPVisionTransformer(nn.Module):
     """Embeddings, a norm, layers, and a norm of the class token."""
 
@@ -99,7 +79,7 @@ class CLIPVisionTransformer(nn.Module):
     def setup(self) -> None:
         self.embeddings = CLIPVisionEmbeddings(self.config, dtype=self.dtype)
         self.pre_layrnorm = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)  # their spelling
-        self.encoder = CLIPVisionEncoder(self.config, dtype=self.dtype, arch=self.arch)
+        self.encoder = CLIPEncoder(self.config, dtype=self.dtype, arch=self.arch, causal=False)
         self.post_layernorm = LayerNorm(self.config.layer_norm_eps, dtype=self.dtype)
 
     def tokens(self, pixels: Float[Array, "b h w c"], count: int) -> Float[Array, "b t d"]:
