@@ -84,7 +84,7 @@ def test_one_program_for_one_shape(pipe):
     pipe(PROMPTS[:2], steps=7, guidance_scale=3, eta=1, seed=8, negative_prompt="blurry")
     for sampler in SAMPLERS:
         pipe(PROMPTS, steps=2, sampler=sampler)
-    replace(pipe, params=jax.tree.map(np.asarray, pipe.params))(PROMPTS, steps=1, output="latents")
+    replace(pipe, params=jax.tree.map(np.asarray, pipe.params))(PROMPTS, steps=1)
     assert sharding._mapped._cache_size() == before
 
 

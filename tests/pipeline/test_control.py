@@ -105,7 +105,7 @@ def test_one_controlnet_with_all_scales_and_intervals_in_one_program(sd15):
     both, plain = controlled(torch_pipe, nets[:1]), pipe(PROMPTS, latents=noise(), steps=6, output="float32")
     seen = [plain]
     intervals = [(1.0, 0.0, 1.0), (0.4, 0.0, 0.5), (-1.5, 1 / 3, 1.0), (1.0, 0.2, 0.9)]
-    before = sharding._mapped._cache_size()
+    compiled = set()
     for scale, start, end in intervals:
         seen.append(
             check(
@@ -119,7 +119,8 @@ def test_one_controlnet_with_all_scales_and_intervals_in_one_program(sd15):
                 control_guidance_end=end,
             )
         )
-    assert sharding._mapped._cache_size() == before + 1
+        compiled.add(sharding._mapped._cache_size())
+    assert len(compiled) == 1, "what the first one needed is all that there is"
     assert all(np.abs(a - b).max() > 1e-2 for i, a in enumerate(seen) for b in seen[:i])
 
 
