@@ -7,6 +7,7 @@ import pytest
 
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import composed, full, part_for, passed_on
+from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from tests.adapters.toy import low_rank
 
 PARAMS = {
@@ -21,11 +22,25 @@ PARAMS = {
     "vae": {"conv": {"kernel": np.full((1, 1, 3, 4), 4.0, np.float32)}},
 }
 
+
+def scaled(pattern):
+    """A kernel is multiplied by (1 + scale · gain), where ``gain`` is kept fixed."""
+    selected = trees.matcher([pattern])
+
+    def start(key, name, kernel):
+        del key
+        outputs = (*[1] * (len(kernel.shape) - 1), kernel.shape[-1])
+        return ({"gain": jnp.ones(())}, {"scale": jnp.zeros(outputs)}) if selected(name) else None
+
+    return kernel_adapter(KernelMethod("scaled", lambda kernel, t: kernel * (1 + t["scale"] * t["gain"])), start)
+
+
 # Adapters, with patterns of the model's leaves that each changes.
 ADAPTERS = {
     "unet": (full("unet/.*"), ["unet/.*"]),
     "unet and text encoder": (full("unet/.*", "text_encoder/.*"), ["unet/.*", "text_encoder/.*"]),
     "cross-attention": (full(r"unet/.*attn2.*"), ["unet/attn2.*"]),
+    "kernels": (scaled(".*(conv_in|q_proj).*"), ["unet/conv_in/kernel", "text_encoder/q_proj/kernel"]),
     "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),
     "low rank, unet": (low_rank("pictures"), ["unet/attn2/to_q/kernel"]),
 }
@@ -101,3 +116,5 @@ def test_compiled_it_is_the_same_and_what_is_passed_on_is_no_copy(case):
 def test_selecting_nothing_is_an_error():
     with pytest.raises(ValueError, match="no leaf matches"):
         full("unet/attn9.*").init(rng.root_key(0), PARAMS)
+    with pytest.raises(ValueError, match="no kernel"):
+        scaled("unet/attn9.*").init(rng.root_key(0), PARAMS)
