@@ -40,6 +40,8 @@ def save_pretrained(
         InputError: if ``params`` does not fit the model, has values beyond the dtype's range or not finite, or
             cannot be saved, or if the folder is a run's own, or the one that ``pipe`` was read from.
     """
+    if not isinstance(pipe, Pipeline):
+        raise InputError(f"pipe={pipe!r}: give the pipeline that load_pretrained returned")
     _check_place(at_home(path).resolve(), pipe)
     expected, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (pipe.params, params))
     check_shapes(expected=expected, found=found, source="what is to be saved")

@@ -214,6 +214,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         InputError: for a missing file, an unknown key or a value of the wrong type.
     """
     files = [f"--config={path}"] if path is not None else []
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        raise InputError(f"overrides={overrides!r}: give a list of texts, such as ['train.steps=400']")
     parsed = parse(_parser(), files + [f"--{text.removeprefix('--')}" for text in overrides], known=list(keys()))
     return Config(**{field.name: parsed[field.name] for field in dataclasses.fields(Config)})
 

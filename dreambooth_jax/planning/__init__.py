@@ -7,6 +7,7 @@ and tells.
 """
 
 from dreambooth_jax.config import Config
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.planning.result import Plan
 
 
@@ -21,6 +22,10 @@ def plan(config: Config, *, target: str | None = None) -> Plan:
     Raises:
         InputError: for wrong settings, a model whose configuration cannot be had, or an unknown target.
     """
+    if not isinstance(config, Config):
+        raise InputError(f"{config!r} is no Config: load_config makes one, of a file or a name and KEY=VALUE")
+    if target is not None and not isinstance(target, str):
+        raise InputError(f"target={target!r}: give a name, such as 'h100:8'")
     if target is not None:
         from dreambooth_jax.planning.elsewhere import plan_elsewhere
 

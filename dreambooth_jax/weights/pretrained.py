@@ -216,15 +216,19 @@ def load_leaves(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place
     """Read what :func:`match` found, leaf by leaf: to a dtype, and placed.
 
     Raises:
-        InputError: for numbers that are not real, or not finite.
+        InputError: for numbers that are not real, or not finite, or if all of them are zero, as in a file whose room
+            was made before its download failed.
     """
+    is_empty = True
 
     def load(name: str, leaf: Leaf) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(
                 f"{file}: {prefix}{name} is {leaf.dtype.name}, not real: take weights that are not quantised"
             )
+        nonlocal is_empty
         array = np.asarray(leaf.load(), dtype=dtype, order="C")
+        is_empty = is_empty and not array.any()
         if not np.isfinite(array).all():
             bad = np.count_nonzero(~np.isfinite(array))
             raise InputError(
@@ -232,4 +236,8 @@ def load_leaves(prefix: str, leaves: Mapping[str, Leaf], dtype: DTypeLike, place
             )
         return place(f"{prefix}{name}", array)
 
-    return unflatten({name: load(name, leaf) for name, leaf in leaves.items()})
+    tree = unflatten({name: load(name, leaf) for name, leaf in leaves.items()})
+    if is_empty:
+        of = f" of {prefix.rstrip('/')}" if prefix else ""
+        raise InputError(f"{file}: all weights{of} are zero, as where a download failed: take another copy")
+    return tree

@@ -276,6 +276,13 @@ class TestErrors:
         with pytest.raises(InputError, match="mid_block/resnets_0/conv1/bias has 1 values"):
             load_module(folder / "unet", UNET)
 
+    def test_nothing_but_zeros(self, folder):
+        """What a file holds whose room was made before its download failed: it would draw grey pictures."""
+        rewrite(folder, "unet", lambda arrays: {name: 0 * array for name, array in arrays.items()})
+        self._fails(folder, "all weights of unet are zero")
+        with pytest.raises(InputError, match="all weights are zero"):
+            load_module(folder / "unet", UNET)
+
     def test_a_value_beyond_the_dtype_that_is_asked_for(self, folder):
         rewrite(folder, "unet", lambda a: {**a, "conv_in.bias": a["conv_in.bias"].astype(np.float64) * 0 + 1e300})
         with np.errstate(over="ignore"):
