@@ -183,7 +183,7 @@ def open_model(
     pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, **of_model)
     if ema is None:
         ema = config.train.ema_decay > 0
-    adapter = make_adapter(config)
+    adapter = make_adapter(config, pipe.tokenizers)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)
     pipe = adapter.extend(replace(pipe, params=composed(adapter, frozen, weights)))

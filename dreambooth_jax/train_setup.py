@@ -178,7 +178,7 @@ def mapper_of(config: Config, target: Target) -> Mapper:
 
 def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSetup:
     """Make all steps of a run; nothing is computed or compiled."""
-    adapter, train = make_adapter(config), config.train
+    adapter, train = make_adapter(config, pipe.tokenizers), config.train
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), shapes(pipe.params))
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
     encoders, batches = _encoders(pipe), batches_of(config)

@@ -33,7 +33,7 @@ def trained(request, root, monkeypatch):
     parallel, n = request.param
     monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:n])))
     monkeypatch.setattr("dreambooth_jax.training.parallel.sharded.SHARDING_THRESHOLD", 64)
-    monkeypatch.setitem(registry.ADAPTERS, "full", lambda _: low_rank("words", "pictures"))
+    monkeypatch.setitem(registry.ADAPTERS, "full", lambda *_: low_rank("words", "pictures"))
     settings = ["prior.weight=0", "train.steps=4", "train.ema_decay=0.5", "checkpoint.every=2", *STRETCH]
     settings += [f"train.parallel={parallel}", "samples.every=4", "samples.steps=1", "samples.num_images=1"]
     dbx.train(tiny_config(root, f"run_dir={root / parallel}", *settings))
@@ -49,7 +49,7 @@ def test_it_trains_resumes_samples_and_exports(trained, root, monkeypatch):
 
 def test_the_plan_counts_what_is_trained(root, monkeypatch):
     monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
-    monkeypatch.setitem(registry.ADAPTERS, "full", lambda _: low_rank("words", "pictures"))
+    monkeypatch.setitem(registry.ADAPTERS, "full", lambda *_: low_rank("words", "pictures"))
     overrides = ["prior.weight=0", "train.steps=4", "samples.every=4", "samples.num_images=1", *STRETCH]
     found = dbx.plan(tiny_config(root, *overrides))
     params = dbx.load_pretrained(MODEL).params
