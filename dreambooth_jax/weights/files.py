@@ -184,11 +184,7 @@ def write_safetensors(
         OSError: if the disk is full.
     """
     texts = {"format": "pt", **(metadata or {})}  # transformers wants to see the first there
-    header: dict[str, Any] = {"__metadata__": texts | ({hash_name: _NO_HASH} if hash_name else {})}
-    end = 0
-    for name, leaf in leaves.items():
-        begin, end = end, end + leaf.nbytes
-        header[name] = {"dtype": _CODE_OF[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [begin, end]}
+    header = header_of(leaves, texts | ({hash_name: _NO_HASH} if hash_name else {}))
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned
     digest = hashlib.sha256()
@@ -202,6 +198,16 @@ def write_safetensors(
         if hash_name:
             stream.seek(8 + text.index(_NO_HASH.encode()))
             stream.write(f"0x{digest.hexdigest()}".encode())
+
+
+def header_of(leaves: Mapping[str, Leaf], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The header of a safetensors file that holds leaves one after the other."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, leaf in leaves.items():
+        begin, end = end, end + leaf.nbytes
+        header[name] = {"dtype": _CODE_OF[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [begin, end]}
+    return header
 
 
 def write_array(stream: BinaryIO, array: np.ndarray) -> None:

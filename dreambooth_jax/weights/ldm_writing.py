@@ -6,7 +6,6 @@ Its metadata are those of the model specification (https://github.com/Stability-
 configurations, so that we read networks that nobody else knows, too. There is no place for a tokenizer.
 """
 
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,11 @@ from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights import names
-from dreambooth_jax.weights.files import Leaf, turned, write_safetensors
+from dreambooth_jax.weights.files import Leaf, turned
 from dreambooth_jax.weights.ldm import is_open_clip, places_of
+from dreambooth_jax.weights.modelspec import modelspec
 from dreambooth_jax.weights.single_file import OWN_METADATA, configs_text
+from dreambooth_jax.weights.whole_files import write_whole
 from dreambooth_jax.weights.writing import checked_dtype, outgoing
 
 SUFFIX = ".safetensors"
@@ -61,17 +62,9 @@ def write_single_file(
         raise InputError(f"format = ldm is for Stable Diffusion 1 and 2, this is a {family.pipeline_class}")
     leaves = single_file_leaves(params, configs, dtype=checked_dtype(dtype), finite=finite)
     leaves |= {name: MARKER for name in _markers(configs, scheduler_config)}
-    metadata = _metadata(target.stem, configs, scheduler_config)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_safetensors(unfinished, leaves, metadata, hash_name="modelspec.hash_sha256")
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{target} could not be saved, what was there before still is: {error}") from error
+    metadata = modelspec(target.stem, configs, scheduler_config)
+    metadata[OWN_METADATA] = configs_text(configs, scheduler_config)
+    write_whole(target, leaves, metadata, hash_name="modelspec.hash_sha256")
 
 
 def single_file_leaves(
@@ -108,26 +101,3 @@ def _markers(configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping
     is_2 = is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"]))
     is_v = scheduler_config.get("prediction_type") == "v_prediction"
     return ["v_pred"] * (is_v and not is_2) + ["ztsnr"] * bool(scheduler_config.get("rescale_betas_zero_snr"))
-
-
-def _metadata(
-    title: str, configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]
-) -> dict[str, str]:
-    unet, vae = configs["unet"], configs["vae"]
-    is_2 = is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"]))
-    predicts = scheduler_config.get("prediction_type", "epsilon")
-    said = {"epsilon": "epsilon", "v_prediction": "v"}.get(predicts)
-    side = (unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
-    kinds = {1: "stable-diffusion-v1", 2: "stable-diffusion-v2-768-v" if said == "v" else "stable-diffusion-v2-512"}
-    architecture = kinds[1 + is_2]
-    if unet.get("in_channels") == 9:
-        architecture = f"stable-diffusion-v{1 + is_2}-inpainting"
-    return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": title,
-        "modelspec.resolution": f"{side}x{side}",
-        **({"modelspec.prediction_type": said} if said else {}),
-        OWN_METADATA: configs_text(configs, scheduler_config),
-    }

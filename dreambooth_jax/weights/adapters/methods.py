@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Which method changes a layer, by the names of its tensors, and how tensors lie in files and here.
+
+In files tensors lie as PyTorch's weights do: a matrix is [out, in], a convolution [out, in, height, width]. Here they
+lie as kernels do: [in, out], and [height, width, in, out].
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Module(NamedTuple):
+    """What becomes of one layer.
+
+    Attributes:
+        method: name of what is done, as in ``METHODS`` where we have it.
+        tensors: by name, laid out as kernels are.
+    """
+
+    method: str
+    tensors: Mapping[str, Any]
+
+
+class TensorNames(NamedTuple):
+    """The tensors of a method.
+
+    Attributes:
+        method: its name.
+        needed: one of these groups of names must be there whole.
+        optional: what may be there besides.
+    """
+
+    method: str
+    needed: tuple[frozenset[str], ...]
+    optional: frozenset[str] = frozenset()
+
+
+def _names(*groups: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(group.split()) for group in groups)
+
+
+_SCALES = frozenset(("alpha", "scalar"))
+_DORA = "dora_scale"
+METHODS = (
+    TensorNames("lora", _names("lora_down lora_up"), _SCALES | {"lora_mid"}),
+    TensorNames("dora", _names("lora_down lora_up dora_scale"), _SCALES | {"lora_mid"}),
+    TensorNames("loha", _names("hada_w1_a hada_w1_b hada_w2_a hada_w2_b"), _SCALES | {_DORA, "hada_t1", "hada_t2"}),
+    TensorNames(
+        "lokr",
+        _names(
+            *("lokr_w1 lokr_w2", "lokr_w1_a lokr_w1_b lokr_w2", "lokr_w1 lokr_w2_a lokr_w2_b"),
+            "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b",
+        ),
+        _SCALES | {_DORA, "lokr_t2"},
+    ),
+    TensorNames("ia3", _names("weight on_input", "weight"), frozenset(("alpha",))),
+    TensorNames("oft", _names("oft_blocks", "oft_diag"), frozenset(("alpha", "rescale"))),
+    TensorNames("glora", _names("a1 a2 b1 b2"), _SCALES | {"bm"}),
+    TensorNames("diff", _names("diff", "diff diff_b", "diff_b"), frozenset(("alpha",))),
+    TensorNames("norm", _names("w_norm", "w_norm b_norm", "b_norm"), frozenset(("alpha",))),
+)
+"""All that files are known to hold; not all of them can be applied."""
+
+ALL_TENSORS = frozenset().union(*(names for method in METHODS for names in (*method.needed, method.optional)))
+
+
+def method_of(tensors: Collection[str]) -> str | None:
+    """The method that has these tensors and no others; None where there is none, as where one is missing."""
+    names = frozenset(tensors)
+    for method in METHODS:
+        if any(needed <= names <= needed | method.optional for needed in method.needed):
+            return method.method
+    return None
+
+
+def to_ours(array: np.ndarray) -> np.ndarray:
+    """A tensor of a file, as a view that lies as kernels do."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.T if array.ndim == 2 else array
+
+
+def to_torch(array: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`to_ours`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    return array.T if array.ndim == 2 else array

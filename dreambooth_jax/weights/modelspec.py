@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What a file says of itself in the words of the model specification, by which tools tell what it is for.
+
+https://github.com/Stability-AI/ModelSpec, version 1.0.1.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from dreambooth_jax.models.clip_configs import CLIPTextConfig
+from dreambooth_jax.weights.ldm import is_open_clip
+
+PREFIX = "modelspec."
+_ORIGINAL = "https://github.com/Stability-AI/generative-models"
+_IMPLEMENTATIONS = {"": _ORIGINAL, "lora": "diffusers", "textual-inversion": _ORIGINAL}
+
+Part = Literal["", "lora", "textual-inversion"]
+
+
+def model_version(configs: Mapping[str, Mapping[str, Any]]) -> Literal[1, 2]:
+    """Of Stable Diffusion, by its text encoder."""
+    return 2 if is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"])) else 1
+
+
+def modelspec(
+    title: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    scheduler_config: Mapping[str, Any],
+    *,
+    part: Part = "",
+    resolution: str | None = None,
+    **more: str,
+) -> dict[str, str]:
+    """The metadata.
+
+    Args:
+        title: of the file.
+        configs: content of each component's ``config.json``.
+        scheduler_config: of the ``scheduler_config.json``.
+        part: what of a model the file holds; empty for all of it.
+        resolution: width x height that it is for; by default the model's.
+        **more: such as description, author, date, tags, trigger_phrase; empty ones are left out.
+    """
+    version = model_version(configs)
+    said = {"epsilon": "epsilon", "v_prediction": "v"}.get(scheduler_config.get("prediction_type", "epsilon"))
+    architecture = f"stable-diffusion-v{version}"
+    if configs["unet"].get("in_channels") == 9:
+        architecture += "-inpainting"
+    elif version == 2:
+        architecture += "-768-v" if said == "v" else "-512"
+    texts = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{architecture}/{part}" if part else architecture,
+        "implementation": _IMPLEMENTATIONS[part],
+        "title": title,
+        "resolution": resolution or _own_resolution(configs),
+        **({"prediction_type": said} if said else {}),
+        **{name: text for name, text in more.items() if text},
+    }
+    return {PREFIX + name: text for name, text in texts.items()}
+
+
+def _own_resolution(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    side = (configs["unet"].get("sample_size") or 64) * 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+    return f"{side}x{side}"
