@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
+from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
@@ -44,6 +45,7 @@ def problems(config: Config) -> Iterator[str]:
         value = getattr(config.optimizer, name)
         if value != getattr(OptimizerConfig(), name):
             yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
+    yield from objective_problems(config.objective)
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)
     text_encoder, steps = config.text_encoder, config.train.steps

@@ -23,6 +23,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.pipeline.load import with_vae
+from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.trees import Tree
 
@@ -187,6 +188,7 @@ def open_model(
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)
     pipe = adapter.extend(replace(pipe, params=composed(adapter, frozen, weights)))
+    pipe = with_zero_terminal_snr(pipe) if config.objective.zero_terminal_snr else pipe
     pipe = pipe if vae is None else with_vae(pipe, vae)
     return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {step}", config=config)
 

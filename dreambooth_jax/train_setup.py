@@ -25,6 +25,8 @@ from dreambooth_jax.data.mixture import Batches
 from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
+from dreambooth_jax.prepare.model import trained_pipe
+from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Phase, split_phases
@@ -181,15 +183,19 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     adapter, train = make_adapter(config, pipe.tokenizers), config.train
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), shapes(pipe.params))
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
+    pipe = trained_pipe(pipe, config.objective)
     encoders, batches = _encoders(pipe), batches_of(config)
     groups = {name: group_training(config, name, adapter.networks(name), encoders) for name in trainable}
     phases = split_phases(steps=train.steps, stretches={name: (one.start, one.stop) for name, one in groups.items()})
+    values = objective_values(config.objective, pipe.schedule)
     objective = DenoisingObjective(
         unet=pipe.unet.clone(remat=train.remat),
         conditioner=pipe.conditioner.clone(remat=train.remat),
         schedule=pipe.schedule,
         scaling_factor=pipe.vae.config.scaling_factor,
         n_instances=batches.rows,
+        noising=values.noising,
+        scoring=values.scoring,
     )
     pure_steps = {
         active: TrainStep(

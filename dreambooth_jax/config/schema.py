@@ -9,6 +9,7 @@ The string after a field is its help text on the command line. Only ``cli/``, ``
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
 from dreambooth_jax.size import Size, shortest
@@ -215,6 +216,7 @@ class Config(Settings):
     data: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)

@@ -5,12 +5,13 @@
 Equation 2 of arXiv 2208.12242 adds to the error on a picture of the subject λ times the error on a picture that the
 frozen model made of the class, each with its own noise and timestep. Both kinds are rows of one batch:
 
-    L = Σ_i w_i · mse_i / n,    w_i = 1 or λ,    n = number of instance examples
+    L = Σ_i w_i · error_i / n,    w_i = 1 or λ,    n = number of instance examples
 
 A sum over rows, so it does not matter how rows are laid out over devices and micro-batches; a weight that depends on
-the timestep, such as min-SNR, multiplies w_i.
+the timestep, such as min-SNR, multiplies w_i of both terms.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,25 +26,35 @@ class Loss(NamedTuple):
     prior: Float[Array, ""]
 
 
-def weighted_mse(
+def example_errors(
     prediction: Float[Array, "b *shape"],
     target: Float[Array, "b *shape"],
     *,
-    weight: Float[Array, "b"],
-    is_prior: Bool[Array, "b"],
-    n_instances: int,
+    penalty: Callable[[Float[Array, "b *shape"]], Float[Array, "b *shape"]] = jnp.square,
+) -> Float[Array, "b"]:
+    """The mean error of each example, at least in float32.
+
+    Args:
+        prediction: of the network, any float dtype.
+        target: what it should be.
+        penalty: what an error of each number costs.
+    """
+    dtype = jnp.promote_types(jnp.promote_types(prediction.dtype, target.dtype), jnp.float32)
+    error = penalty(prediction.astype(dtype) - target.astype(dtype))
+    return jnp.mean(error, axis=tuple(range(1, error.ndim)))
+
+
+def weighted_loss(
+    errors: Float[Array, "b"], *, weight: Float[Array, "b"], is_prior: Bool[Array, "b"], n_instances: int
 ) -> Loss:
     """The loss of some rows of a step.
 
     Args:
-        prediction: of the network, any float dtype; the loss is at least float32.
-        target: what it should be.
-        weight: 1 for an instance example, λ for a class example.
+        errors: of each example.
+        weight: 1 for an instance example, λ for a class example, times what its timestep counts.
         is_prior: which are class examples; only tells the two terms apart.
         n_instances: instance examples in the *whole* step, not only among these rows: losses of disjoint rows add up.
     """
-    dtype = jnp.promote_types(jnp.promote_types(prediction.dtype, target.dtype), jnp.float32)
-    error = jnp.square(prediction.astype(dtype) - target.astype(dtype))
-    terms = weight * jnp.mean(error, axis=tuple(range(1, error.ndim))) / n_instances
+    terms = weight * errors / n_instances
     instance, prior = jnp.sum(jnp.where(is_prior, 0, terms)), jnp.sum(jnp.where(is_prior, terms, 0))
     return Loss(total=instance + prior, instance=instance, prior=prior)

@@ -4,9 +4,11 @@
 
 import logging
 
-from dreambooth_jax.config import Config
+from dreambooth_jax.config import Config, ObjectiveConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, describe_pretrained, load_pretrained
+from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
+from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.pretrained import Place
 
@@ -62,13 +64,24 @@ def check_fit(pipe: Pipeline, config: Config) -> None:
     """Say what the identifier and the size of pictures are to this model.
 
     Raises:
-        InputError: if the identifier tokenises into nothing, or the model cannot make pictures, or none of this size.
+        InputError: if the identifier tokenises into nothing, or the model cannot make pictures, or none of this size,
+            or cannot be trained for this objective.
     """
     data, factor = config.data, pipe.vae.config.downscale
     pipe.check_text_to_image()
     log.info("%s", pipe.tokenizer.report(data.identifier))
     if any(side % factor for side in data.size):
         raise InputError(f"data.resolution={data.resolution} is no multiple of {factor}, the autoencoder's factor")
+    objective_values(config.objective, trained_pipe(pipe, config.objective).schedule)
     native = (pipe.unet.config.sample_size or 0) * factor
     if native and native != data.resolution:
         log.warning("the model was made for %d pixels, not data.resolution=%s: expect less", native, data.resolution)
+
+
+def trained_pipe(pipe: Pipeline, objective: ObjectiveConfig) -> Pipeline:
+    """The pipeline with the noise that the run trains with, and its samples and exports are drawn with.
+
+    Raises:
+        InputError: if the model cannot be trained with it.
+    """
+    return with_zero_terminal_snr(pipe) if objective.zero_terminal_snr else pipe

@@ -5,6 +5,9 @@
 z   = scaling_factor · (mean + exp(logvar / 2) n)        latents, drawn anew at every step
 z_t = α z + σ ε,   t ~ U{0, ..., T - 1}                  each example its own n, ε and t, class examples too
 L   = Σ_i w_i · mse(network(z_t, t, condition)_i, target_i) / n_instances
+
+Other laws of t and ε are a :class:`Noising`, other weights and costs of an error a :class:`Scoring`; they hold for both
+terms.
 """
 
 from dataclasses import dataclass
@@ -12,13 +15,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from dreambooth_jax import rng
-from dreambooth_jax.diffusion.loss import weighted_mse
+from dreambooth_jax.diffusion.loss import example_errors, weighted_loss
+from dreambooth_jax.diffusion.penalties import Penalty
 from dreambooth_jax.diffusion.process import add_noise, sample_posterior, training_target
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
+from dreambooth_jax.diffusion.timesteps import draw_timesteps
 from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
@@ -30,6 +36,57 @@ class Draws(NamedTuple):
     latents: Float[Array, "b h w c"]
     noise: Float[Array, "b h w c"]
     timesteps: Int[Array, "b"]
+    added: Float[Array, "b h w c"] | None = None
+    """What is added to the latents, where it is not the noise of the target."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Noising:
+    """How noisy latents are made.
+
+    Attributes:
+        cumulative: sums of the probabilities of timesteps (``diffusion/timesteps.py``); None draws all alike.
+        offset: standard deviation of a number that is added to all noise of a channel, and so to the target.
+        perturbation: standard deviation of noise that the network's input has on top, and its target has not
+            (arXiv 2301.11706).
+    """
+
+    cumulative: Float[np.ndarray, "T"] | None = None
+    offset: float = 0.0
+    perturbation: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scoring:
+    """What errors cost.
+
+    Attributes:
+        weights: of each timestep; None is 1.
+        constant: weight of all timesteps.
+        penalty: of an error, instead of its square.
+        deltas: of the penalty, at each timestep.
+    """
+
+    weights: Float[np.ndarray, "T"] | None = None
+    constant: float = 1.0
+    penalty: Penalty | None = None
+    deltas: Float[np.ndarray, "T"] | None = None
+
+    def errors(
+        self, prediction: Float[Array, "b *shape"], target: Float[Array, "b *shape"], timesteps: Int[Array, "b"]
+    ) -> Float[Array, "b"]:
+        """Of each example, without the weights."""
+        penalty = self.penalty
+        if penalty is None or self.deltas is None:
+            return example_errors(prediction, target)
+        delta = jnp.asarray(self.deltas, jnp.promote_types(target.dtype, jnp.float32))[timesteps]
+        return example_errors(prediction, target, penalty=lambda error: penalty(error, delta))
+
+    def weight(self, weight: Float[Array, "b"], timesteps: Int[Array, "b"]) -> Float[Array, "b"]:
+        """Weights of examples at their timesteps."""
+        if self.constant != 1.0:
+            weight = weight * self.constant
+        return weight if self.weights is None else weight * jnp.asarray(self.weights, weight.dtype)[timesteps]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +100,8 @@ class DenoisingObjective:
         schedule: noise levels and prediction type.
         scaling_factor: of the autoencoder's latents.
         n_instances: instance examples in the whole step, over all devices and micro-batches.
+        noising: how noisy latents are made.
+        scoring: what errors cost.
     """
 
     unet: nn.Module
@@ -50,6 +109,8 @@ class DenoisingObjective:
     schedule: NoiseSchedule
     scaling_factor: float
     n_instances: int
+    noising: Noising = Noising()
+    scoring: Scoring = Scoring()
 
     def draw(self, batch: Batch, *, root_key: Key[Array, ""], step: int | Int[Array, ""]) -> Draws:
         """Every example from its own keys, so that it does not matter on which device it lies."""
@@ -57,23 +118,41 @@ class DenoisingObjective:
         def keys(name: str) -> Key[Array, "b"]:
             return rng.per_example(rng.stream(root_key, name, step), batch["index"])
 
-        mean = batch["mean"]
-        timesteps = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.schedule.num_train_timesteps))
+        def normal(name: str, *shape: int) -> Float[Array, "b h w c"]:
+            return jax.vmap(lambda key: jax.random.normal(key, shape, mean.dtype))(keys(name))
+
+        mean, noising = batch["mean"], self.noising
+        noise = normal("noise", *mean.shape[1:])
+        if noising.offset:
+            noise = noise + jnp.broadcast_to(noising.offset * normal("noise_offset", 1, 1, mean.shape[-1]), noise.shape)
+        added = None
+        if noising.perturbation:
+            added = noise + noising.perturbation * normal("input_perturbation", *mean.shape[1:])
         return Draws(
             latents=sample_posterior(keys("latents"), mean, batch["logvar"], self.scaling_factor),
-            noise=jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys("noise")),
-            timesteps=timesteps(keys("timesteps")).astype(jnp.int32),
+            noise=noise,
+            timesteps=self._timesteps(keys("timesteps")),
+            added=added,
         )
+
+    def _timesteps(self, keys: Key[Array, "b"]) -> Int[Array, "b"]:
+        if self.noising.cumulative is not None:
+            return draw_timesteps(keys, jnp.asarray(self.noising.cumulative))
+        draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.schedule.num_train_timesteps))
+        return draw(keys).astype(jnp.int32)
 
     def loss(self, params: Tree, batch: Batch, draws: Draws) -> tuple[Float[Array, ""], Metrics]:
         """The loss for given draws; ``prior_loss`` and ``instance_loss`` are its two parts."""
         condition = self.conditioner.of_batch(params, batch)
         alpha_bar = jnp.asarray(self.schedule.alphas_cumprod, draws.latents.dtype)[draws.timesteps]
-        noisy = add_noise(draws.latents, draws.noise, alpha_bar)
+        noisy = add_noise(draws.latents, draws.noise if draws.added is None else draws.added, alpha_bar)
         prediction: Any = self.unet.apply({"params": params["unet"]}, noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
-        loss = weighted_mse(
-            prediction, target, weight=batch["weight"], is_prior=batch["is_prior"], n_instances=self.n_instances
+        loss = weighted_loss(
+            self.scoring.errors(prediction, target, draws.timesteps),
+            weight=self.scoring.weight(batch["weight"], draws.timesteps),
+            is_prior=batch["is_prior"],
+            n_instances=self.n_instances,
         )
         return loss.total, {"instance_loss": loss.instance, "prior_loss": loss.prior}
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 
 from dreambooth_jax.diffusion import loss
 
-weighted_mse = jax.jit(loss.weighted_mse, static_argnames="n_instances")
+
+@partial(jax.jit, static_argnames="n_instances")
+def weighted_mse(prediction, target, **rest):
+    return loss.weighted_loss(loss.example_errors(prediction, target), **rest)
 
 
 def rows(getkey, instance: int, prior: int, weight: float = 1.0) -> dict:
