@@ -14,13 +14,14 @@ kernels are: a matrix is the transpose of PyTorch's, four dimensions are [height
 scalar is as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.targets import Layers
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 FIXED = "adapter"
@@ -62,12 +63,18 @@ Start = Callable[[Key[Array, ""], str, Any], tuple[Tensors, Tensors] | None]
 """(key, kernel's name ``unet/conv_in/kernel``, kernel) -> (fixed, trained) tensors that change nothing yet, or None."""
 
 
-def kernel_adapter(method: KernelMethod, start: Start) -> Adapter:
-    """The adapter that changes each kernel for which ``start`` gives tensors.
+def all_layers(names: Sequence[str]) -> list[str]:
+    """Every kernel."""
+    return [name for name in names if name.endswith("/kernel")]
+
+
+def kernel_adapter(method: KernelMethod, start: Start, layers: Layers = all_layers) -> Adapter:
+    """The adapter that changes each kernel of some layers for which ``start`` gives tensors.
 
     Args:
         method: what becomes of a kernel.
         start: the tensors of a kernel at first. The key is the kernel's own.
+        layers: which kernels ``start`` is asked for.
 
     Raises:
         ValueError: from ``init``, if there is no such kernel.
@@ -76,17 +83,18 @@ def kernel_adapter(method: KernelMethod, start: Start) -> Adapter:
     def init(key: Key[Array, ""], params: Tree) -> tuple[Tree, Tree]:
         fixed: dict[str, Any] = {}
         trained: dict[str, Any] = {}
-        for name, leaf in flatten(params).items():
-            path, _, last = name.rpartition("/")
-            tensors = start(rng.stream(key, name), name, leaf) if last == "kernel" else None
+        leaves = flatten(params)
+        for name in layers(list(leaves)):
+            tensors = start(rng.stream(key, name), name, leaves[name])
             if tensors is None:
                 continue
+            path = name.removesuffix("/kernel")
             network, _, inner = path.partition("/")
             fixed |= {f"{network}/{FIXED}/{inner}/{tensor}": value for tensor, value in tensors[0].items()}
             trained |= {f"{path}/{tensor}": value for tensor, value in tensors[1].items()}
         if not trained:
             raise ValueError("no kernel is to be changed")
-        return unflatten(flatten(params) | fixed), unflatten(trained)
+        return unflatten(leaves | fixed), unflatten(trained)
 
     def compose(frozen: Tree, trainable: Tree) -> Tree:
         return {

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Settings: what there is (``schema``, ``sampling``), their bounds (``setting``), and how they are read (``parse``)."""
 
+from dreambooth_jax.config.adapters import AdapterConfig as AdapterConfig
 from dreambooth_jax.config.objective import ObjectiveConfig as ObjectiveConfig
 from dreambooth_jax.config.parse import add_settings as add_settings
 from dreambooth_jax.config.parse import keys as keys

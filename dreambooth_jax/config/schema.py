@@ -9,6 +9,7 @@ The string after a field is its help text on the command line. Only ``cli/``, ``
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dreambooth_jax.config.adapters import AdapterConfig
 from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
@@ -215,6 +216,7 @@ class Config(Settings):
     model: ModelConfig = field(default_factory=ModelConfig, metadata=RESUMABLE)
     data: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -106,7 +106,7 @@ def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training
     frozen, trainable = setup.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
     training = Training(
         setup=setup,
-        frozen=frozen,
+        frozen=mapper.place(frozen),  # it may have numbers of its own beside the networks
         instance=prepared.instance,
         prior=prepared.prior,
         first_step=prepared.first_step,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng, trees
-from dreambooth_jax.adapters import composed, full, part_for, passed_on
+from dreambooth_jax.adapters import composed, full, lora, part_for, passed_on
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
+from dreambooth_jax.adapters.targets import choose_layers
 from tests.adapters.toy import low_rank
 
 PARAMS = {
@@ -41,6 +42,10 @@ ADAPTERS = {
     "unet and text encoder": (full("unet/.*", "text_encoder/.*"), ["unet/.*", "text_encoder/.*"]),
     "cross-attention": (full(r"unet/.*attn2.*"), ["unet/attn2.*"]),
     "kernels": (scaled(".*(conv_in|q_proj).*"), ["unet/conv_in/kernel", "text_encoder/q_proj/kernel"]),
+    "lora": (
+        lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2, alpha=1.0, conv_rank=3),
+        ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
+    ),
     "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),
     "low rank, unet": (low_rank("pictures"), ["unet/attn2/to_q/kernel"]),
 }

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): the product of two small matrices is added to a kernel.
+
+    W' = W + (alpha / r) · down up          dense: down [in, r], up [r, out]
+
+In convolutions ``down`` is one of the kernel's size and stride to r channels, [h, w, in, r], and ``up`` one of size 1,
+[1, 1, r, out]. ``lora_mid`` [h, w, r, r], which some files have, stands between a ``down`` and an ``up`` of size 1.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, is_convolution, kernel_adapter
+from dreambooth_jax.adapters.targets import Layers
+
+
+def down_of(tensors: Tensors) -> Float[Array, "*size i r"]:
+    """``lora_down``, with ``lora_mid`` where there is one."""
+    down = tensors["lora_down"]
+    if "lora_mid" not in tensors:
+        return down
+    return jnp.einsum("ir,hwrs->hwis", down.reshape(down.shape[-2:]), tensors["lora_mid"])
+
+
+def up_of(tensors: Tensors) -> Float[Array, "r o"]:
+    """``lora_up`` as a matrix, times alpha / r."""
+    up = tensors["lora_up"]
+    up = up.reshape(up.shape[-2:])
+    return up * (tensors["alpha"] / up.shape[0]) if "alpha" in tensors else up
+
+
+def low_rank_kernel(kernel: Any, tensors: Tensors) -> Array:
+    """The kernel [in, out] or [h, w, in, out] with the product added to it."""
+    return kernel + (down_of(tensors) @ up_of(tensors)).reshape(kernel.shape)
+
+
+LORA = KernelMethod("lora", low_rank_kernel)
+
+
+def lora(
+    layers: Layers,
+    *,
+    rank: int,
+    alpha: float | None = None,
+    conv_rank: int | None = None,
+    conv_alpha: float | None = None,
+    rank_stabilized: bool = False,
+) -> Adapter:
+    """The adapter.
+
+    Args:
+        layers: which kernels are changed.
+        rank: r.
+        alpha: the change is multiplied by alpha / r; None is r.
+        conv_rank, conv_alpha: of convolutions larger than 1x1; None are ``rank``, and ``alpha`` in proportion to it.
+        rank_stabilized: divide by √r in the place of r (Kalajdzievski 2023, arXiv 2312.03732). ``alpha`` is kept √r
+            times as large, so that whoever reads it may divide by r.
+    """
+    alpha = rank if alpha is None else alpha
+    conv_rank = conv_rank or rank
+    conv_alpha = alpha * conv_rank / rank if conv_alpha is None else conv_alpha
+
+    def start(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
+        del name
+        spread = is_convolution(kernel) and kernel.shape[:2] != (1, 1)
+        r, a = (conv_rank, conv_alpha) if spread else (rank, alpha)
+        dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+        fixed = {"alpha": jnp.asarray(a * math.sqrt(r) if rank_stabilized else a, dtype)}
+        return fixed, first_factors(key, kernel.shape, r, dtype)
+
+    return kernel_adapter(LORA, start, layers)
+
+
+def first_factors(key: Key[Array, ""], shape: tuple[int, ...], rank: int, dtype: DTypeLike) -> dict[str, Array]:
+    """``down`` uniform within 1 / √fan_in, as PyTorch's layers are at first; ``up`` zero.
+
+    Args:
+        key: to draw from.
+        shape: of the kernel.
+        rank: r.
+        dtype: of both.
+    """
+    *inner, outputs = shape
+    bound = 1 / math.sqrt(math.prod(inner))
+    return {
+        "lora_down": jax.random.uniform(key, (*inner, rank), dtype, -bound, bound),
+        "lora_up": jnp.zeros((*[1] * (len(shape) - 2), rank, outputs), dtype),
+    }
