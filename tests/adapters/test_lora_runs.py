@@ -14,13 +14,13 @@ from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from tests.runs import MODEL, assert_same, draw_photos, killed_at, weights
 
-pytestmark = [pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 SETTINGS = [
     f"model.path={MODEL}",
     *("data.class_noun=dog", "data.resolution=16", "prior.weight=0", "samples.every=0"),
     *("adapter.kind=lora", "adapter.rank=2", "optimizer.learning_rate=1e-2", "text_encoder.stop=-1"),
-    *("train.steps=4", "checkpoint.every=2", "checkpoint.keep_last=9"),
+    *("train.steps=4", "train.batch_size=2", "checkpoint.every=2", "checkpoint.keep_last=9"),
 ]
 
 
@@ -37,32 +37,51 @@ def on_devices(patch, count):
     patch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:count])))
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, photos):
+    """Folder of a whole run on one device."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    with pytest.MonkeyPatch.context() as patch:
+        on_devices(patch, 1)
+        assert train(folder, photos) == 0
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("parallel", "count"), [("auto", 1), ("pmap", 2), ("fsdp", 2)])
-def test_a_run_trains_little_and_goes_on_bit_for_bit(tmp_path, photos, monkeypatch, parallel, count):
-    on_devices(monkeypatch, count)
-    monkeypatch.setattr("dreambooth_jax.training.parallel.sharded.SHARDING_THRESHOLD", 64)
-    settings = [f"train.parallel={parallel}", f"train.batch_size={count}"]
-    assert train(tmp_path / "whole", photos, *settings) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(2))
-        train(tmp_path / "killed", photos, *settings)
-    assert not (tmp_path / "killed" / "checkpoints" / "4").exists()
-    assert train(tmp_path / "killed", photos, *settings) == 0
-    trained = weights(tmp_path / "whole", 4)
-    assert_same(trained, weights(tmp_path / "killed", 4))
+def test_checkpoints_hold_what_is_trained_alone(alone):
+    trained, before = weights(alone, 4), weights(alone, 2)
     assert {name.split("/")[0] for name in trained} == {"unet", "text_encoder"}
     assert {name.split("/")[-1] for name in trained} == {"lora_down", "lora_up"}
-    before = weights(tmp_path / "whole", 2)
     for name, leaf in trained.items():
-        moved = bool((leaf != before[name]).any())
-        assert moved, name
-    _what_it_draws_is_the_adapted_model(tmp_path / "whole")
+        assert (leaf != before[name]).any(), name
 
 
-def _what_it_draws_is_the_adapted_model(folder):
-    trained, original = trees.unflatten(weights(folder, 4)), trees.flatten(dbx.load_pretrained(MODEL).params)
-    for name, leaf in trees.flatten(open_model(str(folder)).params).items():
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(alone, tmp_path, photos, monkeypatch):
+    on_devices(monkeypatch, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(2))
+        train(tmp_path, photos)
+    assert not (tmp_path / "checkpoints" / "4").exists()
+    assert train(tmp_path, photos) == 0
+    assert_same(weights(alone, 4), weights(tmp_path, 4))
+
+
+@pytest.mark.slow
+def test_devices_do_not_matter(alone, tmp_path, photos, monkeypatch):
+    on_devices(monkeypatch, 2)
+    monkeypatch.setattr("dreambooth_jax.training.parallel.sharded.SHARDING_THRESHOLD", 64)
+    assert train(tmp_path, photos, "train.parallel=fsdp") == 0
+    first, found = weights(alone, 2), weights(tmp_path, 4)
+    for name, leaf in weights(alone, 4).items():
+        assert np.abs(found[name] - leaf).max() <= 1e-2 * np.abs(leaf - first[name]).max(), name
+
+
+@pytest.mark.slow
+def test_what_it_draws_is_the_adapted_model(alone, tmp_path, monkeypatch):
+    on_devices(monkeypatch, 1)
+    trained, original = trees.unflatten(weights(alone, 4)), trees.flatten(dbx.load_pretrained(MODEL).params)
+    for name, leaf in trees.flatten(open_model(str(alone)).params).items():
         tensors = trained.get(name.split("/")[0], {})
         for part in name.split("/")[1:-1]:
             tensors = tensors.get(part, {})
@@ -72,10 +91,11 @@ def _what_it_draws_is_the_adapted_model(folder):
             expected = expected + np.asarray(product).reshape(expected.shape)
             assert np.abs(expected - original[name]).max() > 1e-5
         np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-6, err_msg=name)
-    picture = folder.parent / "picture.png"
-    options = ["steps=2", "height=16", "width=16", f"output={picture}"]
-    assert main(["sample", str(folder), "a photo of sks dog", *options]) == 0
-    assert np.asarray(Image.open(picture)).std() > 0
+    options = ["steps=2", "height=16", "width=16", "num_images=1", f"out={tmp_path}"]
+    assert main(["sample", str(alone), "a photo of sks dog", *options]) == 0
+    drawn = list(tmp_path.rglob("*.png"))
+    assert drawn
+    assert all(np.asarray(Image.open(path)).std() > 0 for path in drawn)
 
 
 @pytest.mark.parametrize(
