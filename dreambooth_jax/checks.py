@@ -8,12 +8,11 @@ Bounds of single settings stand at their fields; here is what settings must be t
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from dreambooth_jax.config import AdapterConfig, Config, OptimizerConfig, SamplingConfig
-from dreambooth_jax.config.adapters import USED
+from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
+from dreambooth_jax.config.adapters import adapter_problems
 from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.data.prompts import Subject
@@ -50,7 +49,7 @@ def problems(config: Config) -> Iterator[str]:
         if value != getattr(OptimizerConfig(), name):
             yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
     yield from objective_problems(config.objective)
-    yield from _adapter(config.adapter)
+    yield from adapter_problems(config.adapter)
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)
     text_encoder, steps = config.text_encoder, config.train.steps
@@ -66,16 +65,6 @@ def problems(config: Config) -> Iterator[str]:
     if photos and Path(photos).resolve() == Path(config.run_dir).resolve():
         yield f"run_dir {config.run_dir} is the folder of the photos: choose another, which the run can write to"
     yield from _words(config)
-
-
-def _adapter(adapter: AdapterConfig) -> Iterator[str]:
-    for field in fields(adapter):
-        value = getattr(adapter, field.name)
-        if field.name not in ("kind", *USED[adapter.kind]) and value != field.default:
-            yield (
-                f"adapter.{field.name} is {shown(value)}, but adapter.kind={adapter.kind} has no use for it: set "
-                "adapter.kind, or leave it out"
-            )
 
 
 def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:

@@ -2,10 +2,11 @@
 # Copyright The dreambooth_jax authors
 """Settings of what is trained."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from dreambooth_jax.config.setting import Settings, setting
+from dreambooth_jax.config.setting import Settings, setting, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +38,14 @@ USED: dict[str, tuple[str, ...]] = {
     "lora": (*_TARGETS, "rank", "alpha", "conv_rank", "conv_alpha", "rank_stabilized"),
 }
 """Settings that each kind has a use for."""
+
+
+def adapter_problems(adapter: AdapterConfig) -> Iterator[str]:
+    """What does not go together, one line each."""
+    for field in fields(adapter):
+        value = getattr(adapter, field.name)
+        if field.name not in ("kind", *USED[adapter.kind]) and value != field.default:
+            yield (
+                f"adapter.{field.name} is {shown(value)}, but adapter.kind={adapter.kind} has no use for it: set "
+                "adapter.kind, or leave it out"
+            )
