@@ -11,7 +11,7 @@ models, samplers and the loss never know.
 
 Laws that every adapter keeps:
 
-- ``compose(*init(key, params))`` is ``params``, leaf for leaf;
+- ``compose(*init(key, params))`` is ``params``, leaf for leaf, with nothing new but what ``extend`` has a place for;
 - structure, shapes and dtypes of what is composed do not depend on the values of ``trainable``;
 - both can be traced (``jit``, ``eval_shape``);
 - a network can be composed alone, from its part of ``frozen`` and the groups that change it (:func:`part_for`);
@@ -46,6 +46,11 @@ def _unchanged(pipe: Any) -> Any:
     return pipe
 
 
+def _as_it_came(group: str, before: Tree, after: Tree) -> Tree:
+    del group, before
+    return after
+
+
 class Adapter(NamedTuple):
     """What is trained.
 
@@ -57,6 +62,8 @@ class Adapter(NamedTuple):
         networks: names of the networks that a group changes.
         extend: gives the pipeline what else the adapter changes, such as a tokenizer with new words; called before
             anything is traced.
+        project: (group, its parameters before a step, after it) -> what they are then: brings them back to where they
+            must stay, such as vectors to their length.
         beside: (frozen, trainable) -> (params, deltas): low-rank weights that are applied next to their layer instead
             of added to its kernel, as ``{network: {path: {"down": [i, r], "up": [r, o]}}}``; None where there are none.
     """
@@ -65,6 +72,7 @@ class Adapter(NamedTuple):
     compose: ComposeFn
     networks: Callable[[str], tuple[str, ...]]
     extend: Callable[[Any], Any] = _unchanged
+    project: Callable[[str, Tree, Tree], Tree] = _as_it_came
     beside: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from dreambooth_jax.data.added_words import Words, check_word, joined, split
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prompts.limits import check_length
 
@@ -36,6 +37,22 @@ class Tokenizer:
     """transformers' ``CLIPTokenizer``."""
     max_length: int = 77
     """Ids per prompt, the first and last token among them."""
+    added: Words = field(default_factory=dict)
+    """Words that the files do not have, and the ids of their vectors."""
+
+    def with_words(self, words: Words) -> "Tokenizer":
+        """The same with more words.
+
+        Raises:
+            InputError: if it has one already, no prompt could have it, or it does not fit into one.
+        """
+        for word, ids in words.items():
+            check_word(word)
+            if not 0 < len(ids) <= self.max_length - 2:
+                raise InputError(
+                    f"the word {word!r} has {len(ids)} vectors: a prompt has room for 1 to {self.max_length - 2}"
+                )
+        return replace(self, added=joined(self.added, words))
 
     def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b n"]:
         """Ids of each prompt. One that is too long is cut, and a warning shows what it loses.
@@ -52,6 +69,8 @@ class Tokenizer:
                 )
         if not prompts:
             return np.zeros((0, self.max_length), np.int32)
+        if self.added:
+            return np.asarray([self.framed(ids[: self.max_length - 2]) for ids in self.words(prompts)], np.int32)
         encoded = self.backend(prompts, padding="max_length", max_length=self.max_length, truncation=True)
         return np.asarray(encoded["input_ids"], np.int32)
 
@@ -62,12 +81,30 @@ class Tokenizer:
             InputError: for what is no text.
         """
         texts = [_text(text) for text in texts]
+        if self.added:
+            return [[id for id, _ in self._placed(text)] for text in texts]
         return self.backend(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def _placed(self, text: str) -> list[tuple[int, int]]:
+        """(id, where in the text it begins) of each."""
+        found: list[tuple[int, int]] = []
+        for start, piece, word in split(text, self.added):
+            if word is not None:
+                found += [(id, start) for id in self.added[word]]
+                continue
+            encoded = self.backend(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            found += [(id, start + at) for id, (at, _) in zip(encoded["input_ids"], encoded["offset_mapping"])]
+        return found
 
     def framed(self, ids: Sequence[int]) -> list[int]:
         """``max_length`` ids of at most two fewer: what a call makes of the text that has them."""
         pad = [self.backend.pad_token_id] * (self.max_length - 2 - len(ids))
         return [self.backend.bos_token_id, *ids, self.backend.eos_token_id, *pad]
+
+    @cached_property
+    def vectors(self) -> dict[int, int]:
+        """The first id of an added word -> how many it has, which belong together."""
+        return {ids.start: len(ids) for ids in self.added.values()}
 
     @cached_property
     def comma(self) -> int | None:
@@ -77,9 +114,8 @@ class Tokenizer:
     def lost(self, prompt: str) -> str:
         """The end of the prompt that does not fit, in the prompt's own spelling; empty where all of it fits."""
         prompt = _text(prompt)
-        encoded = self.backend(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        over = encoded["offset_mapping"][self.max_length - 2 :]
-        return prompt[over[0][0] :] if over else ""
+        over = self._placed(prompt)[self.max_length - 2 :]
+        return prompt[over[0][1] :] if over else ""
 
     def pieces(self, text: str) -> list[str]:
         """The entries of the vocabulary that text falls into; those that end a word end in ``</w>``."""
@@ -93,6 +129,9 @@ class Tokenizer:
         Raises:
             InputError: if it falls into none, so that the model could not see it.
         """
+        own = {word.casefold(): ids for word, ids in self.added.items()}.get(identifier.casefold())
+        if own is not None:
+            return f"identifier {identifier!r} is a new word of {len(own)} vector{'s' * (len(own) > 1)}"
         pieces = self.pieces(identifier)
         if not pieces:
             raise InputError(

@@ -67,15 +67,46 @@ class CLIPLayer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
+class TokenEmbed(nn.Module):
+    """A table of vectors, and more behind its end that are kept apart: their gradient is no larger than they are.
+
+    Attributes:
+        size: vectors of the table.
+        features: of each.
+        dtype: of the result.
+        added: how many more there are, in the parameter ``added``.
+    """
+
+    size: int
+    features: int
+    dtype: DTypeLike = jnp.float32
+    added: int = 0
+
+    def setup(self) -> None:
+        draw = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+        self.embedding = self.param("embedding", draw, (self.size, self.features))
+        if self.added:
+            self.rows = self.param("added", draw, (self.added, self.features))
+
+    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
+        table = self.embedding.astype(self.dtype)
+        if not self.added:
+            return jnp.take(table, ids, axis=0)
+        known = jnp.take(table, jnp.minimum(ids, self.size - 1), axis=0)
+        new = jnp.take(self.rows.astype(self.dtype), jnp.maximum(ids - self.size, 0), axis=0)
+        return jnp.where((ids < self.size)[..., None], known, new)
+
+
 class CLIPEmbeddings(nn.Module):
     """Token plus position."""
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
+    added_tokens: int = 0
 
     def setup(self) -> None:
         size = self.config.hidden_size
-        self.token_embedding = nn.Embed(self.config.vocab_size, size, dtype=self.dtype)
+        self.token_embedding = TokenEmbed(self.config.vocab_size, size, dtype=self.dtype, added=self.added_tokens)
         self.position_embedding = nn.Embed(self.config.max_position_embeddings, size, dtype=self.dtype)
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
@@ -114,9 +145,10 @@ class CLIPTextTransformer(nn.Module):
     remat: Remat = "nothing"
     arch: Arch = CPU
     clip_skip: int = 1
+    added_tokens: int = 0
 
     def setup(self) -> None:
-        self.embeddings = CLIPEmbeddings(self.config, dtype=self.dtype)
+        self.embeddings = CLIPEmbeddings(self.config, dtype=self.dtype, added_tokens=self.added_tokens)
         self.encoder = CLIPEncoder(self.config, dtype=self.dtype, remat=self.remat, arch=self.arch)
         self.final_layer_norm = LayerNorm(self.config.layer_norm_eps, dtype=wide(self.dtype))
 
@@ -135,6 +167,7 @@ class CLIPTextModel(nn.Module):
         arch: what to compute on.
         clip_skip: which layer's hidden state to take, from the end: 1 is the last, as in A1111; 2 is the one that
             diffusers calls ``clip_skip=1``. The layers behind it are not computed.
+        added_tokens: vectors of words that the vocabulary does not have; their ids follow its own.
     """
 
     config: CLIPTextConfig
@@ -142,10 +175,16 @@ class CLIPTextModel(nn.Module):
     remat: Remat = "nothing"
     arch: Arch = CPU
     clip_skip: int = 1
+    added_tokens: int = 0
 
     def setup(self) -> None:
         self.text_model = CLIPTextTransformer(
-            self.config, dtype=self.dtype, remat=self.remat, arch=self.arch, clip_skip=self.clip_skip
+            self.config,
+            dtype=self.dtype,
+            remat=self.remat,
+            arch=self.arch,
+            clip_skip=self.clip_skip,
+            added_tokens=self.added_tokens,
         )
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:

@@ -28,6 +28,7 @@ from dreambooth_jax.pipeline.controls import Control, controls_of, guided_by
 from dreambooth_jax.pipeline.generate import apply, encode, generate
 from dreambooth_jax.pipeline.request import read_request, sampling_of, texts_of
 from dreambooth_jax.pipeline.run import OnStep
+from dreambooth_jax.pipeline.words import with_words
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
@@ -111,6 +112,15 @@ class Pipeline:
     def native_size(self) -> int:
         """Pixels of the side of pictures that the model was trained with; 512 for the usual one that does not say."""
         return (self.unet.config.sample_size or 64) * self.vae.config.downscale
+
+    def with_words(self, words: Mapping[str, int]) -> "Pipeline":
+        """The same for prompts with new words, which have so many vectors. The vectors are the parameter ``added`` of
+        each text encoder, which is still to be given.
+
+        Raises:
+            InputError: if it has such a word already, or no prompt could have it.
+        """
+        return with_words(self, words)
 
     def input_ids(self, prompts: Sequence[str]) -> dict[str, Int[np.ndarray, "b s"]]:
         """Token ids of prompts for each text encoder."""

@@ -5,11 +5,13 @@
     <|startoftext|> 75 tokens <|endoftext|>   <|startoftext|> the rest <|endoftext|> pad pad ...
 
 A chunk that is full ends with its last comma instead, if that is one of its last 20 tokens: so that what stands between
-two commas is read together. ``BREAK`` ends a chunk, full or not. The text states of all chunks follow each other.
+two commas is read together. ``BREAK`` ends a chunk, full or not. The vectors of an added word are in one chunk. The
+text states of all chunks follow each other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,7 +43,8 @@ def read_chunks(prompt: str, tokenizer: Tokenizer) -> Chunks:
     parts = sections(prompt)
     ids = iter(tokenizer.words([part.text for section in parts for part in section]))
     tokens = [[token for part in section for token in zip(next(ids), repeat(part.weight))] for section in parts]
-    filled = list(fill(tokens, room=tokenizer.max_length - 2, comma=tokenizer.comma))
+    room = tokenizer.max_length - 2
+    filled = list(fill(tokens, room=room, comma=tokenizer.comma, together=tokenizer.vectors))
     return Chunks(
         ids=np.asarray([tokenizer.framed([token for token, _ in chunk]) for chunk in filled], np.int32),
         weights=np.asarray([_framed(chunk, tokenizer.max_length) for chunk in filled], np.float64),
@@ -60,7 +63,12 @@ def pad_chunks(chunks: Chunks, count: int, tokenizer: Tokenizer) -> Chunks:
 
 
 def fill(
-    tokens: Sequence[Sequence[Weighted]], *, room: int, comma: int | None, back_off: int = BACK_OFF
+    tokens: Sequence[Sequence[Weighted]],
+    *,
+    room: int,
+    comma: int | None,
+    back_off: int = BACK_OFF,
+    together: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[list[Weighted]]:
     """Chunks of at most ``room`` tokens: one or more of each section.
 
@@ -69,6 +77,7 @@ def fill(
         room: tokens of a chunk.
         comma: the token that a chunk should end with; None if the tokenizer has none.
         back_off: how many of a full chunk's last tokens may move to the next one.
+        together: token -> how many tokens, from it on, are in one chunk; ``room`` at most.
     """
     for number, section in enumerate(tokens):
         chunk: list[Weighted] = []
@@ -78,6 +87,9 @@ def fill(
                 cut = end if token[0] != comma and end > 0 and room - end < back_off else room
                 yield chunk[:cut]
                 chunk, end = chunk[cut:], 0
+            if len(chunk) + together.get(token[0], 1) > room:
+                yield chunk
+                chunk, end = [], 0
             if token[0] == comma:
                 end = len(chunk) + 1
             chunk.append(token)

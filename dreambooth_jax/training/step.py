@@ -5,7 +5,7 @@
     params_k   = compose(frozen, trainable)
     loss       = Σ over micro-batches and devices of objective(params, examples)     (already divided by n_instances)
     g          = clip(∂loss / ∂trainable[active])
-    trainable' = trainable[active] + AdamW(g),   ema' = ema + (1 - decay) (trainable' - ema)
+    trainable' = project(trainable[active] + AdamW(g)),   ema' = ema + (1 - decay) (trainable' - ema)
 
 The step is pure: the key of everything random is a function of the root key, the step and the example's number.
 Gradients add up over disjoint sets of examples; the rest is done once, with their sum.
@@ -110,7 +110,8 @@ class TrainStep:
         for group in self.active:
             optimizer = self.optimizers[group]
             updates, opt_state[group] = optimizer.update(grads[group], opt_state[group], trainable[group])
-            trainable[group] = optax.apply_updates(trainable[group], updates)
+            moved = optax.apply_updates(trainable[group], updates)
+            trainable[group] = self.adapter.project(group, trainable[group], moved)
         ema = dict(state.ema)
         for group in self.active if ema else ():
             ema[group] = moving_average(ema[group], trainable[group], self.ema_decay)

@@ -9,6 +9,7 @@ from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import composed, full, lora, part_for, passed_on
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from dreambooth_jax.adapters.targets import choose_layers
+from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from tests.adapters.toy import low_rank
 
 PARAMS = {
@@ -17,7 +18,7 @@ PARAMS = {
         "attn2": {"to_q": {"kernel": np.full((8, 8), 2.0, np.float32)}},
     },
     "text_encoder": {
-        "embedding": np.full((5, 8), 3.0, np.float32),
+        "token_embedding": {"embedding": np.full((5, 8), 3.0, np.float32)},
         "q_proj": {"kernel": np.full((8, 6), 5.0, np.float32)},
     },
     "vae": {"conv": {"kernel": np.full((1, 1, 3, 4), 4.0, np.float32)}},
@@ -46,9 +47,23 @@ ADAPTERS = {
         lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2, alpha=1.0, conv_rank=3),
         ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
     ),
+    "new words": (
+        textual_inversion({"sks": 2}, {"text_encoder": [(1,), (0, 4)]}, norm="initial"),
+        ["text_encoder/token_embedding/added"],
+    ),
     "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),
     "low rank, unet": (low_rank("pictures"), ["unet/attn2/to_q/kernel"]),
 }
+
+
+NEW = {"new words": {"text_encoder/token_embedding/added": np.full((2, 8), 3.0, np.float32)}}
+"""What adapters have a model have besides, as it is at first."""
+
+
+@pytest.fixture
+def model(request):
+    """All leaves of the composed model, before anything is trained."""
+    return trees.unflatten(trees.flatten(PARAMS) | NEW.get(request.node.callspec.params["case"], {}))
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -60,27 +75,27 @@ def case(request):
     return adapter, trees.matcher(patterns), frozen, trainable, moved
 
 
-def test_compose_undoes_init(case):
+def test_compose_undoes_init(case, model):
     adapter, _, frozen, trainable, _ = case
-    jax.tree.map(np.testing.assert_array_equal, adapter.compose(frozen, trainable), PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, adapter.compose(frozen, trainable), model)
 
 
-def test_structure_shapes_and_dtypes_stay(case):
+def test_structure_shapes_and_dtypes_stay(case, model):
     adapter, _, frozen, _, moved = case
-    assert trees.shapes(adapter.compose(frozen, moved)) == trees.shapes(PARAMS)
+    assert trees.shapes(adapter.compose(frozen, moved)) == trees.shapes(model)
 
 
-def test_shapes_are_enough(case):
+def test_shapes_are_enough(case, model):
     adapter, _, frozen, trainable, _ = case
     described = jax.eval_shape(adapter.init, rng.root_key(0), trees.shapes(PARAMS))
     assert trees.shapes(described) == trees.shapes((frozen, trainable))
-    assert trees.shapes(jax.eval_shape(adapter.compose, *described)) == trees.shapes(PARAMS)
+    assert trees.shapes(jax.eval_shape(adapter.compose, *described)) == trees.shapes(model)
 
 
-def test_what_is_selected_moves_and_nothing_else(case):
+def test_what_is_selected_moves_and_nothing_else(case, model):
     adapter, selected, frozen, _, moved = case
     for name, leaf in trees.flatten(adapter.compose(frozen, moved)).items():
-        assert bool((np.asarray(leaf) != trees.flatten(PARAMS)[name]).any()) == selected(name), name
+        assert bool((np.asarray(leaf) != trees.flatten(model)[name]).any()) == selected(name), name
 
 
 def test_a_network_composes_alone(case):

@@ -47,6 +47,32 @@ def test_a_comma_among_the_last_20_ends_a_chunk(place, length):
     assert [len(chunk) for chunk in filled(ids, room=75)] == [length, 100 - length]
 
 
+@given(st.lists(st.sampled_from([1, 2, COMMA, 100]), max_size=80), st.integers(5, 30), st.integers(0, 12))
+def test_vectors_of_a_word_are_in_one_chunk(ids, room, back_off):
+    """A word of five vectors, 100 to 104, as A1111 places it: it begins a chunk where the rest of one is too short."""
+    flat = [i for one in ids for i in (range(100, 105) if one == 100 else [one])]
+    chunks = filled(flat, room=room, back_off=back_off, together={100: 5})
+    assert list(chain(*chunks)) == flat
+    assert all(0 < len(chunk) <= room for chunk in chunks[1:])
+    for chunk in chunks:
+        places = [i for i, token in enumerate(chunk) if token == 100]
+        assert all(chunk[i : i + 5] == list(range(100, 105)) for i in places)
+        assert sum(token >= 100 for token in chunk) == 5 * len(places)
+    for chunk, following in pairwise(chunks):
+        no_room = following[0] == 100 and len(chunk) + 5 > room
+        assert no_room or len(chunk) == room or (chunk[-1] == COMMA and len(chunk) > room - back_off)
+
+
+def test_a_word_in_brackets_has_one_weight_and_is_counted(tokenizer):
+    taught = tokenizer.with_words({"sks": range(553, 557)})
+    ids, weights = read_chunks("dog " * 72 + "(sks:1.3), a dog", taught)
+    assert ids.shape == (2, 77)
+    assert ids[1, 1:5].tolist() == [553, 554, 555, 556]
+    np.testing.assert_array_equal(weights[1, 1:5], 1.3)
+    assert (weights[0] == 1).all()
+    assert (weights[1, 5:] == 1).all()
+
+
 def test_sections_have_chunks_of_their_own():
     tokens = [[(1, 1.0)] * n for n in (3, 0, 80, 75, 0)]
     assert [len(chunk) for chunk in fill(tokens, room=75, comma=COMMA)] == [3, 0, 75, 5, 75]
