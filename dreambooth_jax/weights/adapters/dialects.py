@@ -83,7 +83,9 @@ def peft_key(network: str, path: str, tensor: str) -> str:
     >>> peft_key("text_encoder", "text_model/encoder/layers_0/mlp/fc1", "lora_down")
     'text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight'
     """
-    ending = {"lora_down": "lora_A.weight", "lora_up": "lora_B.weight", MAGNITUDE: "lora_magnitude_vector"}[tensor]
+    ending = {"lora_down": "lora_A.weight", "lora_up": "lora_B.weight", MAGNITUDE: "lora_magnitude_vector.weight"}[
+        tensor
+    ]
     return f"{network}.{dotted_name(path)}.{ending}"
 
 

@@ -6,7 +6,7 @@ In files tensors lie as PyTorch's weights do: a matrix is [out, in], a convoluti
 lie as kernels do: [in, out], and [height, width, in, out].
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,38 +42,48 @@ def _names(*groups: str) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(group.split()) for group in groups)
 
 
-_SCALES = frozenset(("alpha", "scalar"))
-_DORA = "dora_scale"
-METHODS = (
-    TensorNames("lora", _names("lora_down lora_up"), _SCALES | {"lora_mid"}),
-    TensorNames("dora", _names("lora_down lora_up dora_scale"), _SCALES | {"lora_mid"}),
-    TensorNames("loha", _names("hada_w1_a hada_w1_b hada_w2_a hada_w2_b"), _SCALES | {_DORA, "hada_t1", "hada_t2"}),
-    TensorNames(
-        "lokr",
-        _names(
-            *("lokr_w1 lokr_w2", "lokr_w1_a lokr_w1_b lokr_w2", "lokr_w1 lokr_w2_a lokr_w2_b"),
-            "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b",
-        ),
-        _SCALES | {_DORA, "lokr_t2"},
-    ),
-    TensorNames("ia3", _names("weight on_input", "weight"), frozenset(("alpha",))),
-    TensorNames("oft", _names("oft_blocks", "oft_diag"), frozenset(("alpha", "rescale"))),
-    TensorNames("glora", _names("a1 a2 b1 b2"), _SCALES | {"bm"}),
-    TensorNames("diff", _names("diff", "diff diff_b", "diff_b"), frozenset(("alpha",))),
-    TensorNames("norm", _names("w_norm", "w_norm b_norm", "b_norm"), frozenset(("alpha",))),
+_LOHA = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"
+_LOKR = (
+    *("lokr_w1 lokr_w2", "lokr_w1_a lokr_w1_b lokr_w2", "lokr_w1 lokr_w2_a lokr_w2_b"),
+    "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b",
 )
-"""All that files are known to hold; not all of them can be applied."""
+_ALPHA = frozenset(("alpha",))
+METHODS = (
+    TensorNames("lora", _names("lora_down lora_up"), _ALPHA | {"lora_mid"}),
+    TensorNames("dora", _names("lora_down lora_up dora_scale"), _ALPHA | {"lora_mid"}),
+    TensorNames("loha", _names(_LOHA), _ALPHA | {"hada_t1", "hada_t2"}),
+    TensorNames("loha with dora", _names(f"{_LOHA} dora_scale"), _ALPHA | {"hada_t1", "hada_t2"}),
+    TensorNames("lokr", _names(*_LOKR), _ALPHA | {"lokr_t2"}),
+    TensorNames("lokr with dora", _names(*(f"{names} dora_scale" for names in _LOKR)), _ALPHA | {"lokr_t2"}),
+    TensorNames("ia3", _names("weight on_input", "weight"), _ALPHA),
+    TensorNames("oft", _names("oft_blocks"), _ALPHA | {"rescale"}),
+    TensorNames("oft_diag", _names("oft_diag"), _ALPHA | {"rescale"}),
+    TensorNames("glora", _names("a1 a2 b1 b2"), _ALPHA | {"bm"}),
+    TensorNames("diff", _names("diff", "diff diff_b", "diff_b"), _ALPHA),
+    TensorNames("norm", _names("w_norm", "w_norm b_norm", "b_norm"), _ALPHA),
+    TensorNames("svdiff", _names("delta")),
+    TensorNames("lidb", _names("lidb_down lidb_up lidb_seed")),
+)
+"""All that files are known to hold, with what is written of each; not all of them can be applied."""
 
 ALL_TENSORS = frozenset().union(*(names for method in METHODS for names in (*method.needed, method.optional)))
 
 
-def method_of(tensors: Collection[str]) -> str | None:
+def method_of(tensors: Mapping[str, Any]) -> str | None:
     """The method that has these tensors and no others; None where there is none, as where one is missing."""
     names = frozenset(tensors)
     for method in METHODS:
         if any(needed <= names <= needed | method.optional for needed in method.needed):
-            return method.method
+            is_butterfly = method.method == "oft" and len(tensors["oft_blocks"].shape) == 4
+            return "boft" if is_butterfly else method.method
     return None
+
+
+def written(method: str) -> frozenset[str]:
+    """Names of the tensors that files have of a method: others follow from these, or from the kernel."""
+    return frozenset().union(
+        *(names for one in METHODS if one.method == method for names in (*one.needed, one.optional))
+    )
 
 
 def to_ours(array: np.ndarray) -> np.ndarray:
