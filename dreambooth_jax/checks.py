@@ -19,6 +19,7 @@ from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prompts.named import expanded
+from dreambooth_jax.training.rules import Rule
 
 Syntax: TypeAlias = Literal["plain", "a1111"]
 
@@ -48,6 +49,10 @@ def problems(config: Config) -> Iterator[str]:
         value = getattr(config.optimizer, name)
         if value != getattr(OptimizerConfig(), name):
             yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
+    if config.optimizer.cycles != OptimizerConfig().cycles and config.optimizer.schedule != "cosine_restarts":
+        yield f"optimizer.cycles is {config.optimizer.cycles}, but only optimizer.schedule=cosine_restarts has cycles"
+    for text in config.optimizer.rules:
+        Rule.parse(text)  # raises
     yield from objective_problems(config.objective)
     yield from adapter_problems(config.adapter)
     yield from _sampling("prior", config.prior)

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import Adapter, make_adapter, part_for
@@ -29,28 +28,16 @@ from dreambooth_jax.prepare.model import trained_pipe
 from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_groups import GroupTraining, group_training
 from dreambooth_jax.training.loop import Phase, split_phases
 from dreambooth_jax.training.objective import DenoisingObjective
-from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule, make_optimizer
 from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible, make_mapper
+from dreambooth_jax.training.rules import Rule, check_used
 from dreambooth_jax.training.state import TrainState, init_state
 from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import Tree, shapes
 
 Groups = tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupTraining:
-    """How one group is trained, in steps ``start`` up to, but without, ``stop``.
-
-    Its schedule runs over this stretch, warm-up included, and counts the group's own steps.
-    """
-
-    start: int
-    stop: int
-    schedule: Schedule
-    optimizer: optax.GradientTransformation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,7 +172,12 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
     pipe = trained_pipe(pipe, config.objective)
     encoders, batches = _encoders(pipe), batches_of(config)
-    groups = {name: group_training(config, name, adapter.networks(name), encoders) for name in trainable}
+    rules = [Rule.parse(text) for text in config.optimizer.rules]
+    check_used(rules, trainable)
+    groups = {
+        name: group_training(config, name, tree, networks=adapter.networks(name), encoders=encoders, rules=rules)
+        for name, tree in trainable.items()
+    }
     phases = split_phases(steps=train.steps, stretches={name: (one.start, one.stop) for name, one in groups.items()})
     values = objective_values(config.objective, pipe.schedule)
     objective = DenoisingObjective(
@@ -225,40 +217,6 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         frozen=frozen,
         trainable=trainable,
     )
-
-
-def group_training(config: Config, name: str, networks: Sequence[str], encoders: Sequence[str]) -> GroupTraining:
-    """How a group is trained: what the settings of the text encoder say, if it changes nothing else, else all the run.
-
-    Args:
-        config: of the run.
-        name: of the group.
-        networks: that it changes.
-        encoders: networks that read prompts.
-    """
-    text, settings = config.text_encoder, config.optimizer
-    only_reads = set(networks) <= set(encoders)
-    start, stop = text.stretch(config.train.steps) if only_reads else (0, config.train.steps)
-    peak = text.learning_rate if only_reads and text.learning_rate is not None else settings.learning_rate
-    schedule = learning_rate_schedule(
-        settings.schedule,
-        peak=peak,
-        steps=stop - start,
-        warmup_steps=settings.warmup_steps,
-        power=settings.power,
-    )
-    optimizer = make_optimizer(
-        settings.kind,
-        schedule,
-        group=name,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        eps=settings.eps,
-        moments=settings.moments,
-        weight_decay=settings.weight_decay,
-        no_decay=settings.no_decay,
-    )
-    return GroupTraining(start=start, stop=stop, schedule=schedule, optimizer=optimizer)
 
 
 def _encoders(pipe: Pipeline) -> Groups:

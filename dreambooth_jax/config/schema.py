@@ -115,8 +115,12 @@ class OptimizerConfig(Settings):
     """Dtype of the first moment of adamw and lion."""
     learning_rate: float = setting(2e-6, at_least=0)
     """Peak learning rate."""
-    schedule: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts", "inverse_sqrt", "one_cycle"] = (
+        "constant"
+    )
     """What follows the warm-up."""
+    cycles: int = setting(2, at_least=1, at_most=10_000)
+    """Of cosine_restarts: how often it falls to 0."""
     warmup_steps: int = setting(0, at_least=0)
     """Optimizer steps of linear warm-up."""
     power: float = setting(2.0, above=0, at_most=1000)
@@ -129,6 +133,8 @@ class OptimizerConfig(Settings):
     """Added to adamw's denominator."""
     weight_decay: float = setting(1e-2, at_least=0)
     """Decoupled weight decay."""
+    rules: tuple[str, ...] = ()
+    """For some leaves: PATTERN rate=0.1 (a factor) learning_rate= weight_decay= schedule= warmup_steps=; another."""
     no_decay: tuple[str, ...] = setting((r".*/bias", r".*/scale"), pattern=True)
     """Leaves without weight decay: regular expressions on names such as unet/conv_in/bias."""
     clip_norm: float | None = setting(1.0, above=0, hint="null does not clip")

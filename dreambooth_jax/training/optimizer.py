@@ -10,6 +10,7 @@ its gradient, which does not exist, cannot enter the norm that the others are cl
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -25,32 +26,48 @@ Optimizers = Mapping[str, optax.GradientTransformation]
 
 
 def learning_rate_schedule(
-    kind: Literal["constant", "linear", "cosine", "polynomial"],
+    kind: str,
     *,
     peak: float,
     steps: int,
     warmup_steps: int = 0,
     power: float = 2.0,
+    cycles: int = 2,
 ) -> Schedule:
     """Linear warm-up from 0 to ``peak``, then constant, or down to 0 at ``steps``.
 
     Args:
-        kind: the shape after the warm-up; ``polynomial`` is peak · (1 - progress)^power.
+        kind: the shape after the warm-up; ``polynomial`` is peak · (1 - progress)^power, ``cosine_restarts`` several
+            cosines one after the other, ``inverse_sqrt`` falls as 1 / √(1 + s / w), with w steps of warm-up or 10,000
+            without one, as in PyTorch's transformers. ``one_cycle`` (arXiv 1708.07120) is a shape of its own: from
+            peak / 25 up, within the warm-up or three tenths of the steps, and down to next to nothing.
         peak: largest learning rate.
         steps: optimizer steps of the whole run, warm-up included.
         warmup_steps: optimizer steps of warm-up.
         power: exponent of ``polynomial``.
+        cycles: of ``cosine_restarts``.
     """
     decay_steps = max(steps - warmup_steps, 1)
+    if kind == "one_cycle":
+        rising = warmup_steps / steps if warmup_steps else 0.3
+        return optax.cosine_onecycle_schedule(steps, peak, pct_start=rising)
     shapes: dict[str, Schedule] = {
         "constant": optax.constant_schedule(peak),
         "linear": optax.linear_schedule(peak, 0.0, decay_steps),
         "cosine": optax.cosine_decay_schedule(peak, decay_steps),
         "polynomial": optax.polynomial_schedule(peak, 0.0, power, decay_steps),
+        "cosine_restarts": partial(_cosine_restarts, peak=peak, steps=decay_steps, cycles=cycles),
+        "inverse_sqrt": lambda step: peak / jnp.sqrt(1 + step / (warmup_steps or 10_000)),
     }
     if not warmup_steps:
         return shapes[kind]
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), shapes[kind]], [warmup_steps])
+
+
+def _cosine_restarts(step: Array | int, *, peak: float, steps: int, cycles: int) -> Array:
+    progress = step / steps
+    falling = 0.5 * peak * (1 + jnp.cos(jnp.pi * (progress * cycles % 1.0)))
+    return jnp.where(progress < 1, falling, 0.0)
 
 
 def make_optimizer(

@@ -16,6 +16,9 @@ FINGERPRINTS = {
 }
 
 
+ENDLESS = ("constant", "inverse_sqrt")
+"""Schedules that do not depend on how many steps there are."""
+
 PAST = ("samples", "checkpoint")
 """Groups of settings that say what happens during a run, and nothing after it."""
 
@@ -40,7 +43,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     defaults = flat(to_dict(Config()))
     a, b = defaults | flat(old), defaults | flat(new)
     free = set(resumable_keys(Config))
-    if b["optimizer.schedule"] == "constant" and b["text_encoder.stop"] >= 0:
+    endless = b["optimizer.schedule"] in ENDLESS and "schedule=" not in str(b["optimizer.rules"])
+    if endless and b["text_encoder.stop"] >= 0:
         free.add("train.steps")
     return sorted(key for key in (a.keys() | b.keys()) - free if a.get(key) != b.get(key))
 

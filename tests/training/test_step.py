@@ -88,7 +88,7 @@ def test_clip_scales_to_the_norm_and_leaves_small_gradients_alone():
     assert np.isfinite(zero["a"]).all()
 
 
-@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "polynomial"])
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "polynomial", "inverse_sqrt"])
 @pytest.mark.parametrize("warmup", [0, 4])
 def test_schedules_start_peak_and_end_where_they_should(kind, warmup):
     schedule = learning_rate_schedule(kind, peak=2.0, steps=20, warmup_steps=warmup)
@@ -96,8 +96,33 @@ def test_schedules_start_peak_and_end_where_they_should(kind, warmup):
     assert rates[warmup] == pytest.approx(2.0)
     assert rates.max() == pytest.approx(2.0)
     np.testing.assert_allclose(rates[: warmup + 1], 2.0 * np.arange(warmup + 1) / max(warmup, 1) if warmup else 2.0)
-    assert rates[20] == pytest.approx(2.0 if kind == "constant" else 0.0, abs=1e-6)
+    fallen = {"constant": 2.0, "inverse_sqrt": 2.0 * (1 + (20 - warmup) / (warmup or 10_000)) ** -0.5}
+    assert rates[20] == pytest.approx(fallen.get(kind, 0.0), abs=1e-6)
     assert (np.diff(rates[warmup:]) <= 1e-9).all()
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_restarts_are_cosines_one_after_the_other(warmup):
+    schedule = learning_rate_schedule("cosine_restarts", peak=2.0, steps=warmup + 30, warmup_steps=warmup, cycles=3)
+    rates = np.asarray([schedule(step) for step in range(warmup, warmup + 31)])
+    one = learning_rate_schedule("cosine", peak=2.0, steps=10)
+    np.testing.assert_allclose(rates[:30], [one(step) for step in range(10)] * 3, atol=1e-5)
+    assert rates[30] == 0
+    whole = learning_rate_schedule("cosine_restarts", peak=2.0, steps=30, cycles=1)
+    plain = learning_rate_schedule("cosine", peak=2.0, steps=30)
+    np.testing.assert_allclose([whole(step) for step in range(31)], [plain(step) for step in range(31)], atol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_one_cycle_rises_to_its_peak_and_falls(warmup):
+    schedule = learning_rate_schedule("one_cycle", peak=2.0, steps=20, warmup_steps=warmup)
+    rates = np.asarray([schedule(step) for step in range(21)])
+    top = warmup or 6
+    assert rates[0] == pytest.approx(2.0 / 25)
+    assert rates[top] == pytest.approx(2.0)
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates[20] < 1e-4
 
 
 def test_polynomial_of_power_one_is_linear():
