@@ -66,6 +66,7 @@ class Adapter(NamedTuple):
             must stay, such as vectors to their length.
         beside: (frozen, trainable) -> (params, deltas): low-rank weights that are applied next to their layer instead
             of added to its kernel, as ``{network: {path: {"down": [i, r], "up": [r, o]}}}``; None where there are none.
+        groups: names of its groups, where these are not names of networks: for :func:`~dreambooth_jax.adapters.join`.
     """
 
     init: InitFn
@@ -74,6 +75,7 @@ class Adapter(NamedTuple):
     extend: Callable[[Any], Any] = _unchanged
     project: Callable[[str, Tree, Tree], Tree] = _as_it_came
     beside: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
+    groups: tuple[str, ...] = ()
 
 
 def part_for(adapter: Adapter, networks: Iterable[str], frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:

@@ -59,7 +59,12 @@ def textual_inversion(
         return after if norm == "free" or group != TOKENS else jax.tree.map(keep_lengths, before, after)
 
     return Adapter(
-        init, compose, lambda _: tuple(beginnings), extend=lambda pipe: pipe.with_words(words), project=project
+        init,
+        compose,
+        lambda _: tuple(beginnings),
+        extend=lambda pipe: pipe.with_words(words),
+        project=project,
+        groups=(TOKENS,),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng, trees
-from dreambooth_jax.adapters import composed, full, lora, part_for, passed_on
+from dreambooth_jax.adapters import composed, full, join, lora, part_for, passed_on
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
@@ -37,6 +37,9 @@ def scaled(pattern):
     return kernel_adapter(KernelMethod("scaled", lambda kernel, t: kernel * (1 + t["scale"] * t["gain"])), start)
 
 
+NEW_WORDS = textual_inversion({"sks": 2}, {"text_encoder": [(1,), (0, 4)]}, norm="initial")
+OF_WORDS = scaled(".*q_proj.*")._replace(groups=("text_encoder",))
+
 # Adapters, with patterns of the model's leaves that each changes.
 ADAPTERS = {
     "unet": (full("unet/.*"), ["unet/.*"]),
@@ -48,15 +51,28 @@ ADAPTERS = {
         ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
     ),
     "new words": (
-        textual_inversion({"sks": 2}, {"text_encoder": [(1,), (0, 4)]}, norm="initial"),
+        NEW_WORDS,
         ["text_encoder/token_embedding/added"],
+    ),
+    "new words and LoRA": (
+        join(NEW_WORDS, lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2)),
+        ["unet/.*/kernel", "text_encoder/q_proj/kernel", "text_encoder/token_embedding/added"],
+    ),
+    "two": (
+        join(lora(choose_layers(unet=["full"]), rank=2), OF_WORDS),
+        ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
+    ),
+    "two, the other way round": (
+        join(OF_WORDS, lora(choose_layers(unet=["full"]), rank=2)),
+        ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
     ),
     "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),
     "low rank, unet": (low_rank("pictures"), ["unet/attn2/to_q/kernel"]),
 }
 
 
-NEW = {"new words": {"text_encoder/token_embedding/added": np.full((2, 8), 3.0, np.float32)}}
+VECTORS = {"text_encoder/token_embedding/added": np.full((2, 8), 3.0, np.float32)}
+NEW = {"new words": VECTORS, "new words and LoRA": VECTORS}
 """What adapters have a model have besides, as it is at first."""
 
 

@@ -44,3 +44,41 @@ def low_rank(*groups: str) -> Adapter:
         return unflatten(leaves)
 
     return Adapter(init, compose, NETWORKS.__getitem__)
+
+
+def words(group: str = "tokens", *, count: int = 2, embedding: str = "text_encoder/embedding") -> Adapter:
+    """``count`` new rows of an embedding, the mean of all at first; a number that is kept fixed says how much of it."""
+
+    def init(key, params):
+        del key
+        leaves = flatten(params)
+        rows = jnp.broadcast_to(leaves[embedding].mean(axis=0), (count, leaves[embedding].shape[1]))
+        network = embedding.split("/")[0]
+        return unflatten(leaves | {f"{network}/adapter/share": jnp.ones(())}), {group: {"rows": rows}}
+
+    def compose(frozen, trainable):
+        leaves = flatten(frozen)
+        network = embedding.split("/")[0]
+        share = leaves.pop(f"{network}/adapter/share", None)
+        if group in trainable and embedding in leaves:
+            leaves[embedding] = jnp.concatenate([leaves[embedding], share * trainable[group]["rows"]])
+        return unflatten(leaves)
+
+    def extend(pipe):
+        return [*pipe, group]
+
+    return Adapter(init, compose, lambda _: (embedding.split("/")[0],), extend, groups=(group,))
+
+
+def shifted(group: str = "shifts", *, leaf: str = "text_encoder/embedding") -> Adapter:
+    """A leaf is trained itself, in a group of its own."""
+
+    def init(key, params):
+        del key
+        leaves = flatten(params)
+        return unflatten({name: one for name, one in leaves.items() if name != leaf}), {group: {"leaf": leaves[leaf]}}
+
+    def compose(frozen, trainable):
+        return unflatten(flatten(frozen) | ({leaf: trainable[group]["leaf"]} if group in trainable else {}))
+
+    return Adapter(init, compose, lambda _: (leaf.split("/")[0],), groups=(group,))

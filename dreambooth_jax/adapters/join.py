@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Several adapters at once: new words and LoRA.
+
+params -> first.compose -> second.compose -> ... -> params
+
+Each sees the model as those before it left it. ``frozen`` is the first one's; what a later one keeps fixed besides
+lies in its network under ``joined_1``, ``joined_2``, ..., and leaves that it trains itself are taken out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Array, Key
+
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.trees import Tree, flatten, unflatten
+
+_JOINED = "joined"
+
+
+def join(*adapters: Adapter) -> Adapter:
+    """An adapter that trains all groups of others, which must have different names.
+
+    Args:
+        adapters: each says its ``groups``, but for one at most: it has all other groups.
+
+    Raises:
+        ValueError: if several do not say their groups, or say the same; from ``init``, if groups are not what was said.
+    """
+    claimed = [group for adapter in adapters for group in adapter.groups]
+    if len(set(claimed)) < len(claimed) or sum(not adapter.groups for adapter in adapters) > 1:
+        raise ValueError(f"adapters to join must have groups of their own, not {[one.groups for one in adapters]}")
+
+    owners = {group: adapter for adapter in adapters for group in adapter.groups}
+    rest = next((adapter for adapter in adapters if not adapter.groups), None)
+
+    def networks(group: str) -> tuple[str, ...]:
+        owner = owners.get(group, rest)
+        return owner.networks(group) if owner else ()
+
+    def own(adapter: Adapter, trainable: Tree) -> Tree:
+        return {group: tree for group, tree in trainable.items() if owners.get(group, rest) is adapter}
+
+    def init(key: Key[Array, ""], params: Tree) -> tuple[Tree, Tree]:
+        trainable: Tree = {}
+        kept: Tree = {}
+        for number, adapter in enumerate(adapters):
+            before = flatten(params)
+            frozen, new = adapter.init(key, params)
+            if own(adapter, new).keys() != new.keys():
+                raise ValueError(f"an adapter to join has groups {list(new)}, which it did not say or are another's")
+            params = adapter.compose(frozen, new)
+            trainable |= new
+            leaves = flatten(frozen)
+            if not number and any(f"/{_JOINED}_" in name for name in leaves):
+                raise ValueError("what is joined already cannot come first: join all at once")
+            if number:
+                kept = {name: leaf for name, leaf in kept.items() if name not in before or name in leaves}
+                leaves = _moved({name: leaf for name, leaf in leaves.items() if name not in before}, number)
+            kept |= leaves
+        return unflatten(kept), trainable
+
+    def compose(frozen: Tree, trainable: Tree) -> Tree:
+        params, fixed = _sorted_out(frozen, len(adapters))
+        for adapter, more in zip(adapters, fixed, strict=True):
+            params = adapter.compose(_with(params, more), own(adapter, trainable))
+        return params
+
+    def beside(frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:
+        params, fixed = _sorted_out(frozen, len(adapters))
+        deltas: Tree = {}
+        for adapter, more in zip(adapters, fixed, strict=True):
+            given = _with(params, more), own(adapter, trainable)
+            params, new = adapter.beside(*given) if adapter.beside else (adapter.compose(*given), {})
+            deltas |= new
+        return params, deltas
+
+    def project(group: str, before: Tree, after: Tree) -> Tree:
+        owner = owners.get(group, rest)
+        return owner.project(group, before, after) if owner else after
+
+    def extend(pipe: Any) -> Any:
+        for adapter in adapters:
+            pipe = adapter.extend(pipe)
+        return pipe
+
+    return Adapter(
+        init,
+        compose,
+        networks,
+        extend,
+        project,
+        beside if any(adapter.beside for adapter in adapters) else None,
+        tuple(claimed) if all(adapter.groups for adapter in adapters) else (),
+    )
+
+
+def _moved(leaves: Tree, number: int) -> Tree:
+    """``unet/adapter/...`` -> ``unet/joined_1/adapter/...``"""
+    parts = (name.partition("/") for name in leaves)
+    return {f"{network}/{_JOINED}_{number}/{inner}": leaves[f"{network}/{inner}"] for network, _, inner in parts}
+
+
+def _sorted_out(frozen: Tree, count: int) -> tuple[Tree, Sequence[Tree]]:
+    """(frozen without what the later adapters keep fixed, what each keeps fixed)."""
+    keys = [f"{_JOINED}_{number}" for number in range(count)]
+    rest = {name: {key: leaf for key, leaf in tree.items() if key not in keys} for name, tree in frozen.items()}
+    return rest, [{name: tree.get(key, {}) for name, tree in frozen.items()} for key in keys]
+
+
+def _with(params: Tree, fixed: Tree) -> Tree:
+    names = dict.fromkeys([*params, *(name for name, tree in fixed.items() if tree)])
+    return {name: {**params.get(name, {}), **fixed.get(name, {})} for name in names}
