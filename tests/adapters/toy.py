@@ -46,7 +46,9 @@ def low_rank(*groups: str) -> Adapter:
     return Adapter(init, compose, NETWORKS.__getitem__)
 
 
-def words(group: str = "tokens", *, count: int = 2, embedding: str = "text_encoder/embedding") -> Adapter:
+def words(
+    group: str = "tokens", *, count: int = 2, embedding: str = "text_encoder/token_embedding/embedding"
+) -> Adapter:
     """``count`` new rows of an embedding, the mean of all at first; a number that is kept fixed says how much of it."""
 
     def init(key, params):
@@ -70,7 +72,7 @@ def words(group: str = "tokens", *, count: int = 2, embedding: str = "text_encod
     return Adapter(init, compose, lambda _: (embedding.split("/")[0],), extend, groups=(group,))
 
 
-def shifted(group: str = "shifts", *, leaf: str = "text_encoder/embedding") -> Adapter:
+def shifted(group: str = "shifts", *, leaf: str = "text_encoder/token_embedding/embedding") -> Adapter:
     """A leaf is trained itself, in a group of its own."""
 
     def init(key, params):
