@@ -9,6 +9,7 @@ lies in its network under ``joined_1``, ``joined_2``, ..., and leaves that it tr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Array, Key
@@ -31,24 +32,50 @@ def join(*adapters: Adapter) -> Adapter:
     claimed = [group for adapter in adapters for group in adapter.groups]
     if len(set(claimed)) < len(claimed) or sum(not adapter.groups for adapter in adapters) > 1:
         raise ValueError(f"adapters to join must have groups of their own, not {[one.groups for one in adapters]}")
+    joined = _Joined(adapters)
+    return Adapter(
+        joined.init,
+        joined.compose,
+        joined.networks,
+        joined.extend,
+        joined.project,
+        joined.beside if any(adapter.beside for adapter in adapters) else None,
+        tuple(claimed) if all(adapter.groups for adapter in adapters) else (),
+    )
 
-    owners = {group: adapter for adapter in adapters for group in adapter.groups}
-    rest = next((adapter for adapter in adapters if not adapter.groups), None)
 
-    def networks(group: str) -> tuple[str, ...]:
-        owner = owners.get(group, rest)
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    adapters: Sequence[Adapter]
+
+    def owner(self, group: str) -> Adapter | None:
+        """The adapter that says the group, or else the one that says none."""
+        saying = [adapter for adapter in self.adapters if group in adapter.groups]
+        return next(iter((*saying, *(adapter for adapter in self.adapters if not adapter.groups))), None)
+
+    def own(self, adapter: Adapter, trainable: Tree) -> Tree:
+        return {group: tree for group, tree in trainable.items() if self.owner(group) is adapter}
+
+    def networks(self, group: str) -> tuple[str, ...]:
+        owner = self.owner(group)
         return owner.networks(group) if owner else ()
 
-    def own(adapter: Adapter, trainable: Tree) -> Tree:
-        return {group: tree for group, tree in trainable.items() if owners.get(group, rest) is adapter}
+    def project(self, group: str, before: Tree, after: Tree) -> Tree:
+        owner = self.owner(group)
+        return owner.project(group, before, after) if owner else after
 
-    def init(key: Key[Array, ""], params: Tree) -> tuple[Tree, Tree]:
+    def extend(self, pipe: Any) -> Any:
+        for adapter in self.adapters:
+            pipe = adapter.extend(pipe)
+        return pipe
+
+    def init(self, key: Key[Array, ""], params: Tree) -> tuple[Tree, Tree]:
         trainable: Tree = {}
         kept: Tree = {}
-        for number, adapter in enumerate(adapters):
+        for number, adapter in enumerate(self.adapters):
             before = flatten(params)
             frozen, new = adapter.init(key, params)
-            if own(adapter, new).keys() != new.keys():
+            if self.own(adapter, new).keys() != new.keys():
                 raise ValueError(f"an adapter to join has groups {list(new)}, which it did not say or are another's")
             params = adapter.compose(frozen, new)
             trainable |= new
@@ -61,39 +88,20 @@ def join(*adapters: Adapter) -> Adapter:
             kept |= leaves
         return unflatten(kept), trainable
 
-    def compose(frozen: Tree, trainable: Tree) -> Tree:
-        params, fixed = _sorted_out(frozen, len(adapters))
-        for adapter, more in zip(adapters, fixed, strict=True):
-            params = adapter.compose(_with(params, more), own(adapter, trainable))
+    def compose(self, frozen: Tree, trainable: Tree) -> Tree:
+        params, fixed = _sorted_out(frozen, len(self.adapters))
+        for adapter, more in zip(self.adapters, fixed, strict=True):
+            params = adapter.compose(_with(params, more), self.own(adapter, trainable))
         return params
 
-    def beside(frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:
-        params, fixed = _sorted_out(frozen, len(adapters))
+    def beside(self, frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:
+        params, fixed = _sorted_out(frozen, len(self.adapters))
         deltas: Tree = {}
-        for adapter, more in zip(adapters, fixed, strict=True):
-            given = _with(params, more), own(adapter, trainable)
+        for adapter, more in zip(self.adapters, fixed, strict=True):
+            given = _with(params, more), self.own(adapter, trainable)
             params, new = adapter.beside(*given) if adapter.beside else (adapter.compose(*given), {})
             deltas |= new
         return params, deltas
-
-    def project(group: str, before: Tree, after: Tree) -> Tree:
-        owner = owners.get(group, rest)
-        return owner.project(group, before, after) if owner else after
-
-    def extend(pipe: Any) -> Any:
-        for adapter in adapters:
-            pipe = adapter.extend(pipe)
-        return pipe
-
-    return Adapter(
-        init,
-        compose,
-        networks,
-        extend,
-        project,
-        beside if any(adapter.beside for adapter in adapters) else None,
-        tuple(claimed) if all(adapter.groups for adapter in adapters) else (),
-    )
 
 
 def _moved(leaves: Tree, number: int) -> Tree:

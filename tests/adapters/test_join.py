@@ -11,12 +11,11 @@ from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import full, join, lora, part_for
 from dreambooth_jax.adapters.targets import choose_layers
 from tests.adapters.test_laws import PARAMS
-from tests.adapters.toy import low_rank, shifted, words
+from tests.adapters.toy import TABLE, low_rank, shifted, words
 
 LORA = lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2)
 WORDS = words()
 ORDERS = {"words last": (LORA, WORDS), "words first": (WORDS, LORA)}
-TABLE = "text_encoder/token_embedding/embedding"
 
 
 def moved(trainable):

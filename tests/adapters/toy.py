@@ -14,6 +14,7 @@ from dreambooth_jax.trees import flatten, unflatten
 
 NETWORKS = {"words": ("text_encoder",), "pictures": ("unet",)}
 RANK = 2
+TABLE = "text_encoder/token_embedding/embedding"
 
 
 def low_rank(*groups: str) -> Adapter:
@@ -72,7 +73,7 @@ def words(
     return Adapter(init, compose, lambda _: (embedding.split("/")[0],), extend, groups=(group,))
 
 
-def shifted(group: str = "shifts", *, leaf: str = "text_encoder/token_embedding/embedding") -> Adapter:
+def shifted(group: str = "shifts", *, leaf: str = TABLE) -> Adapter:
     """A leaf is trained itself, in a group of its own."""
 
     def init(key, params):
