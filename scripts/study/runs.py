@@ -12,7 +12,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from PIL import Image
 from dreambooth_jax import load_config, train
 from dreambooth_jax.config import Config
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.runs import open_model
 
 from .conditions import EXPERIMENTS, Sampling, Training
 from .figures import save_strip
@@ -109,7 +110,8 @@ def run(study: Study, job: Job) -> None:
     instances, config = prepare(study, training, subject, seed)
     if training.trained and not train(config).finished:
         raise SystemExit("stopped by a signal; the same command goes on from there")
-    pipe = load_pretrained(Path(config.run_dir) / "model" if training.trained else study.model)
+    opened = open_model(config.run_dir if training.trained else study.model)
+    pipe = replace(opened.pipe, params=opened.params)
     asked = prompts(called(training, subject), subject.class_noun)
     for sampling in missing:
         own, of_class, elsewhere = (draw(pipe, texts, sampling) for texts in asked)
