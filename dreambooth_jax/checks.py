@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
 from dreambooth_jax.config.adapters import adapter_problems
+from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.data.prompts import Subject
@@ -66,10 +67,30 @@ def problems(config: Config) -> Iterator[str]:
         )
     if Path(config.model.path).resolve() == Path(config.run_dir, "model").resolve():
         yield f"model.path {config.model.path} is where this run would write its own model: choose another run_dir"
-    photos = config.data.instance_images
-    if photos and Path(photos).resolve() == Path(config.run_dir).resolve():
-        yield f"run_dir {config.run_dir} is the folder of the photos: choose another, which the run can write to"
+    for concept in concepts_of(config):
+        photos = concept.instance_images
+        if photos and Path(photos).resolve() == Path(config.run_dir).resolve():
+            yield f"run_dir {config.run_dir} is the folder of the photos: choose another, which the run can write to"
+    yield from _concepts(config)
     yield from _words(config)
+
+
+def _concepts(config: Config) -> Iterator[str]:
+    """What several subjects must be to each other."""
+    data = config.data
+    if data.concepts and data.instance_images:
+        yield f"data.instance_images is {shown(data.instance_images)}, but data.concepts have their own: leave one out"
+    first: dict[str, Concept] = {}
+    for concept in concepts_of(config) if data.concepts else ():
+        twin = first.setdefault(concept.identifier.strip().lower(), concept)
+        if twin is not concept:
+            yield (
+                f"{concept.key}.identifier is {shown(concept.identifier)}, as in {twin.key}: one word cannot mean two "
+                "subjects, choose another"
+            )
+    said = [one.repeats is not None for one in data.concepts]
+    if any(said) and not all(said):
+        yield f"data.concepts.{said.index(False)} has no repeats, but others have: say them of all, or of none"
 
 
 def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:
@@ -83,34 +104,45 @@ def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:
 
 def doubts(config: Config) -> Iterator[str]:
     """What works, but can hardly be meant, one line each."""
-    template, identifier = config.data.instance_prompt, config.data.identifier
-    if not _names_the_subject(template, identifier):
-        yield (
-            f"data.instance_prompt {shown(template)} has no {{identifier}}: photos without a caption of their own "
-            f"change the whole class, and {identifier!r} learns nothing"
-        )
+    for concept in concepts_of(config):
+        template, identifier = concept.instance_prompt, concept.identifier
+        if not _names_the_subject(template, identifier):
+            yield (
+                f"{_key(config, concept, 'instance_prompt')} {shown(template)} has no {{identifier}}: photos without a "
+                f"caption of their own change the whole class, and {identifier!r} learns nothing"
+            )
     if config.adapter.kind != "full" and config.optimizer.learning_rate < LEAST_RATE:
         yield (
             f"optimizer.learning_rate {config.optimizer.learning_rate:g} is one for whole networks: "
             f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_RATE:g}, and 1e-4 is usual"
         )
-    for key, template, syntax in _templates(config):
-        if key.startswith("prior.") and "{identifier}" in template:
+    for key, template, syntax, _ in _templates(config):
+        if "class_" in key and not key.startswith("samples.") and "{identifier}" in template:
             yield f"{key} {shown(template)} has {{identifier}}: class images must be called without the subject's word"
         if syntax == "plain" and re.search(r"[{}]", re.sub(r"\{\{|\}\}|\{[^{}]*\}", "", template)):
             yield f"{key} {shown(template)} has a brace without its partner: it is read as it stands, not as a field"
 
 
-def _templates(config: Config) -> Iterator[tuple[str, str, Syntax]]:
-    """(key, prompt with fields, how it is read) of all that the run uses."""
-    yield "data.instance_prompt", config.data.instance_prompt, "plain"
+def _templates(config: Config) -> Iterator[tuple[str, str, Syntax, Concept]]:
+    """(key, prompt with fields, how it is read, of whom) of all that the run uses."""
     prior, samples = config.prior, config.samples
-    if prior.weight:
-        yield "prior.class_prompt", prior.class_prompt, "plain"
-        yield "prior.class_images_prompt", prior.class_images_prompt or "", prior.prompt_syntax
-    for key in ("prompts", "class_prompts"):
-        for template in expanded(getattr(samples, key)):
-            yield f"samples.{key}", template, samples.prompt_syntax
+    for concept in concepts_of(config):
+        yield _key(config, concept, "instance_prompt"), concept.instance_prompt, "plain", concept
+        if concept.weight:
+            yield _key(config, concept, "class_prompt"), concept.class_prompt, "plain", concept
+            images_prompt = concept.class_images_prompt
+            yield _key(config, concept, "class_images_prompt"), images_prompt, prior.prompt_syntax, concept
+        for key in ("prompts", "class_prompts"):
+            for template in expanded(getattr(samples, key)):
+                yield f"samples.{key}", template, samples.prompt_syntax, concept
+
+
+def _key(config: Config, concept: Concept, name: str) -> str:
+    """Where a prompt of a concept is said: in its entry, or in the settings of all."""
+    shared = f"{'data' if name == 'instance_prompt' else 'prior'}.{name}"
+    entries = {f"data.concepts.{number}": one for number, one in enumerate(config.data.concepts)}
+    own = concept.key in entries and getattr(entries[concept.key], name) is not None
+    return f"{concept.key}.{name}" if own else shared
 
 
 def _names_the_subject(template: str, identifier: str) -> bool:
@@ -120,15 +152,19 @@ def _names_the_subject(template: str, identifier: str) -> bool:
 def _words(config: Config) -> Iterator[str]:
     templates = list(_templates(config))
     # of the samples' class prompts it may be missing: they are drawn without, too
-    if not config.data.class_noun.strip() and any(
-        "{class_noun}" in template for key, template, _ in templates if key != "samples.class_prompts"
-    ):
-        yield "data.class_noun is empty: say what the subject is, such as data.class_noun=dog"
-    subject = Subject(identifier=config.data.identifier, class_noun=config.data.class_noun)
+    for concept in concepts_of(config):
+        if not concept.class_noun.strip() and any(
+            "{class_noun}" in template
+            for key, template, _, whose in templates
+            if key != "samples.class_prompts" and whose == concept
+        ):
+            key = f"{concept.key}.class_noun"
+            yield f"{key} is empty: say what the subject is, such as {key}=dog"
     if config.samples.every and not (config.samples.prompts or config.samples.class_prompts):
         yield "samples.prompts is empty, and samples.class_prompts too: give one, or samples.every=0"
     for key in ("prompts", "class_prompts"):
         if any(not prompt.strip() for prompt in getattr(config.samples, key)):
             yield f"samples.{key} has an empty prompt: leave it out"
-    for _, template, syntax in templates:
+    for _, template, syntax, concept in templates:
+        subject = Subject(identifier=concept.identifier, class_noun=concept.class_noun)
         subject.fill(template, syntax=syntax)  # raises, naming the unknown field

@@ -19,8 +19,9 @@ import numpy as np
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import Adapter, make_adapter, part_for
 from dreambooth_jax.config import Config
+from dreambooth_jax.config.concepts import concepts_of, has_prior
+from dreambooth_jax.data.batches import Batches, ConceptTables
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.data.mixture import Batches
 from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
@@ -51,6 +52,7 @@ class TrainSetup:
         groups: of what is trained, each with its stretch, learning rate and optimizer.
         phases: of the run.
         batches: what a step learns from.
+        concepts: names of its subjects, where there are several.
         size: of the pictures.
         keeps_ema: is there a moving average?
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
@@ -65,6 +67,7 @@ class TrainSetup:
     groups: Mapping[str, GroupTraining]
     phases: Sequence[Phase]
     batches: Batches
+    concepts: Sequence[str]
     size: Size
     keeps_ema: bool
     pure_steps: Mapping[Groups, TrainStep]
@@ -124,7 +127,9 @@ class TrainSetup:
         mean, logvar = (_blank(one, axes=1) for one in moments)
         text = id_leaves(ids) if self.trains_text_encoder(active) else {n: _blank(one) for n, one in encoded.items()}
         table = ExampleTable(mean=mean, logvar=logvar, text=text, text_index=np.zeros(1, np.int64))
-        return shapes(self.batches.of(instance=table, prior=table).batch_at(0))
+        one = ConceptTables(name="", instance=table, prior=table, prior_weight=1.0)
+        concepts = [replace(one, name=name) for name in self.concepts] or [one]
+        return shapes(self.batches.of(concepts).batch_at(0))
 
     def step_shapes(self, active: Groups) -> tuple[Any, ...]:
         """Logical shapes of all that a step takes: state, frozen networks, batch, root key."""
@@ -145,7 +150,7 @@ def _blank(shape: jax.ShapeDtypeStruct, *, axes: int = 0) -> np.ndarray:
 
 def batches_of(config: Config) -> Batches:
     """What a run's steps learn from."""
-    return Batches(rows=config.train.batch_size, prior_weight=config.prior.weight, seed=config.train.seed)
+    return Batches(rows=config.train.batch_size, with_prior=has_prior(config), seed=config.train.seed)
 
 
 def mapper_of(config: Config, target: Target) -> Mapper:
@@ -172,6 +177,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
     pipe = trained_pipe(pipe, config.objective)
     encoders, batches = _encoders(pipe), batches_of(config)
+    names = tuple(concept.name for concept in concepts_of(config) if concept.name)
     rules = [Rule.parse(text) for text in config.optimizer.rules]
     check_used(rules, trainable)
     groups = {
@@ -188,6 +194,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         n_instances=batches.rows,
         noising=values.noising,
         scoring=values.scoring,
+        concepts=names,
     )
     pure_steps = {
         active: TrainStep(
@@ -210,6 +217,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         groups=groups,
         phases=phases,
         batches=batches,
+        concepts=names,
         size=config.data.size,
         keeps_ema=train.ema_decay > 0,
         pure_steps=pure_steps,

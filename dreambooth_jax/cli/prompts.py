@@ -28,15 +28,21 @@ def read_prompts(options: SampleOptions, *, needed: bool = True) -> list[str]:
 
 
 def words_of(options: SampleOptions) -> dict[str, str | None]:
-    """What the fields of prompts are: as told, or else the words of the run; None where nobody says."""
+    """What the fields of prompts are: as told, or else the words of the run; None where nobody says.
+
+    Of a run's several subjects it is the one whose identifier is told.
+    """
     from dreambooth_jax.config import load_config
+    from dreambooth_jax.config.concepts import concepts_of
     from dreambooth_jax.runs import RunFolder
 
     words: dict[str, str | None] = {"identifier": options.identifier, "class_noun": options.class_noun}
     run = RunFolder(Path(options.source))
     if None in words.values() and run.is_run():
-        data = load_config(run.config).data
-        words = {name: getattr(data, name) if word is None else word for name, word in words.items()}
+        concepts = concepts_of(load_config(run.config))
+        named = [one for one in concepts if options.identifier in (None, one.identifier)] if concepts[1:] else concepts
+        if len(named) == 1:
+            words = {name: getattr(named[0], name) if word is None else word for name, word in words.items()}
     return words
 
 

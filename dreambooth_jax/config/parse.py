@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from dreambooth_jax.config.lists import Entries
 from dreambooth_jax.config.schema import Config
 from dreambooth_jax.config.setting import shown
 from dreambooth_jax.errors import InputError
@@ -37,7 +38,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
     return plain(dataclasses.asdict(config))
 
@@ -89,21 +90,31 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], *, known: Sequence
     from jsonargparse import ArgumentError
 
     kinds = key_types(settings)
-    files, options = [], []
-    for text in arguments:
-        key, equals, value = text.removeprefix("--").partition("=")
-        if key == "config" and settings is Config:
-            files.append(value)
-        else:
-            _check_known(key, [*known])
-            options.append(f"--{key}={_value_of(key, value, kinds[key])}" if equals and key in kinds else text)
+    words = [text.removeprefix("--").partition("=") for text in arguments]
+    files = [value for key, _, value in words if key == "config" and settings is Config]
+    content, options, entries = _from_files(files, kinds), [], Entries(kinds)
+    entries.take_file(content)
+    for (key, equals, value), text in zip(words, arguments):
+        if (key == "config" and settings is Config) or (equals and entries.take_option(key, value)):
+            continue
+        _check_known(key, [*known])
+        options.append(f"--{key}={_value_of(key, value, kinds[key])}" if equals and key in kinds else text)
+    for group, lists in entries.parsed(_parsed_entry).items():
+        content.setdefault(group, {}).update(lists)
     try:
-        of_files = parser.parse_object(_from_files(files, kinds)) if files else None
+        of_files = parser.parse_object(content) if content else None
         return parser.instantiate(parser.parse_args(options, namespace=of_files))
     except (ArgumentError, argparse.ArgumentError) as error:
         raise InputError(_one_line(str(error))) from error
     except OverflowError as error:
         raise InputError(f"a number is too large: {error}") from error
+
+
+def _parsed_entry(kind: type, options: list[str]) -> Any:
+    """An entry of a list of groups of settings, from ``--NAME=VALUE``."""
+    parser = new_parser()
+    parser.add_class_arguments(kind)
+    return kind(**vars(parse(parser, options, known=list(keys(kind)), settings=kind)))
 
 
 def _check_known(key: str, known: list[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dreambooth_jax.config.adapters import AdapterConfig
+from dreambooth_jax.config.concepts import ConceptConfig
 from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
@@ -44,6 +45,8 @@ class DataConfig(Settings):
     """Rare word that the subject is bound to."""
     class_noun: str = ""
     """What the subject is: dog, backpack, person."""
+    concepts: tuple[ConceptConfig, ...] = ()
+    """Several subjects in the place of one: [{identifier: sks, class_noun: dog, instance_images: photos/dog}, ...]."""
     instance_prompt: str = "a photo of {identifier} {class_noun}"
     """Prompt of instance images that have no caption."""
     use_captions: bool = True

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args, get_origin
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
@@ -148,6 +148,9 @@ def broken(settings: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         value, key = getattr(settings, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             yield from broken(value, f"{key}.")
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for number, one in enumerate(value):
+                yield from broken(one, f"{key}.{number}.")
         elif rule := rules_of(field).broken_by(value):
             yield key, shown(value), rule
 
@@ -172,10 +175,19 @@ def _odd(value: Any) -> bool:
     return isinstance(value, str) and not value.isprintable()
 
 
+def entry_kind(kind: Any) -> type | None:
+    """The class of settings that a list is of; None for what is no such list."""
+    first = get_args(kind)[0] if get_origin(kind) is tuple and get_args(kind) else None
+    return first if dataclasses.is_dataclass(first) and isinstance(first, type) else None
+
+
 def resumable_keys(settings: type, prefix: str = "", all_of_them: bool = False) -> Iterator[str]:
-    """Keys that a resumed run may change, such as ``train.log_every``."""
+    """Keys that a resumed run may change, such as ``train.log_every``. Those of the entries of a list have no number:
+    ``data.concepts.instance_images``."""
     for field in dataclasses.fields(settings):
         free = all_of_them or rules_of(field).resumable
+        if entry := entry_kind(field.type):
+            yield from resumable_keys(entry, f"{prefix}{field.name}.", free)
         if dataclasses.is_dataclass(field.type):
             yield from resumable_keys(field.type, f"{prefix}{field.name}.", free)  # type: ignore[arg-type]
         elif free:

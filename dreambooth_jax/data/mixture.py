@@ -6,7 +6,8 @@
     loss  = sum_i weight_i mse_i / n_instances                 n_instances: rows whose stream is not prior
 
 DreamBooth with prior preservation (arXiv 2208.12242, equation 2) is two streams of B rows each: the subject's pictures
-with weight 1, and the class's with weight lambda. A second subject is one more stream.
+with weight 1, and the class's with weight lambda. Several subjects are as many streams, that take turns in the same B
+rows (:class:`Turns`).
 
 Row b of a stream is example number c = visit * rows + b of an endless order, in which epoch c // n is a permutation of
 the n examples of its own; visit counts the steps that drew from the stream before. So every example comes once per
@@ -22,13 +23,14 @@ All orders are drawn from names (seed, stream, epoch), so rows may be computed a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd, isfinite
+from math import isfinite
 
 import numpy as np
 from jaxtyping import Int
 
 from dreambooth_jax.data import host_rng
 from dreambooth_jax.data.examples import Batch, ExampleTable
+from dreambooth_jax.data.turns import take_turns, whole_shares
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 
@@ -64,6 +66,8 @@ class Stream:
     """Of each row in the loss; λ for class images. A stream without weight is left out of the mixture."""
     is_prior: bool = False
     """Class images: their rows do not count in the loss's denominator, and are logged as ``prior_loss``."""
+    concept: int | None = None
+    """Number of its subject among several; its rows then bring it along."""
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -74,8 +78,69 @@ class Stream:
     def take(self, counter: Int[np.ndarray, "b"], *, seed: int) -> Batch:
         """Examples at the given places of the endless order, with weight float32 [b] and is_prior bool [b]."""
         order = visit_order(counter, counts=self.table.counts, seed=seed, stream=self.name)
-        weight = np.full(len(counter), self.weight, np.float32)
-        return {**self.table.take(*order), "weight": weight, "is_prior": np.full(len(counter), self.is_prior)}
+        rows = {
+            **self.table.take(*order),
+            "weight": np.full(len(counter), self.weight, np.float32),
+            "is_prior": np.full(len(counter), self.is_prior),
+        }
+        return rows if self.concept is None else rows | {"concept": np.full(len(counter), self.concept, np.int32)}
+
+    @property
+    def size(self) -> Size:
+        """Height and width of its latents."""
+        return self.table.size
+
+    @property
+    def examples(self) -> int:
+        """How many it has."""
+        return self.table.counts[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Turns:
+    """Streams of one size that take turns in the same rows, each as often as its share says.
+
+    Raises:
+        InputError: for streams of different sizes or kinds.
+    """
+
+    name: str
+    """Whose turn it is is drawn from this name."""
+    streams: Sequence[Stream]
+    """Their own numbers of rows mean nothing here."""
+    shares: Sequence[int]
+    rows: int
+    """Rows of each batch, of all of them together."""
+
+    def __post_init__(self) -> None:
+        if len({(one.size, one.is_prior) for one in self.streams}) > 1:
+            raise InputError(f"streams that take turns ({self.name}) must have one size, and all be prior or none")
+
+    def take(self, counter: Int[np.ndarray, "b"], *, seed: int) -> Batch:
+        """Examples at the given places, as :meth:`Stream.take` has them."""
+        who, before = take_turns(counter, self.shares, seed, "turns", self.name)
+        parts, places = [], []
+        for number in np.unique(who).tolist():
+            own = np.flatnonzero(who == number)
+            parts.append(self.streams[number].take(before[own], seed=seed))
+            places.append(own)
+        back = np.argsort(np.concatenate(places))
+        return {name: rows[back] for name, rows in _joined(parts).items()}
+
+    @property
+    def size(self) -> Size:
+        """Height and width of their latents."""
+        return self.streams[0].size
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether they are of class images."""
+        return self.streams[0].is_prior
+
+    @property
+    def examples(self) -> int:
+        """How many they have together."""
+        return sum(one.examples for one in self.streams)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +152,7 @@ class Mixture:
             of rows than a batch of another.
     """
 
-    streams: Sequence[Stream]
+    streams: Sequence[Stream | Turns]
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,10 +170,10 @@ class Mixture:
             )
 
     @cached_property
-    def _of_size(self) -> dict[Size, list[Stream]]:
+    def _of_size(self) -> dict[Size, list[Stream | Turns]]:
         """The streams of each size of latents, in their order."""
-        sizes = dict.fromkeys(stream.table.size for stream in self.streams)
-        return {size: [stream for stream in self.streams if stream.table.size == size] for size in sizes}
+        sizes = dict.fromkeys(stream.size for stream in self.streams)
+        return {size: [stream for stream in self.streams if stream.size == size] for size in sizes}
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -126,20 +191,16 @@ class Mixture:
         return _instances(self._of_size[self.sizes[0]])
 
     @cached_property
-    def _round(self) -> Int[np.ndarray, "r"]:
-        """Places in ``sizes``, each as often as a round of steps has it."""
-        examples = [
-            sum(stream.table.counts[0] for stream in streams if not stream.is_prior)
-            for streams in self._of_size.values()
-        ]
-        return np.repeat(np.arange(len(examples)), np.asarray(examples) // gcd(*examples))
+    def _shares(self) -> tuple[int, ...]:
+        """Of each size, in the steps."""
+        return whole_shares(
+            [sum(one.examples for one in streams if not one.is_prior) for streams in self._of_size.values()]
+        )
 
     def _visit(self, step: int) -> tuple[Size, int]:
         """The size of a step's batch, and how many steps before it had the same."""
-        number, place = divmod(step, len(self._round))
-        order = self._round[host_rng.permutation(len(self._round), self.seed, "sizes", number)]
-        same = order == order[place]
-        return self.sizes[order[place]], number * int(same.sum()) + int(same[:place].sum())
+        who, before = take_turns(np.array([step]), self._shares, self.seed, "sizes")
+        return self.sizes[int(who[0])], int(before[0])
 
     def size_at(self, step: int) -> Size:
         """The size of the latents of a step's batch: the same on all hosts."""
@@ -157,42 +218,15 @@ class Mixture:
         parts, first = [], 0
         for stream in self._of_size[size]:
             own = index[(index >= first) & (index < first + stream.rows)].astype(np.int64) - first
-            parts.append(stream.take(visit * stream.rows + own, seed=self.seed))
+            if len(own):
+                parts.append(stream.take(visit * stream.rows + own, seed=self.seed))
             first += stream.rows
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | {"index": index}
+        return _joined(parts) | {"index": index}
 
 
-def _instances(streams: Sequence[Stream]) -> int:
+def _joined(parts: Sequence[Batch]) -> Batch:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _instances(streams: Sequence[Stream | Turns]) -> int:
     return sum(stream.rows for stream in streams if not stream.is_prior)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """Of what a DreamBooth run's batches are: rows of the subject, and with prior preservation as many of the class.
-
-    Attributes:
-        rows: instance examples of each step, over all devices.
-        prior_weight: λ of the loss; 0 is no prior preservation.
-        seed: that orders are drawn from.
-    """
-
-    rows: int
-    prior_weight: float
-    seed: int
-
-    @property
-    def copies(self) -> int:
-        """Examples per instance example: with prior preservation a class example comes with each."""
-        return 2 if self.prior_weight else 1
-
-    @property
-    def examples(self) -> int:
-        """Examples of each step, instance and class together."""
-        return self.rows * self.copies
-
-    def of(self, *, instance: ExampleTable, prior: ExampleTable | None) -> Mixture:
-        """Batches of these pictures; without prior preservation those of the class are left out."""
-        streams = [Stream(name="instance", table=instance, rows=self.rows)]
-        if prior is not None and self.prior_weight:
-            streams.append(Stream(name="prior", table=prior, rows=self.rows, weight=self.prior_weight, is_prior=True))
-        return Mixture(streams=streams, seed=self.seed)

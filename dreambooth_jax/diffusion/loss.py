@@ -11,19 +11,20 @@ A sum over rows, so it does not matter how rows are laid out over devices and mi
 the timestep, such as min-SNR, multiplies w_i of both terms.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Loss(NamedTuple):
-    """``total`` is ``instance + prior``."""
+    """``total`` is ``instance + prior``, the sum over ``rows``."""
 
     total: Float[Array, ""]
     instance: Float[Array, ""]
     prior: Float[Array, ""]
+    rows: Float[Array, "b"]
 
 
 def example_errors(
@@ -57,4 +58,18 @@ def weighted_loss(
     """
     terms = weight * errors / n_instances
     instance, prior = jnp.sum(jnp.where(is_prior, 0, terms)), jnp.sum(jnp.where(is_prior, terms, 0))
-    return Loss(total=instance + prior, instance=instance, prior=prior)
+    return Loss(total=instance + prior, instance=instance, prior=prior, rows=terms)
+
+
+def loss_of_concepts(
+    rows: Float[Array, "b"], concept: Int[Array, "b"], is_prior: Bool[Array, "b"], names: Sequence[str]
+) -> dict[str, Float[Array, ""]]:
+    """Of each of several subjects, what its instance examples add to the loss.
+
+    Args:
+        rows: of :class:`Loss`.
+        concept: number of each row's subject.
+        is_prior: which are class examples.
+        names: of the subjects, by number.
+    """
+    return {name: jnp.sum(jnp.where((concept == i) & ~is_prior, rows, 0)) for i, name in enumerate(names)}

@@ -17,6 +17,7 @@ import numpy as np
 from dreambooth_jax.adapters import passed_on
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, SamplingConfig
+from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
 from dreambooth_jax.memory import Usage, bytes_per_device
@@ -111,9 +112,9 @@ def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iter
     def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
         return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, idle=at_rest, flops=0)
 
-    if config.prior.weight:
+    if wanted := [concept.num_images for concept in concepts_of(config) if concept.weight]:
         room = capacity(config, setup.mapper)
-        missing = -(-config.prior.num_images * n // everyone)
+        missing = -(-max(wanted) * n // everyone)
         usage_at = partial(sampler, config.prior.sampling(size=size))
         pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=usage_at)
         yield draw("class images", pictures, usage_at(pictures), 0)

@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.config.setting import entry_kind
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.hardware import environment
 from dreambooth_jax.planning.result import Plan
@@ -114,6 +115,8 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
             settings[group].pop(entry)
         else:
             settings.pop(group)
+    for concept in settings["data"]["concepts"]:
+        concept.pop("instance_images")
     model = config.model
     found = open_source(
         source_of(model.path),
@@ -198,15 +201,15 @@ def usable(chip_memory: int, platform: str) -> int:
 def config_of(content: dict[str, Any]) -> Config:
     """The inverse of ``to_dict``."""
 
+    def value_of(kind: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return made(kind, value)
+        if entry := entry_kind(kind):
+            return tuple(made(entry, one) for one in value)
+        return tuple(value) if isinstance(value, list) else value
+
     def made(kind: Any, values: Any) -> Any:
-        fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-        return kind(
-            **{
-                name: made(fields[name].type, value)
-                if dataclasses.is_dataclass(fields[name].type)
-                else (tuple(value) if isinstance(value, list) else value)
-                for name, value in values.items()
-            }
-        )
+        types = {entry.name: entry.type for entry in dataclasses.fields(kind)}
+        return kind(**{name: value_of(types[name], value) for name, value in values.items()})
 
     return made(Config, content)

@@ -12,9 +12,9 @@ Several processes encode a share of the photos each, and all get the moments of 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import jax
@@ -156,42 +156,48 @@ class Examples:
     moments: Moments
 
 
-def encode(
-    pipe: Pipeline,
-    *,
-    instance: Sequence[Photo],
-    prior: Sequence[Photo],
-    data: DataConfig,
-    seed: int,
-    cache: Path,
-) -> tuple[Examples, Examples | None]:
-    """The subject's photos, and those of the class if there are any, with the moments of their latents.
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Encodes the photos of a run. What it has given once it gives again.
 
     Class images are seen as they were made: cutting or mirroring them adds nothing that the model doesn't know.
 
-    Args:
+    Attributes:
         pipe: its autoencoder is used.
-        instance: the subject's.
-        prior: the class's.
-        data: how the subject's are seen.
+        data: how the subjects' photos are seen.
         seed: of random crops.
         cache: folder of what was encoded before.
     """
 
-    def examples(photos: Sequence[Photo], views: Views) -> Examples:
-        moments = latent_moments(
-            pipe,
-            photos,
-            views,
-            folder=cache,
-            model=pipe.components.fingerprint,
-            dtype=np.dtype(pipe.vae.dtype).name,
-            batch_size=encoded_at_once(pipe.target),
-        )
-        return Examples(photos=photos, moments=moments)
+    pipe: Pipeline
+    data: DataConfig
+    seed: int
+    cache: Path
+    _given: dict[Any, Examples] = field(default_factory=dict, init=False)
 
-    seen = examples(instance, Views(size=data.size, crop=data.crop, flip=data.flip, seed=seed))
-    return seen, examples(prior, Views(size=data.size)) if prior else None
+    def instance(self, photos: Sequence[Photo]) -> Examples:
+        """Photos of a subject, with the moments of their latents."""
+        data = self.data
+        return self._examples(photos, Views(size=data.size, crop=data.crop, flip=data.flip, seed=self.seed))
+
+    def prior(self, photos: Sequence[Photo]) -> Examples:
+        """Pictures of a class."""
+        return self._examples(photos, Views(size=self.data.size))
+
+    def _examples(self, photos: Sequence[Photo], views: Views) -> Examples:
+        pipe, key = self.pipe, (tuple((photo.digest, photo.prompt) for photo in photos), views)
+        if key not in self._given:
+            moments = latent_moments(
+                pipe,
+                photos,
+                views,
+                folder=self.cache,
+                model=pipe.components.fingerprint,
+                dtype=np.dtype(pipe.vae.dtype).name,
+                batch_size=encoded_at_once(pipe.target),
+            )
+            self._given[key] = Examples(photos=photos, moments=moments)
+        return self._given[key]
 
 
 def text_table(

@@ -3,10 +3,14 @@
 """The class images of a run, from its settings: ``dreambooth-jax prior``, and a part of ``train``."""
 
 import logging
-from collections.abc import Callable
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from signal import SIGINT
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +18,7 @@ import numpy as np
 from dreambooth_jax import distributed, memory
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, DataConfig, PriorConfig
+from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.data.sources import Photo, check_deeper
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
@@ -34,74 +39,146 @@ log = logging.getLogger(__name__)
 
 
 def make_class_images(config: Config) -> Path:
-    """Only the class images of a run, which training finds later. Returns their folder."""
+    """Only the class images of a run, which training finds later. Returns the folder that they are in."""
     check_config(config)
     if config.train.deterministic:
         make_deterministic()
-    if not config.prior.weight:
+    folders = class_folders(config)
+    if not folders:
         raise InputError("prior.weight is 0: this run uses no class images")
-    folder = class_folder(config)
-    check_hosts(config, folder)
+    check_hosts(config, *folders.values())
     pipe = load_model(config, Target.here())
     check_same("weights of the model", pipe.components.fingerprint)
     with locked(Path(config.run_dir)), Interrupt() as interrupt:
-        stop = interrupt.requested_anywhere
-        class_photos(pipe, prior=config.prior, data=config.data, folder=folder, should_stop=stop)
-    if interrupt.signal is SIGINT:  # Ctrl-C: what is made is kept, but what was to come after must not
+        made = photos_of_classes(pipe, config=config, folders=folders, should_stop=interrupt.requested_anywhere)
+    folder = common_folder(folders.values())
+    if made is None:
         log.info("stopped; the class images so far are in %s, run the same command to go on", folder)
+    if interrupt.signal is SIGINT:  # Ctrl-C: what is made is kept, but what was to come after must not
         raise KeyboardInterrupt
     return folder
 
 
-def class_folder(config: Config) -> Path:
-    """Where the class images of a run belong.
+def class_folders(config: Config) -> dict[str, Path]:
+    """Where the class images of each concept belong, by its name; those without class images are left out."""
+    return {concept.name: class_folder(config, concept) for concept in concepts_of(config) if concept.weight}
+
+
+def class_folder(config: Config, concept: Concept) -> Path:
+    """Where the class images of a concept belong.
 
     Raises:
         InputError: if they cannot be read from there, or written to it.
     """
-    own, instance = config.prior.class_images, config.data.instance_images
-    folder = at_home(own) if own else RunFolder(Path(config.run_dir)).class_images
+    shared = at_home(config.prior.class_images or RunFolder(Path(config.run_dir)).class_images)
+    own = concept.class_images
+    folder = at_home(own) if own else shared / _word(images_prompt(concept, config.prior)) if concept.name else shared
+    key = f"{concept.key}.class_images" if concept.name else "prior.class_images"
     file = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if file.exists() and not file.is_dir():
-        raise InputError(f"prior.class_images={own}: {file} is a file; name a folder")
-    if own and instance and folder.resolve() == Path(instance).resolve():
-        raise InputError(f"prior.class_images={own} is the folder of the instance images: name another")
+        raise InputError(f"{key}={own}: {file} is a file; name a folder")
+    if own and any(
+        one.instance_images and folder.resolve() == at_home(one.instance_images).resolve()
+        for one in concepts_of(config)
+    ):
+        raise InputError(f"{key}={own} is the folder of the instance images: name another")
     if folder.is_dir() and not usable_pictures(folder):
         check_deeper(folder, named=())
     return folder
 
 
+def _word(prompt: str) -> str:
+    """A folder's name for what is made with a prompt."""
+    words = "_".join(re.findall(r"\w+", prompt.lower()))
+    return words[:60] if len(words) <= 60 else f"{words[:50]}_{zlib.crc32(prompt.encode()):08x}"
+
+
+def common_folder(folders: Iterable[Path]) -> Path:
+    """The folder that all of these are in, or are."""
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+
+
+def images_prompt(concept: Concept, prior: PriorConfig) -> str:
+    """What the class images of a concept are made with."""
+    return subject_of(concept).fill(concept.class_images_prompt, syntax=prior.prompt_syntax)
+
+
+def photos_of_classes(
+    pipe: Pipeline,
+    *,
+    config: Config,
+    folders: Mapping[str, Path],
+    should_stop: Callable[[], bool],
+    begun_with: str = "",
+) -> dict[str, tuple[Photo, ...]] | None:
+    """Class images by the names of concepts, made where they are not there; None if ``should_stop`` broke it off.
+
+    Concepts of one class share theirs.
+
+    Args:
+        pipe: the frozen model.
+        config: of the run.
+        folders: of :func:`class_folders`.
+        should_stop: asked between batches; of several processes all must get the same answer.
+        begun_with: digest of the class images that a run of one concept has begun with.
+    """
+    found: dict[str, tuple[Photo, ...]] = {}
+    read: dict[tuple[Any, ...], tuple[Photo, ...]] = {}
+    for concept in concepts_of(config):
+        if concept.name not in folders:
+            continue
+        key = (folders[concept.name], subject_of(concept).fill(concept.class_prompt), concept.num_images)
+        if key not in read:
+            photos = class_photos(
+                pipe,
+                concept=concept,
+                prior=config.prior,
+                data=config.data,
+                folder=folders[concept.name],
+                should_stop=should_stop,
+                begun_with=begun_with,
+            )
+            if photos is None:
+                return None
+            read[key] = photos
+        found[concept.name] = read[key]
+    return found
+
+
 def class_photos(
     pipe: Pipeline,
     *,
+    concept: Concept,
     prior: PriorConfig,
     data: DataConfig,
     folder: Path,
     should_stop: Callable[[], bool],
     begun_with: str = "",
 ) -> tuple[Photo, ...] | None:
-    """The class images, made where they are not there; None if ``should_stop`` broke it off.
+    """The class images of one concept, made where they are not there; None if ``should_stop`` broke it off.
 
     Args:
         pipe: the frozen model.
-        prior: how many, and how made.
-        data: words and size.
+        concept: its words and prompts, and how many.
+        prior: how they are made.
+        data: their size.
         folder: where they belong.
         should_stop: asked between batches; of several processes all must get the same answer.
         begun_with: digest of the class images that a run has begun with.
     """
     recipe = Recipe(
-        prompt=subject_of(data).fill(prior.class_images_prompt or prior.class_prompt, syntax=prior.prompt_syntax),
+        prompt=images_prompt(concept, prior),
         sampling=prior.sampling(size=data.size),
         model=pipe.components.known_as({line.get("model") for line in read_manifest(folder)}),
     )
+    num_images = concept.num_images
     batch_size = partial(_pictures_at_once, pipe, prior, data)
     if not restore_class_images(
         pipe,
         folder,
         recipe,
-        num_images=prior.num_images,
-        batch_size=partial(batch_size, prior.num_images),
+        num_images=num_images,
+        batch_size=partial(batch_size, num_images),
         should_stop=should_stop,
     ):
         return None
@@ -109,19 +186,19 @@ def class_photos(
         pipe,
         folder,
         recipe,
-        num_images=prior.num_images,
+        num_images=num_images,
         seed=prior.seed,
-        batch_size=batch_size(prior.num_images - len(usable_pictures(folder))),
+        batch_size=batch_size(num_images - len(usable_pictures(folder))),
         should_stop=should_stop,
     )
-    if present < prior.num_images:
+    if present < num_images:
         return None
     wait_until(lambda: len(usable_pictures(folder)) >= present)  # process 0 may have written them on another host
-    photos = read_photos(str(folder), prompt=prior.class_prompt, data=data)
-    first = photos[: prior.num_images]
+    photos = read_photos(str(folder), prompt=concept.class_prompt, concept=concept, data=data)
+    first = photos[:num_images]
     if len(first) == len(photos) or digest(photos) == begun_with:  # versions before took all
         return photos
-    log.warning("%s: holds %d pictures; the first prior.num_images=%d are used", folder, len(photos), prior.num_images)
+    log.warning("%s: holds %d pictures; the first prior.num_images=%d are used", folder, len(photos), num_images)
     return first
 
 

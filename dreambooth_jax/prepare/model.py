@@ -5,6 +5,7 @@
 import logging
 
 from dreambooth_jax.config import Config, ObjectiveConfig
+from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, describe_pretrained, load_pretrained
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
@@ -69,7 +70,8 @@ def check_fit(pipe: Pipeline, config: Config) -> None:
     """
     data, factor = config.data, pipe.vae.config.downscale
     pipe.check_text_to_image()
-    log.info("%s", pipe.tokenizer.report(data.identifier))
+    for concept in concepts_of(config):
+        log.info("%s", pipe.tokenizer.report(concept.identifier))
     if any(side % factor for side in data.size):
         raise InputError(f"data.resolution={data.resolution} is no multiple of {factor}, the autoencoder's factor")
     objective_values(config.objective, trained_pipe(pipe, config.objective).schedule)

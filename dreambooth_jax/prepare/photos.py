@@ -4,9 +4,10 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dreambooth_jax.config import DataConfig
+from dreambooth_jax.config.concepts import Concept
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.pipeline.load import EMBEDDED
@@ -15,28 +16,35 @@ from dreambooth_jax.progress import announced
 log = logging.getLogger(__name__)
 
 
-def subject_of(data: DataConfig) -> Subject:
-    """The words of a run."""
-    return Subject(identifier=data.identifier, class_noun=data.class_noun)
+def subject_of(concept: Concept) -> Subject:
+    """The words of a concept."""
+    return Subject(identifier=concept.identifier, class_noun=concept.class_noun)
 
 
-def read_photos(source: str, *, prompt: str, data: DataConfig) -> tuple[Photo, ...]:
-    """Usable pictures of a source, with their prompts."""
+def read_photos(source: str, *, prompt: str, concept: Concept, data: DataConfig) -> tuple[Photo, ...]:
+    """Usable pictures of a source, with their prompts.
+
+    Args:
+        source: folder, or id of a data set.
+        prompt: of those that have no caption.
+        concept: its words fill prompts and captions.
+        data: how pictures are read.
+    """
     with announced(f"reading the pictures of {source}", usually="a second for each dozen"):
         return load_images(
             str(EMBEDDED / "subject") if source == "embedded" else source,
             prompt=prompt,
-            subject=subject_of(data),
+            subject=subject_of(concept),
             use_captions=data.use_captions,
             background=data.background,
             size=data.size,
         )
 
 
-def read_instance_photos(data: DataConfig) -> tuple[Photo, ...]:
+def read_instance_photos(concept: Concept, data: DataConfig) -> tuple[Photo, ...]:
     """The subject's pictures; captions that do not name it get a warning."""
-    photos = read_photos(data.instance_images, prompt=data.instance_prompt, data=data)
-    check_captions(photos, identifier=data.identifier)
+    photos = read_photos(concept.instance_images, prompt=concept.instance_prompt, concept=concept, data=data)
+    check_captions(photos, identifier=concept.identifier)
     return photos
 
 
@@ -54,7 +62,7 @@ def check_captions(photos: Sequence[Photo], *, identifier: str) -> None:
         )
 
 
-def digest(photos: Sequence[Photo]) -> str:
+def digest(photos: Iterable[Photo]) -> str:
     """Changes with any picture or prompt."""
     text = "\n".join(f"{photo.digest} {photo.background} {photo.prompt}" for photo in photos)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

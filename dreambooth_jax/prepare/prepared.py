@@ -8,15 +8,16 @@ Whatever can be wrong is found before anything is compiled, and what is made is 
 Several processes first make sure that they mean the same run, then share out what takes long.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from dreambooth_jax.config import Config
-from dreambooth_jax.data.sources import Photo
+from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.begun import begun_run
-from dreambooth_jax.prepare.cache import Examples, encode
-from dreambooth_jax.prepare.class_photos import class_folder, class_photos
+from dreambooth_jax.prepare.cache import Encoder, Examples
+from dreambooth_jax.prepare.class_photos import class_folders, photos_of_classes
 from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import digest, read_instance_photos
@@ -27,20 +28,33 @@ from dreambooth_jax.training.parallel.sharding import replicate
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreparedConcept:
+    """A subject, ready to be learned.
+
+    Attributes:
+        concept: its words and weights.
+        instance: its photos.
+        prior: pictures of its class, or None without prior preservation.
+    """
+
+    concept: Concept
+    instance: Examples
+    prior: Examples | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What is there before the first step.
 
     Attributes:
         pipe: the pretrained model.
-        instance: the subject.
-        prior: the class, or None without prior preservation.
+        concepts: the subjects and their classes.
         first_step: steps that a checkpoint already has.
         fingerprints: of model and pictures, kept in every checkpoint.
     """
 
     pipe: Pipeline
-    instance: Examples
-    prior: Examples | None
+    concepts: Sequence[PreparedConcept]
     first_step: int
     fingerprints: dict[str, str]
 
@@ -65,36 +79,39 @@ def prepare(
         mapper: places the model.
         before_loading: called before the model's weights are read; refuses the run by raising.
     """
-    of_class = class_folder(config) if config.prior.weight else None
-    check_hosts(config, folder.path, *([of_class] if of_class else []))
+    folders = class_folders(config)
+    check_hosts(config, folder.path, *dict.fromkeys(folders.values()))
     begun = begun_run(folder, steps=config.train.steps)
-    photos = read_instance_photos(config.data)
-    fingerprints = {"instance": digest(photos)}
+    photos = {concept.name: read_instance_photos(concept, config.data) for concept in concepts_of(config)}
+    fingerprints = {"instance": digest(chain(*photos.values()))}
     before_loading()
     pipe = load_model(config, mapper.target, place=mapper.load)
     fingerprints["model"] = pipe.components.fingerprint
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
     begun.check_unchanged(config, pipe, fingerprints)
-    pipe.tokenizer([photo.prompt for photo in photos])  # warns of prompts that are too long
+    pipe.tokenizer([photo.prompt for photo in chain(*photos.values())])  # warns of prompts that are too long
     save_settings(config, folder)
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
-    class_images: tuple[Photo, ...] | None = ()
-    if of_class:
-        class_images = class_photos(
-            whole,
-            prior=config.prior,
-            data=config.data,
-            folder=of_class,
-            should_stop=interrupt.requested_anywhere,
-            begun_with=begun.class_images,
-        )
+    class_images = photos_of_classes(
+        whole,
+        config=config,
+        folders=folders,
+        should_stop=interrupt.requested_anywhere,
+        begun_with=begun.class_images,
+    )
     if class_images is None:
         return None
-    fingerprints["prior"] = digest(class_images)
+    fingerprints["prior"] = digest(chain(*class_images.values()))
     check_same("class images", fingerprints["prior"])
     begun.check_unchanged(config, pipe, fingerprints)
-    instance, prior = encode(
-        whole, instance=photos, prior=class_images, data=config.data, seed=config.train.seed, cache=folder.cache
-    )
-    return Prepared(pipe=pipe, instance=instance, prior=prior, first_step=begun.first_step, fingerprints=fingerprints)
+    encoder = Encoder(pipe=whole, data=config.data, seed=config.train.seed, cache=folder.cache)
+    concepts = [
+        PreparedConcept(
+            concept=concept,
+            instance=encoder.instance(photos[concept.name]),
+            prior=encoder.prior(class_images[concept.name]) if concept.name in class_images else None,
+        )
+        for concept in concepts_of(config)
+    ]
+    return Prepared(pipe=pipe, concepts=concepts, first_step=begun.first_step, fingerprints=fingerprints)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import Config
+from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.evaluation.samples import SampleSettings, draw_rows, save_beside, save_grid
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.preview import load_preview
@@ -58,16 +59,28 @@ class Grids:
 
 def grids_of(config: Config, folder: RunFolder) -> Grids:
     """What a run's settings ask for."""
-    samples, subject = config.samples, subject_of(config.data)
-    prompts = (*samples.prompts, *samples.class_prompts)
+    samples = config.samples
     settings = SampleSettings(
-        prompts=[subject.fill(prompt, syntax=samples.prompt_syntax) for prompt in expanded(prompts)],
+        prompts=_prompts(config),
         num_images=samples.num_images,
         seed=samples.seed,
         sampling=samples.sampling(size=config.data.size),
         preview=load_preview(samples.preview_vae) if samples.preview_vae else None,
     )
     return Grids(folder=folder, settings=settings, every=samples.every, last=config.train.steps)
+
+
+def _prompts(config: Config) -> list[str]:
+    """Rows with the identifier, then rows of the class. Several concepts have rows each, and share those that say the
+    same of all."""
+    samples, concepts = config.samples, concepts_of(config)
+    rows = [
+        subject_of(concept).fill(prompt, syntax=samples.prompt_syntax)
+        for prompts in (samples.prompts, samples.class_prompts)
+        for concept in concepts
+        for prompt in expanded(prompts)
+    ]
+    return rows if len(concepts) == 1 else list(dict.fromkeys(rows))
 
 
 def sampling(grids: Grids, training: Training) -> Hook:

@@ -3,10 +3,13 @@
 """What is said about a run before its first step, and where it fails."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dreambooth_jax.data.batches import shares_of
+from dreambooth_jax.prepare.prepared import PreparedConcept
 from dreambooth_jax.train_setup import TrainSetup
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.trees import count, nbytes
@@ -14,14 +17,13 @@ from dreambooth_jax.trees import count, nbytes
 log = logging.getLogger(__name__)
 
 
-def report(setup: TrainSetup, *, first_step: int, n_instance: int, n_prior: int, keep_last: int) -> None:
+def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedConcept], keep_last: int) -> None:
     """What will happen, before it does.
 
     Args:
         setup: the run's steps.
         first_step: steps that have been taken before.
-        n_instance: pictures of the subject.
-        n_prior: pictures of the class.
+        concepts: pictures of subjects and classes.
         keep_last: checkpoints that are kept.
     """
     mapper, batches, last = setup.mapper, setup.batches, setup.last_step
@@ -35,16 +37,19 @@ def report(setup: TrainSetup, *, first_step: int, n_instance: int, n_prior: int,
         mapper.devices[0].device_kind,
         type(mapper).__name__.lower() if len(mapper.devices) > 1 else "alone",
     )
-    log.info(
-        "%d instance and %d class images (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
-        n_instance,
-        n_prior,
-        batches.prior_weight,
-        batches.examples,
-        first_step,
-        last,
-        (last - first_step) * batches.rows / n_instance,
-    )
+    counts = [len(one.instance.photos) for one in concepts]
+    for one, count_, share in zip(concepts, counts, shares_of(counts, [one.concept.repeats for one in concepts])):
+        log.info(
+            "%s%d instance and %d class images (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
+            f"{one.concept.name}: " if one.concept.name else "",
+            count_,
+            len(one.prior.photos) if one.prior else 0,
+            one.concept.weight,
+            batches.examples,
+            first_step,
+            last,
+            (last - first_step) * batches.rows * float(share) / count_,
+        )
 
 
 def after_not_finite(folder: Path, *, learning_rate: float) -> str:

@@ -93,8 +93,7 @@ def _run(
         report(
             training.setup,
             first_step=training.first_step,
-            n_instance=len(training.instance.photos),
-            n_prior=len(training.prior.photos) if training.prior else 0,
+            concepts=training.concepts,
             keep_last=keep_last,
         )
         check_steps(config, training.setup, first_step=training.first_step)

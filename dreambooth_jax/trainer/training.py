@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.config import Config
+from dreambooth_jax.data.batches import ConceptTables
 from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.prepare.cache import Examples, text_table
-from dreambooth_jax.prepare.prepared import Prepared
+from dreambooth_jax.prepare.prepared import Prepared, PreparedConcept
 from dreambooth_jax.train_setup import TrainSetup, build_train_setup
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
@@ -28,16 +29,14 @@ class Training:
     Attributes:
         setup: its steps.
         frozen: the adapter's frozen parameters, placed by the mapper.
-        instance: pictures of the subject.
-        prior: pictures of the class, or None without prior preservation.
+        concepts: the subjects and their classes.
         first_step: steps that have been taken before.
         seed: everything random descends from it.
     """
 
     setup: TrainSetup
     frozen: Tree
-    instance: Examples
-    prior: Examples | None
+    concepts: Sequence[PreparedConcept]
     first_step: int
     seed: int
 
@@ -77,11 +76,20 @@ class Training:
             return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
 
         rates = setup.learning_rates
-        prior = table(self.prior) if self.prior else None
+        concepts = [
+            ConceptTables(
+                name=one.concept.name,
+                instance=table(one.instance),
+                prior=table(one.prior) if one.prior else None,
+                prior_weight=one.concept.weight,
+                repeats=one.concept.repeats,
+            )
+            for one in self.concepts
+        ]
         return PhaseInputs(
             step=setup.steps[active],
             frozen=setup.mapper.place(setup.frozen_in_step(active, self.frozen)),
-            data=setup.batches.of(instance=table(self.instance), prior=prior),
+            data=setup.batches.of(concepts),
             learning_rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in active},
         )
 
@@ -107,8 +115,7 @@ def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training
     training = Training(
         setup=setup,
         frozen=mapper.place(frozen),  # it may have numbers of its own beside the networks
-        instance=prepared.instance,
-        prior=prepared.prior,
+        concepts=prepared.concepts,
         first_step=prepared.first_step,
         seed=config.train.seed,
     )

@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from dreambooth_jax import rng
-from dreambooth_jax.diffusion.loss import example_errors, weighted_loss
+from dreambooth_jax.diffusion.loss import example_errors, loss_of_concepts, weighted_loss
 from dreambooth_jax.diffusion.penalties import Penalty
 from dreambooth_jax.diffusion.process import add_noise, sample_posterior, training_target
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
@@ -102,6 +102,8 @@ class DenoisingObjective:
         n_instances: instance examples in the whole step, over all devices and micro-batches.
         noising: how noisy latents are made.
         scoring: what errors cost.
+        concepts: names of several subjects, in the order of their numbers in batches: each one's part of
+            ``instance_loss`` is logged.
     """
 
     unet: nn.Module
@@ -111,6 +113,7 @@ class DenoisingObjective:
     n_instances: int
     noising: Noising = Noising()
     scoring: Scoring = Scoring()
+    concepts: tuple[str, ...] = ()
 
     def draw(self, batch: Batch, *, root_key: Key[Array, ""], step: int | Int[Array, ""]) -> Draws:
         """Every example from its own keys, so that it does not matter on which device it lies."""
@@ -154,7 +157,11 @@ class DenoisingObjective:
             is_prior=batch["is_prior"],
             n_instances=self.n_instances,
         )
-        return loss.total, {"instance_loss": loss.instance, "prior_loss": loss.prior}
+        metrics = {"instance_loss": loss.instance, "prior_loss": loss.prior}
+        if "concept" in batch:
+            of_concepts = loss_of_concepts(loss.rows, batch["concept"], batch["is_prior"], self.concepts)
+            metrics |= {f"instance_loss/{name}": value for name, value in of_concepts.items()}
+        return loss.total, metrics
 
     def __call__(
         self, params: Tree, batch: Batch, *, root_key: Key[Array, ""], step: Int[Array, ""]

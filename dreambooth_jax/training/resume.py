@@ -2,10 +2,12 @@
 # Copyright The dreambooth_jax authors
 """May this run go on from that checkpoint? Only if nothing that changes the result has changed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.config.concepts import ConceptConfig
 from dreambooth_jax.config.setting import resumable_keys
 from dreambooth_jax.errors import InputError
 
@@ -23,15 +25,35 @@ PAST = ("samples", "checkpoint")
 """Groups of settings that say what happens during a run, and nothing after it."""
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"train": {"steps": 1}}`` -> ``{"train.steps": 1}``."""
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"steps": 1}}`` -> ``{"train.steps": 1}``; of lists of groups, entries have numbers."""
     out: dict[str, Any] = {}
     for name, value in config.items():
+        key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            out.update({f"{name}.{key}": inner for key, inner in value.items()})
+            out |= flat(value, f"{key}.")
+        elif isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
+            out[key] = [] if key in LISTS else value
+            for number, one in enumerate(value):
+                out |= flat(one, f"{key}.{number}.")
         else:
-            out[name] = value
+            out[key] = value
     return out
+
+
+LISTS = {"data.concepts": to_dict(ConceptConfig())}
+"""Lists of groups of settings, with the defaults of an entry."""
+
+
+def _defaults(*configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of all settings, those of every entry of a list in one of these configs included."""
+    found = flat(to_dict(Config()))
+    for key, default in LISTS.items():
+        group, _, name = key.partition(".")
+        lists = [config.get(group, {}).get(name, []) for config in configs]
+        most = max((len(one) for one in lists if isinstance(one, list)), default=0)
+        found |= {f"{key}.{i}.{entry}": value for i in range(most) for entry, value in default.items()}
+    return found
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -40,13 +62,14 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     A setting that the older config does not know had its default. More steps are the same run as long as neither the
     schedule nor the text encoder's stretch is measured by them.
     """
-    defaults = flat(to_dict(Config()))
+    defaults = _defaults(old, new)
     a, b = defaults | flat(old), defaults | flat(new)
     free = set(resumable_keys(Config))
     endless = b["optimizer.schedule"] in ENDLESS and "schedule=" not in str(b["optimizer.rules"])
     if endless and b["text_encoder.stop"] >= 0:
         free.add("train.steps")
-    return sorted(key for key in (a.keys() | b.keys()) - free if a.get(key) != b.get(key))
+    changed = (key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    return sorted(key for key in changed if re.sub(r"\.\d+\.", ".", key) not in free)
 
 
 def changed_past(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -88,7 +111,7 @@ def check_same_run(meta: Mapping[str, Any], *, config: Mapping[str, Any], finger
     Raises:
         InputError: naming every key that differs, with both values.
     """
-    defaults = flat(to_dict(Config()))
+    defaults = _defaults(meta["config"], config)
     old, new = defaults | flat(meta["config"]), defaults | flat(config)
     parts = [f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed_keys(meta["config"], config)]
     stored = meta["fingerprints"]

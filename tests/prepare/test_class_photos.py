@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from dreambooth_jax.config import load_config
+from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare.class_photos import class_folder, class_photos
+from dreambooth_jax.prepare.class_photos import class_folders, class_photos
 from dreambooth_jax.prepare.photos import digest
 from dreambooth_jax.target import Target
 from tests.prepare.fake import FakePipeline
@@ -24,9 +25,9 @@ def config_of(folder, *overrides):
 def photos_of(config, folder, **options):
     pipe = FakePipeline()
     pipe.__dict__.update(components=SimpleNamespace(known_as=lambda known: "abc"), target=Target.here())
-    found = class_photos(
-        pipe, prior=config.prior, data=config.data, folder=folder, should_stop=lambda: False, **options
-    )
+    (concept,) = concepts_of(config)
+    options |= {"prior": config.prior, "data": config.data, "folder": folder, "should_stop": lambda: False}
+    found = class_photos(pipe, concept=concept, **options)
     return found, pipe
 
 
@@ -65,8 +66,8 @@ def test_a_lost_picture_is_made_again_from_its_seed(tmp_path):
 def test_pictures_one_folder_deeper_are_refused_and_nothing_is_written(tmp_path, inner):
     draw(tmp_path / "reg" / inner, 3)
     with pytest.raises(InputError, match=rf"one folder deeper, in {inner} \(3 pictures\)"):
-        class_folder(config_of(tmp_path / "reg"))
-    class_folder(config_of(tmp_path / "reg" / inner))
+        class_folders(config_of(tmp_path / "reg"))
+    class_folders(config_of(tmp_path / "reg" / inner))
     assert [path.name for path in (tmp_path / "reg").iterdir()] == [inner]
 
 
@@ -75,16 +76,16 @@ def test_a_path_that_is_a_file_is_named(tmp_path):
     file.touch()
     for path in (file, file / "deeper"):
         with pytest.raises(InputError, match=r"reg\.zip is a file; name a folder"):
-            class_folder(config_of(path))
+            class_folders(config_of(path))
 
 
 def test_the_folder_of_the_instance_images_is_refused(tmp_path):
     folder = draw(tmp_path / "photos", 3)
     for spelt in (folder, tmp_path / "x" / ".." / "photos"):
         with pytest.raises(InputError, match="is the folder of the instance images"):
-            class_folder(config_of(spelt, f"data.instance_images={folder}"))
+            class_folders(config_of(spelt, f"data.instance_images={folder}"))
 
 
 def test_a_folder_that_is_not_there_yet_is_fine(tmp_path):
-    class_folder(config_of(tmp_path / "a" / "b"))
+    class_folders(config_of(tmp_path / "a" / "b"))
     assert list(tmp_path.iterdir()) == []
