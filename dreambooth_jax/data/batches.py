@@ -89,7 +89,9 @@ class Batches:
         ]
         if len(concepts) == 1:
             return streams[0]
-        return Turns(name="concepts", streams=streams, shares=whole_shares([shares[i] for i in chosen]), rows=self.rows)
+        return Turns(
+            order="concepts", streams=streams, shares=whole_shares([shares[i] for i in chosen]), rows=self.rows
+        )
 
 
 def _table(concept: ConceptTables, kind: str) -> ExampleTable:

@@ -104,8 +104,8 @@ class Turns:
         InputError: for streams of different sizes or kinds.
     """
 
-    name: str
-    """Whose turn it is is drawn from this name."""
+    order: str
+    """Whose turn it is is drawn from this name; where it is the same, shares too, the same streams' turns coincide."""
     streams: Sequence[Stream]
     """Their own numbers of rows mean nothing here."""
     shares: Sequence[int]
@@ -114,11 +114,11 @@ class Turns:
 
     def __post_init__(self) -> None:
         if len({(one.size, one.is_prior) for one in self.streams}) > 1:
-            raise InputError(f"streams that take turns ({self.name}) must have one size, and all be prior or none")
+            raise InputError("streams that take turns must have one size, and all be prior or none")
 
     def take(self, counter: Int[np.ndarray, "b"], *, seed: int) -> Batch:
         """Examples at the given places, as :meth:`Stream.take` has them."""
-        who, before = take_turns(counter, self.shares, seed, "turns", self.name)
+        who, before = take_turns(counter, self.shares, seed, "turns", self.order)
         parts, places = [], []
         for number in np.unique(who).tolist():
             own = np.flatnonzero(who == number)
@@ -156,7 +156,9 @@ class Mixture:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = [stream.name for stream in self.streams]
+        names = [
+            one.name for stream in self.streams for one in (stream.streams if isinstance(stream, Turns) else [stream])
+        ]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(
                 f"two streams are called {twice[0]!r}: their order is drawn from the name, give each its own"

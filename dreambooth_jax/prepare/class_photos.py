@@ -71,9 +71,11 @@ def class_folder(config: Config, concept: Concept) -> Path:
         InputError: if they cannot be read from there, or written to it.
     """
     shared = at_home(config.prior.class_images or RunFolder(Path(config.run_dir)).class_images)
-    own = concept.class_images
-    folder = at_home(own) if own else shared / _word(images_prompt(concept, config.prior)) if concept.name else shared
-    key = f"{concept.key}.class_images" if concept.name else "prior.class_images"
+    own = concept.class_images or config.prior.class_images
+    key = f"{concept.key}.class_images" if concept.name and concept.class_images else "prior.class_images"
+    folder = at_home(concept.class_images) if concept.class_images else shared
+    if concept.name and not concept.class_images:
+        folder = shared / _word(images_prompt(concept, config.prior))
     file = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if file.exists() and not file.is_dir():
         raise InputError(f"{key}={own}: {file} is a file; name a folder")
