@@ -19,12 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Loss(NamedTuple):
-    """``total`` is ``instance + prior``, the sum over ``rows``."""
+    """``total`` is ``instance + prior``."""
 
     total: Float[Array, ""]
     instance: Float[Array, ""]
     prior: Float[Array, ""]
-    rows: Float[Array, "b"]
 
 
 def example_errors(
@@ -58,18 +57,18 @@ def weighted_loss(
     """
     terms = weight * errors / n_instances
     instance, prior = jnp.sum(jnp.where(is_prior, 0, terms)), jnp.sum(jnp.where(is_prior, terms, 0))
-    return Loss(total=instance + prior, instance=instance, prior=prior, rows=terms)
+    return Loss(total=instance + prior, instance=instance, prior=prior)
 
 
 def loss_of_concepts(
-    rows: Float[Array, "b"], concept: Int[Array, "b"], is_prior: Bool[Array, "b"], names: Sequence[str]
+    terms: Float[Array, "b"], concept: Int[Array, "b"], is_prior: Bool[Array, "b"], names: Sequence[str]
 ) -> dict[str, Float[Array, ""]]:
     """Of each of several subjects, what its instance examples add to the loss.
 
     Args:
-        rows: of :class:`Loss`.
+        terms: of the rows: weight times error, divided by the step's number of instances.
         concept: number of each row's subject.
         is_prior: which are class examples.
         names: of the subjects, by number.
     """
-    return {name: jnp.sum(jnp.where((concept == i) & ~is_prior, rows, 0)) for i, name in enumerate(names)}
+    return {name: jnp.sum(jnp.where((concept == i) & ~is_prior, terms, 0)) for i, name in enumerate(names)}

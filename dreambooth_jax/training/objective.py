@@ -151,16 +151,14 @@ class DenoisingObjective:
         noisy = add_noise(draws.latents, draws.noise if draws.added is None else draws.added, alpha_bar)
         prediction: Any = self.unet.apply({"params": params["unet"]}, noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
-        loss = weighted_loss(
-            self.scoring.errors(prediction, target, draws.timesteps),
-            weight=self.scoring.weight(batch["weight"], draws.timesteps),
-            is_prior=batch["is_prior"],
-            n_instances=self.n_instances,
-        )
+        errors = self.scoring.errors(prediction, target, draws.timesteps)
+        weight, is_prior = self.scoring.weight(batch["weight"], draws.timesteps), batch["is_prior"]
+        loss = weighted_loss(errors, weight=weight, is_prior=is_prior, n_instances=self.n_instances)
         metrics = {"instance_loss": loss.instance, "prior_loss": loss.prior}
         if "concept" in batch:
-            of_concepts = loss_of_concepts(loss.rows, batch["concept"], batch["is_prior"], self.concepts)
-            metrics |= {f"instance_loss/{name}": value for name, value in of_concepts.items()}
+            terms = weight * errors / self.n_instances
+            parts = loss_of_concepts(terms, batch["concept"], is_prior, self.concepts)
+            metrics |= {f"instance_loss/{name}": part for name, part in parts.items()}
         return loss.total, metrics
 
     def __call__(
