@@ -116,6 +116,11 @@ def doubts(config: Config) -> Iterator[str]:
             f"optimizer.learning_rate {config.optimizer.learning_rate:g} is one for whole networks: "
             f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_RATE:g}, and 1e-4 is usual"
         )
+    data = config.data
+    if silent := [one for one in expanded(data.templates) if not _names_the_subject(one, "{identifier}")]:
+        yield f"data.templates has {shown(silent[0])} without {{identifier}}: it teaches the class, not the subject"
+    if data.caption_dropout == 1:
+        yield "data.caption_dropout is 1: no photo is ever called by its prompt, so the words learn nothing"
     for key, template, syntax, _ in _templates(config):
         if "class_" in key and not key.startswith("samples.") and "{identifier}" in template:
             yield f"{key} {shown(template)} has {{identifier}}: class images must be called without the subject's word"
@@ -128,7 +133,9 @@ def _templates(config: Config) -> Iterator[tuple[str, str, Syntax, Concept]]:
     prior, samples = config.prior, config.samples
     for concept in concepts_of(config):
         yield _key(config, concept, "instance_prompt"), concept.instance_prompt, "plain", concept
-        if concept.weight:
+        for template in expanded(config.data.templates):
+            yield "data.templates", template, "plain", concept
+        if concept.weight or config.data.dropout_prompt == "class":
             yield _key(config, concept, "class_prompt"), concept.class_prompt, "plain", concept
             images_prompt = concept.class_images_prompt
             yield _key(config, concept, "class_images_prompt"), images_prompt, prior.prompt_syntax, concept

@@ -49,8 +49,18 @@ class DataConfig(Settings):
     """Several subjects in the place of one: [{identifier: sks, class_noun: dog, instance_images: photos/dog}, ...]."""
     instance_prompt: str = "a photo of {identifier} {class_noun}"
     """Prompt of instance images that have no caption."""
+    templates: tuple[str, ...] = ()
+    """Several prompts in the place of instance_prompt, one of which is drawn at each visit; or names of lists."""
     use_captions: bool = True
     """Use captions where the folder has them; {identifier} and {class_noun} are filled in."""
+    tag_orders: int = setting(0, at_least=0, at_most=1000)
+    """Shuffled orders of a caption's tags, of which one is drawn at each visit (tag, tag, ...); 0 does not shuffle."""
+    keep_tags: int = setting(1, at_least=0)
+    """First tags of a caption that stay first when others are shuffled."""
+    caption_dropout: float = setting(0.0, at_least=0, at_most=1)
+    """Share of visits at which a photo is called by dropout_prompt instead."""
+    dropout_prompt: Literal["empty", "class"] = "empty"
+    """What drop-out leaves: no text, or the class prompt."""
     resolution: int | str = setting(
         512, size=True, at_least=8, at_most=LARGEST_SIDE, multiple_of=8, hint="such as 512 or 768x512"
     )

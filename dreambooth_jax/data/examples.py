@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from dreambooth_jax.data.captions import TextDraws
+from dreambooth_jax.data.host_rng import Name
 from dreambooth_jax.size import Size
 
 Batch = dict[str, np.ndarray]
@@ -22,11 +24,17 @@ class ExampleTable:
     text: Mapping[str, Shaped[np.ndarray, "u ..."]]
     """Different texts, stored once: ``condition/...`` of frozen text encoders, or ``input_ids/...`` [u, 77]."""
     text_index: Int[np.ndarray, "n"]
-    """Which of the texts an example has."""
+    """Which of the texts an example has, or has first."""
+    draws: TextDraws | None = None
+    """Where examples have several texts: which one they have at a visit."""
 
-    def take(self, example: Int[np.ndarray, "b"], view: Int[np.ndarray, "b"]) -> Batch:
-        """Moments [b, h, w, c] and texts of the given examples, in the given views."""
-        texts = {name: rows[self.text_index[example]] for name, rows in self.text.items()}
+    def texts_at(self, example: Int[np.ndarray, "b"], counter: Int[np.ndarray, "b"], *name: Name) -> np.ndarray:
+        """Which texts [b] the given examples have at these places of their stream's order."""
+        return self.text_index[example] if self.draws is None else self.draws.at(example, counter, *name)
+
+    def take(self, example: Int[np.ndarray, "b"], view: Int[np.ndarray, "b"], text: Int[np.ndarray, "b"]) -> Batch:
+        """Moments [b, h, w, c] of the given examples in the given views, and the given texts."""
+        texts = {name: rows[text] for name, rows in self.text.items()}
         return {"mean": self.mean[example, view], "logvar": self.logvar[example, view], **texts}
 
     @property

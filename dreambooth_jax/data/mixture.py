@@ -77,9 +77,9 @@ class Stream:
 
     def take(self, counter: Int[np.ndarray, "b"], *, seed: int) -> Batch:
         """Examples at the given places of the endless order, with weight float32 [b] and is_prior bool [b]."""
-        order = visit_order(counter, counts=self.table.counts, seed=seed, stream=self.name)
+        example, view = visit_order(counter, counts=self.table.counts, seed=seed, stream=self.name)
         rows = {
-            **self.table.take(*order),
+            **self.table.take(example, view, self.table.texts_at(example, counter, seed, self.name)),
             "weight": np.full(len(counter), self.weight, np.float32),
             "is_prior": np.full(len(counter), self.is_prior),
         }

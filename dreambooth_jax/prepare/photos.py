@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from dreambooth_jax.config import DataConfig
 from dreambooth_jax.config.concepts import Concept
+from dreambooth_jax.data.captions import Captions
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.pipeline.load import EMBEDDED
 from dreambooth_jax.progress import announced
+from dreambooth_jax.prompts.named import expanded
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,19 @@ def read_instance_photos(concept: Concept, data: DataConfig) -> tuple[Photo, ...
     photos = read_photos(concept.instance_images, prompt=concept.instance_prompt, concept=concept, data=data)
     check_captions(photos, identifier=concept.identifier)
     return photos
+
+
+def captions_of(concept: Concept, data: DataConfig, *, seed: int) -> Captions:
+    """How the photos of a concept are called, from visit to visit."""
+    subject = subject_of(concept)
+    return Captions(
+        templates=tuple(subject.fill(template) for template in expanded(data.templates)),
+        orders=data.tag_orders,
+        keep=data.keep_tags,
+        dropout=data.caption_dropout,
+        dropped="" if data.dropout_prompt == "empty" else subject.fill(concept.class_prompt),
+        seed=seed,
+    )
 
 
 def check_captions(photos: Sequence[Photo], *, identifier: str) -> None:

@@ -14,13 +14,14 @@ from itertools import chain
 
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.concepts import Concept, concepts_of
+from dreambooth_jax.data.captions import Captions
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.begun import begun_run
 from dreambooth_jax.prepare.cache import Encoder, Examples
 from dreambooth_jax.prepare.class_photos import class_folders, photos_of_classes
 from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
-from dreambooth_jax.prepare.photos import digest, read_instance_photos
+from dreambooth_jax.prepare.photos import captions_of, digest, read_instance_photos
 from dreambooth_jax.runs import RunFolder, save_settings
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
@@ -35,11 +36,13 @@ class PreparedConcept:
         concept: its words and weights.
         instance: its photos.
         prior: pictures of its class, or None without prior preservation.
+        captions: how its photos are called.
     """
 
     concept: Concept
     instance: Examples
     prior: Examples | None
+    captions: Captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,9 @@ def prepare(
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
     begun.check_unchanged(config, pipe, fingerprints)
-    pipe.tokenizer([photo.prompt for photo in chain(*photos.values())])  # warns of prompts that are too long
+    captions = {one.name: captions_of(one, config.data, seed=config.train.seed) for one in concepts_of(config)}
+    for name, some in photos.items():
+        pipe.tokenizer([text for photo in some for text in captions[name].texts(photo)])  # warns of those too long
     save_settings(config, folder)
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
     class_images = photos_of_classes(
@@ -111,6 +116,7 @@ def prepare(
             concept=concept,
             instance=encoder.instance(photos[concept.name]),
             prior=encoder.prior(class_images[concept.name]) if concept.name in class_images else None,
+            captions=captions[concept.name],
         )
         for concept in concepts_of(config)
     ]

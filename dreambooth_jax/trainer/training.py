@@ -9,6 +9,7 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.batches import ConceptTables
+from dreambooth_jax.data.captions import ONE_EACH, Captions, draws_of, listed
 from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.prepare.cache import Examples, text_table
 from dreambooth_jax.prepare.prepared import Prepared, PreparedConcept
@@ -69,18 +70,20 @@ class Training:
         encode = not setup.trains_text_encoder(active)
         params = self.whole_params(state.trainable, *setup.encoders) if encode else {}
 
-        def table(examples: Examples) -> ExampleTable:
-            prompts = [photo.prompt for photo in examples.photos]
-            texts, index = text_table(setup.pipe, prompts, params=params, encode=encode)
+        def table(examples: Examples, captions: Captions) -> ExampleTable:
+            called = [captions.texts(photo) for photo in examples.photos]
+            texts, index = text_table(setup.pipe, listed(called, captions), params=params, encode=encode)
             mean, logvar = examples.moments
-            return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=index)
+            draws = draws_of(called, index, captions)
+            first = index[: len(called)] if draws is None else draws.choices[:, 0]
+            return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=first, draws=draws)
 
         rates = setup.learning_rates
         concepts = [
             ConceptTables(
                 name=one.concept.name,
-                instance=table(one.instance),
-                prior=table(one.prior) if one.prior else None,
+                instance=table(one.instance, one.captions),
+                prior=table(one.prior, ONE_EACH) if one.prior else None,
                 prior_weight=one.concept.weight,
                 repeats=one.concept.repeats,
             )
