@@ -9,18 +9,31 @@ values' kernels of the cross-attention so.
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dreambooth_jax.adapters.kernels import KernelMethod, Tensors
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
+from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.tensors import wide_dtype
 
 
 def start(kernel: Any) -> tuple[Tensors, Tensors]:
     """(fixed, trained) tensors that change nothing yet."""
-    return {}, {"diff": jnp.zeros(kernel.shape)}
+    return {}, {"diff": jnp.zeros(kernel.shape, wide_dtype(kernel))}
 
 
-def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."]:
+def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     return kernel + tensors["diff"]
 
 
 DIFFERENCE = KernelMethod("diff", _kernel)
+
+
+def difference(layers: Layers) -> Adapter:
+    """The adapter of these layers."""
+
+    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
+        del key, name
+        return start(kernel)
+
+    return kernel_adapter(DIFFERENCE, first, layers)

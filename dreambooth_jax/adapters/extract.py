@@ -99,12 +99,7 @@ def _energy(sigma: np.ndarray) -> float:
 
 def _host(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
-    return array.astype(np.promote_types(array.dtype, np.float32)) if array.dtype.kind == "f" else _widened(array)
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    """bfloat16, which numpy does not count as a float, as float32."""
-    return array.astype(np.float32)
+    return array.astype(np.promote_types(array.dtype, np.float32))
 
 
 def _clamped(factors: tuple[np.ndarray, np.ndarray], quantile: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dreambooth_jax.adapters.kernels import Beside, KernelMethod, Tensors, is_convolution
-from dreambooth_jax.adapters.tensors import inputs_of, uniform
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import Beside, KernelMethod, Tensors, is_convolution, kernel_adapter
+from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.tensors import inputs_of, uniform, wide_dtype
 
 
 def start(
@@ -36,13 +38,10 @@ def start(
         rank: r.
         down, up: a and b; less where the kernel has no more inputs or outputs.
     """
-    inputs, outputs = inputs_of(kernel), kernel.shape[-1]
-    trained = {
-        "lidb_down": uniform(key, (min(down, inputs), rank), min(down, inputs)),
-        "lidb_up": jnp.zeros((rank, min(up, outputs))),
-    }
-    fixed = {"lidb_seed": jnp.asarray(seed, jnp.uint32)}
-    return fixed | _bases(kernel, fixed | trained), trained
+    a, b, dtype = min(down, inputs_of(kernel)), min(up, kernel.shape[-1]), wide_dtype(kernel)
+    trained = {"lidb_down": uniform(key, (a, rank), a, dtype), "lidb_up": jnp.zeros((rank, b), dtype)}
+    seeded = {"lidb_seed": jnp.asarray(seed, jnp.uint32)}
+    return seeded | bases(kernel, seeded | trained), trained
 
 
 def basis(seed: Any, number: int, rows: int, columns: int) -> Float[Array, "rows columns"]:
@@ -60,7 +59,8 @@ def basis(seed: Any, number: int, rows: int, columns: int) -> Float[Array, "rows
     return q * jnp.where(jnp.diagonal(r) < 0, -1, 1)[None].astype(q.dtype)
 
 
-def _bases(kernel: Any, tensors: Tensors) -> dict[str, Any]:
+def bases(kernel: Any, tensors: Tensors) -> dict[str, Any]:
+    """``lidb_down_aux`` and ``lidb_up_aux`` of a kernel, in float32, by the seed and the shapes of its tensors."""
     seed, a, b = tensors["lidb_seed"], tensors["lidb_down"].shape[0], tensors["lidb_up"].shape[1]
     return {
         "lidb_down_aux": basis(seed, 0, inputs_of(kernel), a),
@@ -70,18 +70,32 @@ def _bases(kernel: Any, tensors: Tensors) -> dict[str, Any]:
 
 def factors(kernel: Any, tensors: Tensors) -> tuple[Float[Array, "i r"], Float[Array, "r o"]]:
     """The change as a product of two matrices, the first one's rows ordered (height, width, in)."""
-    known = tensors if "lidb_down_aux" in tensors else _bases(kernel, tensors)
+    known = tensors if "lidb_down_aux" in tensors else bases(kernel, tensors)
     return known["lidb_down_aux"] @ tensors["lidb_down"], tensors["lidb_up"] @ known["lidb_up_aux"]
 
 
-def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."]:
+def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     down, up = factors(kernel, tensors)
     return kernel + (down @ up).reshape(kernel.shape)
 
 
-def _beside(kernel: Float[Array, "..."], tensors: Tensors) -> Beside:
+def _beside(kernel: Any, tensors: Tensors) -> Beside:
     down, up = factors(kernel, tensors)
     return Beside(down=down.reshape(*kernel.shape[:-1], -1), up=up[None, None] if is_convolution(kernel) else up)
 
 
-LIDB = KernelMethod("lidb", _kernel, _beside)
+def _saved(tensors: Tensors) -> Tensors:
+    return {name: tensors[name] for name in ("lidb_down", "lidb_up", "lidb_seed")}
+
+
+LIDB = KernelMethod("lidb", _kernel, _beside, saved=_saved)
+
+
+def lidb(layers: Layers, *, seed: int, down: int = 100, up: int = 50) -> Adapter:
+    """The adapter of these layers, of rank 1; ``seed``, ``down`` and ``up`` are those of :func:`start`."""
+
+    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
+        del name
+        return start(key, kernel, seed=seed, down=down, up=up)
+
+    return kernel_adapter(LIDB, first, layers)

@@ -16,21 +16,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters.kernels import KernelMethod, Tensors
-from dreambooth_jax.adapters.tensors import from_pytorch_rows, inputs_of, scale
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
+from dreambooth_jax.adapters.ranks import Ranks
+from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.tensors import from_pytorch_rows, inputs_of, scale, wide_dtype
 
 
 def start(key: Key[Array, ""], kernel: Any, *, rank: int, alpha: float) -> tuple[Tensors, Tensors]:
     """(fixed, trained) tensors that change nothing yet: the second product is zero."""
-    inputs, outputs = inputs_of(kernel), kernel.shape[-1]
+    inputs, outputs, dtype = inputs_of(kernel), kernel.shape[-1], wide_dtype(kernel)
 
     def normal(name: str, shape: tuple[int, int], deviation: float) -> Float[Array, "..."]:
-        return deviation * jax.random.normal(rng.stream(key, name), shape)
+        return deviation * jax.random.normal(rng.stream(key, name), shape, dtype)
 
-    return {"alpha": jnp.asarray(float(alpha))}, {
+    return {"alpha": jnp.asarray(alpha, dtype)}, {
         "hada_w1_a": normal("hada_w1_a", (rank, outputs), 0.1),
         "hada_w1_b": normal("hada_w1_b", (inputs, rank), 1.0),
-        "hada_w2_a": jnp.zeros((rank, outputs)),
+        "hada_w2_a": jnp.zeros((rank, outputs), dtype),
         "hada_w2_b": normal("hada_w2_b", (inputs, rank), 1.0),
     }
 
@@ -43,9 +46,20 @@ def _half(tensors: Tensors, number: int, kernel: Any) -> Float[Array, "..."]:
     return jnp.einsum("hwji,cj,oi->hwco", core, b, a)
 
 
-def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."]:
+def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     rank = tensors["hada_w1_b"].shape[1]
     return kernel + scale(tensors, rank) * _half(tensors, 1, kernel) * _half(tensors, 2, kernel)
 
 
 LOHA = KernelMethod("loha", _kernel)
+
+
+def loha(layers: Layers, *, ranks: Ranks) -> Adapter:
+    """The adapter of these layers."""
+
+    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
+        del name
+        rank, alpha = ranks.of(kernel)
+        return start(key, kernel, rank=rank, alpha=alpha)
+
+    return kernel_adapter(LOHA, first, layers)

@@ -17,8 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, is_convolution
-from dreambooth_jax.adapters.tensors import scale, uniform
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, is_convolution, kernel_adapter
+from dreambooth_jax.adapters.ranks import Ranks
+from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.tensors import scale, uniform, wide_dtype
 
 
 def factorization(number: int, factor: int = -1) -> tuple[int, int]:
@@ -50,19 +53,23 @@ def start(
         decompose_both: factor w₁, too, where the rank is smaller than half of its larger side.
     """
     (few_in, many_in), (few_out, many_out) = (factorization(n, factor) for n in kernel.shape[-2:])
-    size = kernel.shape[:2] if is_convolution(kernel) else ()
+    size, dtype = kernel.shape[:2] if is_convolution(kernel) else (), wide_dtype(kernel)
+
+    def drawn(name: str, rows: int, columns: int) -> Float[Array, "rows columns"]:
+        return uniform(rng.stream(key, name), (rows, columns), rows, dtype)
+
     trained = {}
     if decompose_both and rank < max(few_in, few_out) / 2:
-        trained["lokr_w1_b"] = uniform(rng.stream(key, "lokr_w1_b"), (few_in, rank), few_in)
-        trained["lokr_w1_a"] = uniform(rng.stream(key, "lokr_w1_a"), (rank, few_out), rank)
+        trained["lokr_w1_b"] = drawn("lokr_w1_b", few_in, rank)
+        trained["lokr_w1_a"] = drawn("lokr_w1_a", rank, few_out)
     else:
-        trained["lokr_w1"] = uniform(rng.stream(key, "lokr_w1"), (few_in, few_out), few_in)
+        trained["lokr_w1"] = drawn("lokr_w1", few_in, few_out)
     if rank < max(many_in, many_out) / 2:
-        trained["lokr_w2_b"] = jnp.zeros((many_in * math.prod(size), rank))
-        trained["lokr_w2_a"] = uniform(rng.stream(key, "lokr_w2_a"), (rank, many_out), rank)
+        trained["lokr_w2_b"] = jnp.zeros((many_in * math.prod(size), rank), dtype)
+        trained["lokr_w2_a"] = drawn("lokr_w2_a", rank, many_out)
     else:
-        trained["lokr_w2"] = jnp.zeros((*size, many_in, many_out))
-    return {"alpha": jnp.asarray(float(alpha))}, trained
+        trained["lokr_w2"] = jnp.zeros((*size, many_in, many_out), dtype)
+    return {"alpha": jnp.asarray(alpha, dtype)}, trained
 
 
 def _first(tensors: Tensors) -> Float[Array, "m l"]:
@@ -87,10 +94,21 @@ def _scale(tensors: Tensors) -> Any:
     return 1.0
 
 
-def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."]:
+def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     size = kernel.shape[:2] if is_convolution(kernel) else ()
     product = jnp.einsum("ml,...nk->...mnlk", _first(tensors), _second(tensors, size))
     return kernel + _scale(tensors) * product.reshape(kernel.shape)
 
 
 LOKR = KernelMethod("lokr", _kernel)
+
+
+def lokr(layers: Layers, *, ranks: Ranks, factor: int = -1, decompose_both: bool = False) -> Adapter:
+    """The adapter of these layers; ``factor`` and ``decompose_both`` are those of :func:`start`."""
+
+    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
+        del name
+        rank, alpha = ranks.of(kernel)
+        return start(key, kernel, rank=rank, alpha=alpha, factor=factor, decompose_both=decompose_both)
+
+    return kernel_adapter(LOKR, first, layers)

@@ -12,10 +12,13 @@ zero at first; in files also ``alpha``, which bounds the norm of all Q by alpha 
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dreambooth_jax.adapters.kernels import KernelMethod, Tensors
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
 from dreambooth_jax.adapters.lokr import factorization
+from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.tensors import wide_dtype
 
 
 def start(kernel: Any, *, block_size: int, constraint: float = 0.0) -> tuple[Tensors, Tensors] | None:
@@ -29,7 +32,8 @@ def start(kernel: Any, *, block_size: int, constraint: float = 0.0) -> tuple[Ten
     size, blocks = factorization(kernel.shape[-1], block_size)
     if size == 1:
         return None
-    return {"alpha": jnp.asarray(float(constraint))}, {"oft_blocks": jnp.zeros((blocks, size, size))}
+    dtype = wide_dtype(kernel)
+    return {"alpha": jnp.asarray(constraint, dtype)}, {"oft_blocks": jnp.zeros((blocks, size, size), dtype)}
 
 
 def _bounded(q: Float[Array, "blocks n n"], most: Any) -> Float[Array, "blocks n n"]:
@@ -44,7 +48,7 @@ def rotation_less_identity(q: Float[Array, "blocks n n"]) -> Float[Array, "block
     return jnp.swapaxes(jnp.linalg.solve(identity + q, -2 * q), -1, -2)
 
 
-def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."]:
+def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     blocks = tensors["oft_blocks"].astype(jnp.promote_types(tensors["oft_blocks"].dtype, jnp.float32))
     q = blocks - jnp.swapaxes(blocks, -1, -2)
     if "alpha" in tensors:
@@ -58,3 +62,13 @@ def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."
 
 
 OFT = KernelMethod("oft", _kernel)
+
+
+def oft(layers: Layers, *, block_size: int, constraint: float = 0.0) -> Adapter:
+    """The adapter of these layers; ``block_size`` and ``constraint`` are those of :func:`start`."""
+
+    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors] | None:
+        del key, name
+        return start(kernel, block_size=block_size, constraint=constraint)
+
+    return kernel_adapter(OFT, first, layers)

@@ -12,30 +12,44 @@ the order of falling σ, zero at first. Fixed, and not in files since they follo
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dreambooth_jax.adapters.kernels import KernelMethod, Tensors
-from dreambooth_jax.adapters.tensors import as_matrix
+from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
+from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.tensors import as_matrix, wide_dtype
 
 
 def start(kernel: Any) -> tuple[Tensors, Tensors]:
     """(fixed, trained) tensors that change nothing yet: the kernel's singular vectors and values, and no shift."""
     fixed = _decomposed(kernel)
-    return fixed, {"delta": jnp.zeros(fixed["singular_values"].shape)}
+    return fixed, {"delta": jnp.zeros_like(fixed["singular_values"])}
 
 
-def _decomposed(kernel: Float[Array, "..."]) -> dict[str, Any]:
-    matrix = as_matrix(kernel)
-    wide = jnp.promote_types(matrix.dtype, jnp.float32)
-    left, values, right = jnp.linalg.svd(matrix.astype(wide), full_matrices=False)
+def _decomposed(kernel: Any) -> dict[str, Any]:
+    left, values, right = jnp.linalg.svd(as_matrix(jnp.asarray(kernel, wide_dtype(kernel))), full_matrices=False)
     return {"left": left, "singular_values": values, "right": right}
 
 
-def _kernel(kernel: Float[Array, "..."], tensors: Tensors) -> Float[Array, "..."]:
+def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     known = tensors if "left" in tensors else _decomposed(kernel)
     values = known["singular_values"]
     shift = jnp.maximum(values + tensors["delta"], 0) - values  # added to W, so that no shift changes no bit of it
     return kernel + ((known["left"] * shift[None]) @ known["right"]).reshape(kernel.shape)
 
 
-SVDIFF = KernelMethod("svdiff", _kernel)
+def _saved(tensors: Tensors) -> Tensors:
+    return {"delta": tensors["delta"]}
+
+
+SVDIFF = KernelMethod("svdiff", _kernel, saved=_saved)
+
+
+def svdiff(layers: Layers) -> Adapter:
+    """The adapter of these layers. Beside them it keeps their singular vectors, which are larger than the kernels."""
+
+    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
+        del key, name
+        return start(kernel)
+
+    return kernel_adapter(SVDIFF, first, layers)

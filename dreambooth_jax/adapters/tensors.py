@@ -7,20 +7,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from dreambooth_jax.adapters.kernels import Tensors, is_convolution
 
 
 def scale(tensors: Tensors, rank: int) -> Any:
-    """alpha / rank; 1 where there is no alpha, as tools read such files."""
-    return tensors["alpha"] / rank if "alpha" in tensors else 1.0
+    """alpha / rank, and times ``scalar``, which some files have; 1 where there is neither, as tools read them."""
+    by_rank = tensors["alpha"] / rank if "alpha" in tensors else 1.0
+    return by_rank * tensors["scalar"] if "scalar" in tensors else by_rank
 
 
-def uniform(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
+def wide_dtype(kernel: Any) -> jnp.dtype:
+    """What a kernel's tensors are kept in: its own dtype, but at least float32."""
+    return jnp.promote_types(kernel.dtype, jnp.float32)
+
+
+def uniform(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int, dtype: DTypeLike) -> Float[Array, "..."]:
     """Uniform in ±1/√fan_in: what PyTorch's layers, and the down projection of LoRA, start with."""
     bound = 1 / math.sqrt(max(fan_in, 1))
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
 
 def inputs_of(kernel: Any) -> int:
@@ -28,12 +36,12 @@ def inputs_of(kernel: Any) -> int:
     return math.prod(kernel.shape[:-1])
 
 
-def as_matrix(kernel: Float[Array, "..."]) -> Float[Array, "i o"]:
+def as_matrix(kernel: Any) -> Float[Array | np.ndarray, "i o"]:
     """[i, o] as it is; [height, width, in, out] as [height · width · in, out]."""
     return kernel.reshape(-1, kernel.shape[-1])
 
 
-def from_pytorch_rows(matrix: Float[Array, "i o"], kernel: Any) -> Float[Array, "..."]:
+def from_pytorch_rows(matrix: Any, kernel: Any) -> Float[Array, "..."]:
     """A kernel of a matrix whose rows are ordered as PyTorch's flattened convolutions are: (in, height, width).
 
     Args:

@@ -3,6 +3,7 @@
 """A LoRA from a tuned model: whole, it is the tuned model; cut off, it is as near as any can be."""
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -41,9 +42,7 @@ def kernel(tree, path):
 def applied(before, found):
     """path -> kernel with what was extracted."""
     with jax.enable_x64(True):
-        return {
-            path: np.asarray(LORA.kernel(kernel(before, path), tensors)) for path, tensors in found.tensors.items()
-        }
+        return {path: np.asarray(LORA.kernel(kernel(before, path), tensors)) for path, tensors in found.tensors.items()}
 
 
 def test_at_full_rank_it_is_the_tuned_model():
@@ -98,7 +97,7 @@ def test_factors_can_be_clamped():
 def test_halves_are_decomposed_in_float32():
     before, after = network(0, ml_dtypes.bfloat16), network(1, ml_dtypes.bfloat16)
     found = extract(before, after, rank=1000)
-    for path, tensors in found.tensors.items():
+    for tensors in found.tensors.values():
         assert {leaf.dtype for leaf in tensors.values()} == {np.dtype(np.float32)}
-        changed = LORA.kernel(kernel(before, path).astype(np.float32), tensors)
+    for path, changed in applied(jax.tree.map(lambda leaf: leaf.astype(np.float32), before), found).items():
         np.testing.assert_allclose(changed, kernel(after, path).astype(np.float32), atol=1e-5, err_msg=path)

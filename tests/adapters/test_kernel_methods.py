@@ -12,8 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import difference, ia3, lidb, loha, lokr, oft, svdiff
+from dreambooth_jax.adapters import difference, ia3, lidb, loha, lokr, oft, rank_relaxed, svdiff
+from dreambooth_jax.adapters.low_rank import LORA, first_factors
 from dreambooth_jax.adapters.tensors import as_matrix
+
+
+def relaxed_start(key, kernel, *, begun=True):
+    """Low rank beside a LiDB that is somewhere already, or still changes nothing."""
+    fixed, lidb_trained = lidb.start(key, kernel, seed=5, down=6, up=5)
+    moved_on = {**lidb_trained, "lidb_up": lidb_trained["lidb_up"] + 0.3} if begun else lidb_trained
+    return {**fixed, **moved_on}, first_factors(key, kernel.shape, 2, jnp.float32)
+
 
 METHODS = {
     "diff": (difference.DIFFERENCE, lambda key, kernel: difference.start(kernel)),
@@ -25,6 +34,7 @@ METHODS = {
     "lokr, both": (lokr.LOKR, partial(lokr.start, rank=1, alpha=3.0, factor=3, decompose_both=True)),
     "oft": (oft.OFT, lambda key, kernel: oft.start(kernel, block_size=3)),
     "oft, bounded": (oft.OFT, lambda key, kernel: oft.start(kernel, block_size=3, constraint=1e-2)),
+    "rank relaxed": (rank_relaxed.RANK_RELAXED, partial(relaxed_start, begun=False)),
     "svdiff": (svdiff.SVDIFF, lambda key, kernel: svdiff.start(kernel)),
 }
 sides = st.sampled_from([1, 2, 3, 6, 7, 12])
@@ -205,6 +215,33 @@ def test_a_basis_can_be_made_again_from_what_is_written(seed, number, rows, colu
     found = lidb.basis(jnp.uint32(seed), number, rows, columns)
     np.testing.assert_allclose(found, q * np.sign(np.diag(r)), atol=2e-5)
     np.testing.assert_allclose(found.T @ found, np.eye(columns), atol=1e-5)
+
+
+@few
+@given(shape=shapes)
+def test_what_is_rank_relaxed_is_merged_exactly(shape):
+    """Into one LoRA of both ranks together, without the LiDB."""
+    with jax.enable_x64(True):
+        kernel = kernel_of(shape, dtype=np.float64)
+        fixed, trained = jax.jit(relaxed_start)(rng.root_key(0), kernel)
+        trained = {tensor: leaf.astype(jnp.float64) for tensor, leaf in moved(trained).items()}
+        tensors = {**fixed, **trained}
+        merged = jax.jit(rank_relaxed.RANK_RELAXED.saved)(tensors)
+        assert set(merged) == {"lora_down", "lora_up", "alpha"}
+        assert merged["alpha"] == merged["lora_down"].shape[-1] <= 3
+        changed = jax.jit(rank_relaxed.RANK_RELAXED.kernel)(kernel, tensors)
+        np.testing.assert_allclose(jax.jit(LORA.kernel)(kernel, merged), changed, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "rank relaxed"])
+def test_what_a_file_holds_is_enough(name):
+    method, start = METHODS[name]
+    kernel = kernel_of((3, 3, 4, 6))
+    fixed, trained = jax.jit(start)(rng.root_key(0), kernel)
+    tensors = {**fixed, **moved(trained)}
+    saved = method.saved(tensors)
+    assert trained.keys() <= saved.keys() <= tensors.keys()
+    np.testing.assert_allclose(method.kernel(kernel, saved), method.kernel(kernel, tensors), atol=2e-5)
 
 
 def test_a_lidb_of_a_file_is_that_of_the_run():
