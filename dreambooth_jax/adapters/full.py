@@ -7,10 +7,13 @@ frozen    = {"text_encoder": ..., "vae": ...}                 full("unet/.*")
 trainable = {"unet": ...}                                 each group is named by its network
 """
 
+from collections.abc import Sequence
+
 from jaxtyping import Array, Key
 
 from dreambooth_jax.adapters.base import Adapter
-from dreambooth_jax.trees import Tree, combine, matcher, partition
+from dreambooth_jax.adapters.targets import Leaves
+from dreambooth_jax.trees import Tree, combine, flatten, matcher, partition
 
 
 def full(*patterns: str) -> Adapter:
@@ -22,13 +25,24 @@ def full(*patterns: str) -> Adapter:
     Raises:
         ValueError: from ``init``, if the patterns select nothing.
     """
-    selected = matcher(patterns)
+    is_one = matcher(patterns)
+
+    def choose(names: Sequence[str]) -> list[str]:
+        chosen = [name for name in names if is_one(name)]
+        if not chosen:
+            raise ValueError(f"no leaf matches {list(patterns)}")
+        return chosen
+
+    return full_leaves(choose)
+
+
+def full_leaves(leaves: Leaves) -> Adapter:
+    """Train the leaves that are chosen."""
 
     def init(key: Key[Array, ""], params: Tree) -> tuple[Tree, Tree]:
         del key  # nothing is drawn
-        trainable, frozen = partition(params, selected)
-        if not trainable:
-            raise ValueError(f"no leaf matches {list(patterns)}")
+        chosen = set(leaves(list(flatten(params))))
+        trainable, frozen = partition(params, chosen.__contains__)
         return frozen, trainable
 
     def compose(frozen: Tree, trainable: Tree) -> Tree:

@@ -2,7 +2,17 @@
 # Copyright The dreambooth_jax authors
 """All ways to change kernels, by name: of a run's ``adapter.kind``, or of what a file holds."""
 
+from dreambooth_jax.adapters.difference import DIFFERENCE
+from dreambooth_jax.adapters.ia3 import IA3
 from dreambooth_jax.adapters.kernels import KernelMethod
+from dreambooth_jax.adapters.lidb import LIDB
+from dreambooth_jax.adapters.loha import LOHA
+from dreambooth_jax.adapters.lokr import LOKR
 from dreambooth_jax.adapters.low_rank import LORA
+from dreambooth_jax.adapters.oft import OFT
+from dreambooth_jax.adapters.rank_relaxed import RANK_RELAXED
+from dreambooth_jax.adapters.svdiff import SVDIFF
 
-METHODS: dict[str, KernelMethod] = {method.name: method for method in (LORA,)}
+METHODS: dict[str, KernelMethod] = {
+    method.name: method for method in (LORA, LOHA, LOKR, IA3, OFT, SVDIFF, LIDB, RANK_RELAXED, DIFFERENCE)
+}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from dreambooth_jax.adapters.base import Adapter
-from dreambooth_jax.adapters.full import full
+from dreambooth_jax.adapters.full import full_leaves
+from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.low_rank import lora
-from dreambooth_jax.adapters.targets import Layers, choose_layers
+from dreambooth_jax.adapters.targets import Layers, choose_layers, choose_leaves
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.tokenizer import Tokenizer
 
@@ -16,18 +17,21 @@ Build: TypeAlias = Callable[[Config, Mapping[str, Tokenizer]], Adapter]
 """(settings, tokenizer of each text encoder) -> what is trained."""
 
 
+def _targets(config: Config) -> dict[str, tuple[str, ...]]:
+    """Of both kinds of networks; none of the text encoder if it is never trained."""
+    text_encoder = config.adapter.targets_of("text_encoder") if config.text_encoder.stop else ()
+    return {"unet": config.adapter.targets_of("unet"), "text_encoder": text_encoder}
+
+
 def layers_of(config: Config) -> Layers:
     """Kernels that adapters of kernels change: the text encoder's only if it is ever trained."""
-    settings = config.adapter
-    return choose_layers(
-        unet=settings.targets, text_encoder=settings.text_encoder_targets if config.text_encoder.stop else ()
-    )
+    return choose_layers(**_targets(config))
 
 
 def _full(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
-    """The whole UNet, and the text encoder if it is ever trained."""
+    """The UNet, and the text encoder if it is ever trained, or those of their layers that are chosen."""
     del tokenizers
-    return full("unet/.*", "text_encoder/.*") if config.text_encoder.stop else full("unet/.*")
+    return full_leaves(choose_leaves(**_targets(config)))
 
 
 def _lora(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
@@ -43,7 +47,12 @@ def _lora(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
     )
 
 
-ADAPTERS: dict[str, Build] = {"full": _full, "lora": _lora}
+def _of_kernels(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
+    del tokenizers
+    return KINDS[config.adapter.kind](config.adapter, layers_of(config))
+
+
+ADAPTERS: dict[str, Build] = {"full": _full, "lora": _lora, **dict.fromkeys(KINDS, _of_kernels)}
 """Kinds of training, by name."""
 
 

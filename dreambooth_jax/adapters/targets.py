@@ -18,6 +18,7 @@ UNET: dict[str, tuple[str, ...]] = {
     "attn-only": (r".*/attn\d/.*",),
     "cross-attention": (r".*/attn2/.*",),
     "cross-attention-kv": (r".*/attn2/to_[kv]",),
+    "ia3": (r".*/attn\d/to_[kv]", r".*/ff/net_2"),
     "full": (".*",),
 }
 """Preset -> patterns of layers."""
@@ -25,12 +26,16 @@ UNET: dict[str, tuple[str, ...]] = {
 TEXT_ENCODER: dict[str, tuple[str, ...]] = {
     "attn-mlp": (r".*/(self_attn|mlp)/.*",),
     "attn-only": (r".*/self_attn/.*",),
+    "ia3": (r".*/self_attn/[kv]_proj", r".*/mlp/fc2"),
     "full": (".*",),
 }
 """Preset -> patterns of layers."""
 
 Layers = Callable[[Sequence[str]], list[str]]
 """Names of all leaves -> the kernels (``unet/mid_block/attentions_0/proj_in/kernel``) that are to be changed."""
+
+Leaves = Callable[[Sequence[str]], list[str]]
+"""Names of all leaves -> those that are to be trained: kernels, biases, norms, embeddings."""
 
 
 def choose_layers(*, unet: Sequence[str], text_encoder: Sequence[str] = ()) -> Layers:
@@ -44,15 +49,28 @@ def choose_layers(*, unet: Sequence[str], text_encoder: Sequence[str] = ()) -> L
         A function that raises InputError for a preset or pattern that matches no layer.
     """
 
+    of_layers = choose_leaves(unet=unet, text_encoder=text_encoder)
+    return lambda names: of_layers([name for name in names if name.endswith("/kernel")])
+
+
+def choose_leaves(*, unet: Sequence[str], text_encoder: Sequence[str] = ()) -> Leaves:
+    """All leaves of layers by presets, or by patterns of the layers' whole paths; as :func:`choose_layers` otherwise,
+    except that norms and embeddings are layers, too."""
+
     def choose(names: Sequence[str]) -> list[str]:
-        layers = [name.removesuffix("/kernel") for name in names if name.endswith("/kernel")]
+        layers = list(dict.fromkeys(_layer(name) for name in names))
         of_unet = [layer for layer in layers if layer.startswith("unet/")]
         of_text = [layer for layer in layers if layer.startswith("text_encoder")]
         found = _matched(of_unet, unet, UNET, "adapter.targets")
         found |= _matched(of_text, text_encoder, TEXT_ENCODER, "adapter.text_encoder_targets")
-        return [f"{layer}/kernel" for layer in layers if layer in found]
+        return [name for name in names if _layer(name) in found]
 
     return choose
+
+
+def _layer(name: str) -> str:
+    """Path of the layer that has a leaf."""
+    return name.rpartition("/")[0]
 
 
 def _matched(

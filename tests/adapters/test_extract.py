@@ -42,7 +42,10 @@ def kernel(tree, path):
 def applied(before, found):
     """path -> kernel with what was extracted."""
     with jax.enable_x64(True):
-        return {path: np.asarray(LORA.kernel(kernel(before, path), tensors)) for path, tensors in found.tensors.items()}
+        return {
+            path: np.asarray(LORA.kernel(kernel(before, path), jax.tree.map(jnp.asarray, tensors)))
+            for path, tensors in found.tensors.items()
+        }
 
 
 def test_at_full_rank_it_is_the_tuned_model():

@@ -7,9 +7,12 @@ import pytest
 
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import composed, full, join, lora, part_for, passed_on
+from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
+from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
+from dreambooth_jax.config import AdapterConfig
 from tests.adapters.toy import low_rank
 
 PARAMS = {
@@ -39,6 +42,9 @@ def scaled(pattern):
 
 NEW_WORDS = textual_inversion({"sks": 2}, {"text_encoder": [(1,), (0, 4)]}, norm="initial")
 OF_WORDS = scaled(".*q_proj.*")._replace(groups=("text_encoder",))
+LAYERS = choose_layers(unet=["full"], text_encoder=["full"])
+KERNELS = ["unet/.*/kernel", "text_encoder/q_proj/kernel"]
+LIDB = {"lidb_down": np.ones((7, 1)), "lidb_up": np.zeros((1, 5)), "lidb_seed": np.uint32(4)}
 
 # Adapters, with patterns of the model's leaves that each changes.
 ADAPTERS = {
@@ -47,8 +53,17 @@ ADAPTERS = {
     "cross-attention": (full(r"unet/.*attn2.*"), ["unet/attn2.*"]),
     "kernels": (scaled(".*(conv_in|q_proj).*"), ["unet/conv_in/kernel", "text_encoder/q_proj/kernel"]),
     "lora": (
-        lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2, alpha=1.0, conv_rank=3),
-        ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
+        lora(LAYERS, rank=2, alpha=1.0, conv_rank=3),
+        KERNELS,
+    ),
+    **{
+        f"kind {name}": (build(AdapterConfig(), LAYERS), KERNELS)
+        for name, build in KINDS.items()
+        if name != "rank_relaxed"
+    },
+    "rank relaxed": (
+        rank_relaxed({f"unet/{path}": LIDB for path in ("conv_in", "attn2/to_q")}, rank=2),
+        ["unet/.*/kernel"],
     ),
     "new words": (
         NEW_WORDS,
@@ -87,7 +102,7 @@ def case(request):
     """(adapter, is a leaf one that it changes?, frozen, trainable, trainable elsewhere)"""
     adapter, patterns = ADAPTERS[request.param]
     frozen, trainable = adapter.init(rng.root_key(0), PARAMS)
-    moved = jax.tree.map(lambda x: x * 2 + 1, trainable)
+    moved = jax.tree.map(lambda x: x * 2 + 1 + np.linspace(0, 1, x.size, dtype=x.dtype).reshape(x.shape), trainable)
     return adapter, trees.matcher(patterns), frozen, trainable, moved
 
 

@@ -80,8 +80,8 @@ def by_layer(keys: Mapping[str, Key]) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _loaded(file: Path, name: str, leaf: Leaf) -> np.ndarray:
-    if leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.integer):  # an alpha, or which side is scaled
-        return leaf.load().astype(np.float32)
+    if leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.integer):  # an alpha, a seed, or which side is scaled
+        return leaf.load().astype(np.float32) if name.endswith(".alpha") else leaf.load()
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise InputError(f"{file}: {name} is {leaf.dtype.name}, not real: take a file that is not quantised")
     array = leaf.load()

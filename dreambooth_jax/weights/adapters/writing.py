@@ -42,7 +42,7 @@ def write_adapter(
         path: the file, which ends in .safetensors.
         networks: network -> path of a layer -> what becomes of it, laid out as kernels are.
         dialect: how tensors are named.
-        dtype: float32, float16 or bfloat16; alphas are float32 in any.
+        dtype: float32, float16 or bfloat16; alphas are float32 in any, and whole numbers stay what they are.
         metadata: texts for the header; the hashes that A1111 and others look for are added.
 
     Raises:
@@ -72,7 +72,7 @@ def _leaves(
     for network, layers in networks.items():
         for path, module in layers.items():
             for tensor, array in tensors_of(f"{network}/{path}", module).items():
-                kept = np.dtype(np.float32) if tensor == "alpha" else dtype
+                kept = array.dtype if array.dtype.kind in "iu" else np.dtype(np.float32) if tensor == "alpha" else dtype
                 (leaf,) = outgoing(network, {f"{path}/{tensor}": array}, dtype=kept, finite=True).values()
                 leaves[name_of(network, path, tensor)] = leaf
     return leaves
