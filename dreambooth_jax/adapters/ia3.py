@@ -30,7 +30,7 @@ def start(kernel: Any, *, on_input: bool) -> tuple[Tensors, Tensors]:
     return {"on_input": jnp.asarray(int(on_input), jnp.int32)}, {"weight": jnp.zeros(shape, wide_dtype(kernel))}
 
 
-def _gains(kernel: Any, tensors: Tensors) -> tuple[Float[Array, "i"] | None, Float[Array, "o"] | None]:
+def _gains(kernel: Any, tensors: Tensors) -> tuple[Float[Array, " i"] | None, Float[Array, " o"] | None]:
     """What inputs and outputs are multiplied by, or None. Both where the traced ``on_input`` alone tells which."""
     inputs, outputs = kernel.shape[-2:]
     gain = 1 + tensors["weight"].reshape(-1)
