@@ -20,14 +20,15 @@ from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prompts.named import expanded
+from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.training.rules import Rule
 
 Syntax: TypeAlias = Literal["plain", "a1111"]
 
 log = logging.getLogger(__name__)
 
-UNUSED = {"adamw": (), "lion": ("eps",), "adafactor": ("beta1", "beta2", "eps", "moments")}
-"""Settings that an optimizer does not have."""
+LEAST_FACTOR = 0.01
+"""Of the rate that an optimizer finds by itself."""
 LEAST_RATE = 1e-5
 """Of adapters: a tenth of what is usual."""
 
@@ -46,14 +47,7 @@ def problems(config: Config) -> Iterator[str]:
     """All of them, one line each."""
     for key, value, rule in broken(config):
         yield f"{key} is {value}, but must be {rule}"
-    for name in UNUSED[config.optimizer.kind]:
-        value = getattr(config.optimizer, name)
-        if value != getattr(OptimizerConfig(), name):
-            yield f"optimizer.{name} is {value}, but {config.optimizer.kind} has no use for it: leave it out"
-    if config.optimizer.cycles != OptimizerConfig().cycles and config.optimizer.schedule != "cosine_restarts":
-        yield f"optimizer.cycles is {config.optimizer.cycles}, but only optimizer.schedule=cosine_restarts has cycles"
-    for text in config.optimizer.rules:
-        Rule.parse(text)  # raises
+    yield from _optimizer(config.optimizer, ema_decay=config.train.ema_decay)
     yield from objective_problems(config.objective)
     yield from adapter_problems(config.adapter)
     yield from _sampling("prior", config.prior)
@@ -91,6 +85,30 @@ def _concepts(config: Config) -> Iterator[str]:
     said = [one.repeats is not None for one in data.concepts]
     if any(said) and not all(said):
         yield f"data.concepts.{said.index(False)} has no repeats, but others have: say them of all, or of none"
+
+
+def _optimizer(settings: OptimizerConfig, *, ema_decay: float) -> Iterator[str]:
+    kind, name = KINDS[settings.kind], settings.kind
+    for unused in kind.unused:
+        value = getattr(settings, unused)
+        if value != getattr(OptimizerConfig(), unused):
+            yield f"optimizer.{unused} is {value}, but {name} has no use for it: leave it out"
+    if kind.finds_rate and 0 < settings.learning_rate < LEAST_FACTOR:
+        yield (
+            f"optimizer.learning_rate is {settings.learning_rate:g}, but {name} finds the rate by itself and takes so "
+            "many times as much: set optimizer.learning_rate=1"
+        )
+    if kind.averages:
+        if ema_decay:
+            yield f"train.ema_decay is {ema_decay}, but {name} averages by itself: leave it out"
+        if settings.schedule != "constant":
+            yield f"optimizer.schedule is {settings.schedule}, but {name} needs none: leave it out"
+        if not settings.beta1:
+            yield f"optimizer.beta1 is 0, but must be above 0 for {name}, which averages with it"
+    if settings.cycles != OptimizerConfig().cycles and settings.schedule != "cosine_restarts":
+        yield f"optimizer.cycles is {settings.cycles}, but only optimizer.schedule=cosine_restarts has cycles"
+    for text in settings.rules:
+        Rule.parse(text)  # raises
 
 
 def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:

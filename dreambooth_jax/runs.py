@@ -25,6 +25,7 @@ from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.pipeline.load import with_vae
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
+from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
 
 PLACES = ("path", "vae", "tokenizer")
@@ -183,7 +184,7 @@ def open_model(
     of_model = {name: getattr(model, name) for name in of_model}
     pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, **of_model)
     if ema is None:
-        ema = config.train.ema_decay > 0
+        ema = config.train.ema_decay > 0 or KINDS[config.optimizer.kind].averages
     adapter = make_adapter(config, pipe.tokenizers)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)

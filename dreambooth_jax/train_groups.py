@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import optax
 
 from dreambooth_jax.config import Config
-from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule, make_optimizer
+from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule
+from dreambooth_jax.training.optimizer_kinds import make_optimizer
 from dreambooth_jax.training.rules import Rule, Treatment, by_treatment
 from dreambooth_jax.trees import Tree
 
@@ -66,6 +67,7 @@ def group_training(
             settings.kind,
             schedule_of(treatment),
             group=name,
+            steps=stop - start,
             beta1=settings.beta1,
             beta2=settings.beta2,
             eps=settings.eps,

@@ -32,6 +32,7 @@ from dreambooth_jax.target import Target
 from dreambooth_jax.train_groups import GroupTraining, group_training
 from dreambooth_jax.training.loop import Phase, split_phases
 from dreambooth_jax.training.objective import DenoisingObjective
+from dreambooth_jax.training.optimizer_kinds import KINDS, averaged_weights
 from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible, make_mapper
 from dreambooth_jax.training.rules import Rule, check_used
 from dreambooth_jax.training.state import TrainState, init_state
@@ -55,6 +56,7 @@ class TrainSetup:
         concepts: names of its subjects, where there are several.
         size: of the pictures.
         keeps_ema: is there a moving average?
+        keeps_average: does the optimizer average?
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
         steps: the same, mapped.
         frozen: shapes of what is never trained.
@@ -70,6 +72,7 @@ class TrainSetup:
     concepts: Sequence[str]
     size: Size
     keeps_ema: bool
+    keeps_average: bool
     pure_steps: Mapping[Groups, TrainStep]
     steps: Mapping[Groups, MappedStep]
     frozen: Tree
@@ -92,6 +95,12 @@ class TrainSetup:
     def state(self) -> TrainState:
         """Shapes of the logical state."""
         return jax.eval_shape(self.fresh_state, self.trainable)
+
+    def averaged(self, state: TrainState) -> Tree:
+        """The weights that are drawn with, where they are not those that are trained; else empty."""
+        if state.ema or not self.keeps_average:
+            return state.ema
+        return {group: averaged_weights(state.opt_state[group], tree) for group, tree in state.trainable.items()}
 
     @property
     def last_step(self) -> int:
@@ -220,6 +229,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         concepts=names,
         size=config.data.size,
         keeps_ema=train.ema_decay > 0,
+        keeps_average=KINDS[config.optimizer.kind].averages,
         pure_steps=pure_steps,
         steps={active: mapper.map(step) for active, step in pure_steps.items()},
         frozen=frozen,

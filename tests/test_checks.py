@@ -61,6 +61,9 @@ def test_the_text_encoders_stretch_must_be_one(start, stop, fine):
         ("lion", "eps=1e-6", False),
         ("adafactor", "moments=bfloat16", False),
         ("adafactor", "beta2=0.9", False),
+        ("muon", "moments=bfloat16", True),
+        ("schedule_free_adamw", "moments=bfloat16", False),
+        ("sgd", "eps=1e-6", False),
     ],
 )
 def test_an_optimizer_refuses_what_it_does_not_have(kind, override, fine):
@@ -70,6 +73,26 @@ def test_an_optimizer_refuses_what_it_does_not_have(kind, override, fine):
     else:
         with pytest.raises(InputError, match=rf"^optimizer\.\w+ is .*, but {kind} has no use for it: leave it out$"):
             check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["kind=prodigy"], r"prodigy finds the rate by itself .*: set optimizer.learning_rate=1"),
+        (["kind=schedule_free_adamw", "schedule=cosine"], "schedule_free_adamw needs none: leave it out"),
+        (["kind=schedule_free_adamw", "beta1=0"], "must be above 0 for schedule_free_adamw"),
+        (["cycles=3"], "only optimizer.schedule=cosine_restarts has cycles"),
+        (["rules=unet/.* speed=3"], "'speed' is none of rate"),
+    ],
+)
+def test_what_does_not_go_with_an_optimizer_is_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        check_config(load_config(None, [*GOOD, *[f"optimizer.{one}" for one in overrides]]))
+
+
+def test_two_averages_are_refused():
+    with pytest.raises(InputError, match="averages by itself: leave it out"):
+        check_config(load_config(None, [*GOOD, "optimizer.kind=schedule_free_adamw", "train.ema_decay=0.9"]))
 
 
 def test_a_run_does_not_write_between_the_photos(tmp_path):

@@ -122,10 +122,12 @@ class TextEncoderConfig(Settings):
 class OptimizerConfig(Settings):
     """The optimizer and its schedule."""
 
-    kind: Literal["adamw", "adafactor", "lion"] = "adamw"
-    """adafactor keeps next to no moments, lion one (and wants a rate three to ten times smaller), adamw two."""
+    kind: Literal[
+        "adamw", "adafactor", "lion", "sgd", "muon", "ademamix", "prodigy", "dadapt_adamw", "schedule_free_adamw"
+    ] = "adamw"
+    """adafactor: least memory. lion: half, a smaller rate. prodigy and dadapt_adamw find theirs: learning_rate=1."""
     moments: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the first moment of adamw and lion."""
+    """Dtype of first moments: of adamw, lion, sgd, muon, ademamix."""
     learning_rate: float = setting(2e-6, at_least=0)
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts", "inverse_sqrt", "one_cycle"] = (

@@ -10,6 +10,7 @@ from dreambooth_jax.config import Config
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.planning.result import gb
 from dreambooth_jax.train_setup import TrainSetup
+from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.training.parallel import Sharded
 
 
@@ -44,7 +45,7 @@ def advice(config: Config, setup: TrainSetup, *, activations: int) -> Iterator[s
     if activations and config.train.remat != "blocks":
         yield "train.remat=blocks: most of the activations are computed again, for a third more time"
     if config.optimizer.kind != "adafactor":
-        if config.optimizer.moments == "float32":
+        if config.optimizer.moments == "float32" and "moments" not in KINDS[config.optimizer.kind].unused:
             yield f"optimizer.moments=bfloat16: {gb(trained / 2)} GB less"
         moments = bytes_per_device(mapper.shapes(setup.state.opt_state))
         yield f"optimizer.kind=adafactor (with moments, beta1, beta2 and eps left out): about {gb(moments)} GB less"

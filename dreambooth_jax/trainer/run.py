@@ -128,6 +128,7 @@ def _train(
             last=config.train.steps,
             should_stop=stop_sign,
             meta=meta,
+            averaged=training.averaged,
         )
         draw = sampling(grids, training)
         try:

@@ -11,6 +11,7 @@ from dreambooth_jax.training.loop import Hook
 from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.state import TrainState
+from dreambooth_jax.trees import Tree
 
 
 def saving(
@@ -22,6 +23,7 @@ def saving(
     last: int,
     should_stop: Callable[[int], bool],
     meta: Mapping[str, Any],
+    averaged: Callable[[TrainState], Tree],
 ) -> Hook:
     """A hook that saves the state where a checkpoint is due: every so many steps, and at the end, whatever brings it.
 
@@ -33,6 +35,7 @@ def saving(
             return
         recorder.flush()
         check_state_finite(state, step)
-        checkpoints.save(mapper.logical(state), step=step, meta=dict(meta))
+        average = mapper.logical(averaged(state))
+        checkpoints.save(mapper.logical(state), step=step, meta=dict(meta), averaged=average)
 
     return save

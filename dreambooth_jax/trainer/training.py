@@ -5,6 +5,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jax
+
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.config import Config
@@ -103,8 +105,15 @@ class Training:
         return replicate(composed(adapter, frozen, mapper.place(trainable)), mapper.target.mesh)
 
     def best_params(self, state: TrainState) -> Tree:
-        """The whole model with the moving average, where one is kept: what is sampled and exported."""
-        return self.whole_params(state.ema or state.trainable)
+        """The whole model with the average, where one is kept: what is sampled and exported."""
+        return self.whole_params(self.averaged(state) or state.trainable)
+
+    def averaged(self, state: TrainState) -> Tree:
+        """The weights that are drawn with, laid out as the trained ones, where they are others; else empty."""
+        if state.ema or not self.setup.keeps_average:
+            return state.ema
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.trainable)
+        return jax.jit(self.setup.averaged, out_shardings=shardings)(state)
 
 
 def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training, Tree]:

@@ -3,7 +3,7 @@
 """Checkpoints of the training state with Orbax: asynchronous, sharded as the state is, resumable anywhere.
 
     checkpoints/400/trainable   what the adapter trains         read alone by ``sample`` and ``export``
-                   /ema         its moving average (if kept)
+                   /ema         its average (if kept)
                    /opt_state   moments and step counts
                    /meta        step, resolved config, fingerprints of data and model
 
@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.training.state import TrainState
+from dreambooth_jax.trees import Tree
 
 
 class Superseded(InputError):
@@ -53,13 +54,15 @@ class Checkpoints:
         """Steps whose checkpoint was finished, in rising order."""
         return complete_steps(self.folder)
 
-    def save(self, state: TrainState, *, step: int, meta: dict[str, Any]) -> None:
+    def save(self, state: TrainState, *, step: int, meta: dict[str, Any], averaged: Tree | None = None) -> None:
         """Start writing; returns as soon as the values are safe from the next, donated, step.
 
         Args:
             state: logical state (:meth:`Mapper.logical`).
             step: its step, as a Python int: reading it from the state would wait for the device.
             meta: plain JSON values.
+            averaged: weights to draw with, where the state has no moving average of its own but other weights than
+                the trained ones are drawn with; stored as ``ema``, and not needed to go on.
 
         Raises:
             InputError: if this or the previous write failed, as on a full disk.
@@ -69,8 +72,8 @@ class Checkpoints:
             "opt_state": ocp.args.StandardSave(state.opt_state),
             "meta": ocp.args.JsonSave(meta | {"step": step}),
         }
-        if state.ema:
-            items["ema"] = ocp.args.StandardSave(state.ema)
+        if ema := state.ema or averaged:
+            items["ema"] = ocp.args.StandardSave(ema)
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 

@@ -11,7 +11,7 @@ its gradient, which does not exist, cannot enter the norm that the others are cl
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,28 +70,6 @@ def _cosine_restarts(step: Array | int, *, peak: float, steps: int, cycles: int)
     return jnp.where(progress < 1, falling, 0.0)
 
 
-def make_optimizer(
-    kind: Literal["adamw", "adafactor", "lion"],
-    schedule: Schedule,
-    *,
-    group: str,
-    beta1: float,
-    beta2: float | None,
-    eps: float,
-    moments: Moments,
-    weight_decay: float,
-    no_decay: Sequence[str],
-) -> optax.GradientTransformation:
-    """The optimizer of a name; what it has no use for is left out. ``beta2`` None is the optimizer's own."""
-    decay: dict[str, Any] = {"weight_decay": weight_decay, "no_decay": no_decay}
-    if kind == "adafactor":
-        return adafactor(schedule, group=group, **decay)
-    kept: dict[str, Any] = {"beta1": beta1, "moments": moments} | ({} if beta2 is None else {"beta2": beta2})
-    if kind == "lion":
-        return lion(schedule, group=group, **kept, **decay)
-    return adamw(schedule, group=group, eps=eps, **kept, **decay)
-
-
 def adamw(
     schedule: Schedule,
     *,
@@ -114,8 +92,10 @@ def adamw(
         weight_decay: decoupled: scaled by the learning rate, as in PyTorch.
         no_decay: patterns of leaf names (``unet/conv_in/bias``) that are not decayed.
     """
-    mask = _decayed(group, no_decay)
-    return optax.adamw(schedule, beta1, beta2, eps, mu_dtype=_own(moments), weight_decay=weight_decay, mask=mask)
+    mask = decayed(group, no_decay)
+    return optax.adamw(
+        schedule, beta1, beta2, eps, mu_dtype=dtype_of_moments(moments), weight_decay=weight_decay, mask=mask
+    )
 
 
 def lion(
@@ -137,8 +117,8 @@ def lion(
         beta1, beta2: what the sign and the moment keep of the moment.
         schedule, group, moments, weight_decay, no_decay: as in :func:`adamw`.
     """
-    mask = _decayed(group, no_decay)
-    return optax.lion(schedule, beta1, beta2, mu_dtype=_own(moments), weight_decay=weight_decay, mask=mask)
+    mask = decayed(group, no_decay)
+    return optax.lion(schedule, beta1, beta2, mu_dtype=dtype_of_moments(moments), weight_decay=weight_decay, mask=mask)
 
 
 def adafactor(
@@ -158,17 +138,19 @@ def adafactor(
     return optax.chain(
         optax.scale_by_factored_rms(),
         optax.clip_by_block_rms(1.0),
-        optax.add_decayed_weights(weight_decay, _decayed(group, no_decay)),
+        optax.add_decayed_weights(weight_decay, decayed(group, no_decay)),
         optax.scale_by_learning_rate(schedule),
     )
 
 
-def _decayed(group: str, no_decay: Sequence[str]) -> Callable[[Tree], Tree]:
+def decayed(group: str, no_decay: Sequence[str]) -> Callable[[Tree], Tree]:
+    """A function of a group's parameters: which leaves are decayed, those whose name no pattern matches."""
     spared = matcher(no_decay)
     return lambda params: map_named(lambda name, leaf: not spared(f"{group}/{name}"), params)
 
 
-def _own(moments: Moments) -> jnp.dtype | None:
+def dtype_of_moments(moments: Moments) -> jnp.dtype | None:
+    """For optax, by which None is the dtype of the parameters."""
     # None is the parameters' dtype, which is float64 where these are
     return None if moments == "float32" else jnp.dtype(moments)
 

@@ -10,6 +10,7 @@ from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.config.concepts import ConceptConfig
 from dreambooth_jax.config.setting import resumable_keys
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.training.optimizer_kinds import KINDS
 
 FINGERPRINTS = {
     "model": "the weights of the model",
@@ -65,7 +66,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     defaults = _defaults(old, new)
     a, b = defaults | flat(old), defaults | flat(new)
     free = set(resumable_keys(Config))
-    endless = b["optimizer.schedule"] in ENDLESS and "schedule=" not in str(b["optimizer.rules"])
+    measured = b["optimizer.kind"] in KINDS and KINDS[b["optimizer.kind"]].measured
+    endless = not measured and b["optimizer.schedule"] in ENDLESS and "schedule=" not in str(b["optimizer.rules"])
     if endless and b["text_encoder.stop"] >= 0:
         free.add("train.steps")
     changed = (key for key in a.keys() | b.keys() if a.get(key) != b.get(key))

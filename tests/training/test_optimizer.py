@@ -13,23 +13,25 @@ from dreambooth_jax.adapters import full
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.optimizer import adafactor, adamw, lion
+from dreambooth_jax.training.optimizer_kinds import make_optimizer
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import nbytes
 
 RATE, DECAY = 0.01, 0.1
-KINDS = {
-    "adamw": adamw,
-    "adamw bfloat16": lambda schedule, **options: adamw(schedule, moments="bfloat16", **options),
-    "lion bfloat16": lambda schedule, **options: lion(schedule, moments="bfloat16", **options),
-    "adafactor": adafactor,
-}
+KINDS = (
+    *("adamw", "adamw bfloat16", "lion bfloat16", "adafactor", "sgd", "muon", "muon bfloat16", "ademamix"),
+    *("prodigy", "dadapt_adamw", "schedule_free_adamw"),
+)
 SHAPES = {"kernel": (3, 3, 128, 256), "dense": (136, 264), "bias": (256,)}
 
 
 def optimizer(kind):
-    return KINDS[kind](optax.constant_schedule(RATE), group="unet", weight_decay=DECAY, no_decay=["unet/bias"])
+    name, _, moments = kind.partition(" ")
+    options = {"weight_decay": DECAY, "no_decay": ["unet/bias"], "beta1": 0.9, "beta2": None, "eps": 1e-8}
+    schedule = optax.constant_schedule(RATE)
+    return make_optimizer(name, schedule, group="unet", steps=20, moments=moments or "float32", **options)
 
 
 def tree(seed, scale=1.0):
@@ -86,6 +88,9 @@ def test_bytes_of_the_state():
     assert size["adamw bfloat16"] == pytest.approx(1.5, rel=1e-3)
     assert size["lion bfloat16"] == pytest.approx(0.5, rel=1e-3)
     assert size["adafactor"] < 0.05
+    expected = {"sgd": 1, "muon": 1, "muon bfloat16": 0.5, "ademamix": 3, "prodigy": 4, "dadapt_adamw": 3}
+    for kind, units in {**expected, "schedule_free_adamw": 2}.items():
+        assert size[kind] == pytest.approx(units, rel=0.01), kind
 
 
 @pytest.mark.parametrize("make", [adamw, lion])
