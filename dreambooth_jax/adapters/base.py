@@ -14,6 +14,7 @@ Laws that every adapter keeps:
 - ``compose(*init(key, params))`` is ``params``, leaf for leaf, with nothing new but what ``extend`` has a place for;
 - structure, shapes and dtypes of what is composed do not depend on the values of ``trainable``;
 - both can be traced (``jit``, ``eval_shape``);
+- where there is ``beside``, networks with its deltas compute what composed ones do;
 - a network can be composed alone, from its part of ``frozen`` and the groups that change it (:func:`part_for`);
 - no gradient reaches, and no value of a group changes, a network that is not in ``networks(group)``.
 """
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Key
 
+from dreambooth_jax.models.beside import Deltas
 from dreambooth_jax.trees import Tree
 
 T = TypeVar("T")
@@ -64,8 +66,8 @@ class Adapter(NamedTuple):
             anything is traced.
         project: (group, its parameters before a step, after it) -> what they are then: brings them back to where they
             must stay, such as vectors to their length.
-        beside: (frozen, trainable) -> (params, deltas): low-rank weights that are applied next to their layer instead
-            of added to its kernel, as ``{network: {path: {"down": [i, r], "up": [r, o]}}}``; None where there are none.
+        beside: (frozen, trainable) -> (params, deltas): what is applied next to layers instead of put into their
+            kernels, for :func:`~dreambooth_jax.models.beside.attached`; None where it is all in ``compose``.
         groups: names of its groups, where these are not names of networks: for :func:`~dreambooth_jax.adapters.join`.
     """
 
@@ -74,7 +76,7 @@ class Adapter(NamedTuple):
     networks: Callable[[str], tuple[str, ...]]
     extend: Callable[[Any], Any] = _unchanged
     project: Callable[[str, Tree, Tree], Tree] = _as_it_came
-    beside: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
+    beside: Callable[[Tree, Tree], tuple[Tree, Deltas]] | None = None
     groups: tuple[str, ...] = ()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtyping import Array, Key
 
 from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.models.beside import Deltas
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 _JOINED = "joined"
@@ -94,14 +95,21 @@ class _Joined:
             params = adapter.compose(_with(params, more), self.own(adapter, trainable))
         return params
 
-    def beside(self, frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:
+    def beside(self, frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
         params, fixed = _sorted_out(frozen, len(self.adapters))
-        deltas: Tree = {}
+        deltas: Deltas = {}
         for adapter, more in zip(self.adapters, fixed, strict=True):
             given = _with(params, more), self.own(adapter, trainable)
             params, new = adapter.beside(*given) if adapter.beside else (adapter.compose(*given), {})
-            deltas |= new
+            deltas = _together(deltas, new)
         return params, deltas
+
+
+def _together(one: Deltas, other: Deltas) -> Deltas:
+    for name in one.keys() & other.keys():
+        if twice := one[name].keys() & other[name].keys():
+            raise ValueError(f"{name}/{min(twice)} has something of two adapters next to it")
+    return {name: {**one.get(name, {}), **other.get(name, {})} for name in {**one, **other}}
 
 
 def _moved(leaves: Tree, number: int) -> Tree:

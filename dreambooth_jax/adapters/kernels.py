@@ -17,32 +17,19 @@ scalar is as it is.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.models.beside import Beside, Deltas
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 FIXED = "adapter"
 """Where a network's part of ``frozen`` holds what a method keeps fixed."""
 
 Tensors = Mapping[str, Any]
-
-
-class Beside(NamedTuple):
-    """What becomes of a layer y = x W + b whose kernel stays:
-
-        y' = ((x · inputs) W + (x · inputs) down up) · outputs + b
-
-    None is what does not take part. In convolutions ``down`` is a convolution as the layer's own, and ``up`` one
-    of size 1; ``inputs`` [i] and ``outputs`` [o] scale channels.
-    """
-
-    down: Any = None
-    up: Any = None
-    inputs: Any = None
-    outputs: Any = None
 
 
 class KernelMethod(NamedTuple):
@@ -70,13 +57,14 @@ def all_layers(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.endswith("/kernel")]
 
 
-def kernel_adapter(method: KernelMethod, start: Start, layers: Layers = all_layers) -> Adapter:
+def kernel_adapter(method: KernelMethod, start: Start, layers: Layers = all_layers, *, dropout: float = 0.0) -> Adapter:
     """The adapter that changes each kernel of some layers for which ``start`` gives tensors.
 
     Args:
         method: what becomes of a kernel.
         start: the tensors of a kernel at first. The key is the kernel's own.
         layers: which kernels ``start`` is asked for.
+        dropout: share of the inputs of ``down`` that count nothing in training, where it stands beside its layer.
 
     Raises:
         ValueError: from ``init``, if there is no such kernel.
@@ -104,7 +92,15 @@ def kernel_adapter(method: KernelMethod, start: Start, layers: Layers = all_laye
             for network, tree in frozen.items()
         }
 
-    return Adapter(init, compose, lambda group: (group,))
+    def beside(frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
+        split = {network: without_fixed(tree) for network, tree in frozen.items()}
+        deltas = {
+            network: changes_beside(method, params, fixed, trainable.get(network, {}), dropout=dropout)
+            for network, (params, fixed) in split.items()
+        }
+        return {network: params for network, (params, _) in split.items()}, deltas
+
+    return Adapter(init, compose, lambda group: (group,), beside=beside if method.beside else None)
 
 
 def without_fixed(frozen: Tree) -> tuple[Tree, Tree]:
@@ -135,6 +131,25 @@ def changed_kernels(method: KernelMethod, params: Tree, fixed: Tree, trained: Tr
         kernel = leaves[f"{path}/kernel"]
         leaves[f"{path}/kernel"] = method.kernel(kernel, tensors).astype(kernel.dtype)
     return unflatten(leaves)
+
+
+def changes_beside(
+    method: KernelMethod, params: Tree, fixed: Tree, trained: Tree, *, dropout: float = 0.0
+) -> dict[str, Beside]:
+    """Path of a layer -> what stands next to it in the place of a changed kernel.
+
+    Args:
+        method: which has ``beside``.
+        params, fixed, trained: as in :func:`changed_kernels`.
+        dropout: of the inputs of ``down``.
+    """
+    assert method.beside is not None
+    leaves = flatten(params)
+    found = {}
+    for path, tensors in tensors_by_path(fixed, trained).items():
+        one = method.beside(leaves[f"{path}/kernel"], tensors)
+        found[path] = one._replace(dropout=jnp.float32(dropout)) if dropout and one.down is not None else one
+    return found
 
 
 def is_convolution(kernel: Any) -> bool:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, is_convolution, kernel_adapter
 from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.models.beside import Beside
 
 
 def down_of(tensors: Tensors) -> Float[Array, "*size i r"]:
@@ -41,7 +42,13 @@ def low_rank_kernel(kernel: Any, tensors: Tensors) -> Array:
     return kernel + (down_of(tensors) @ up_of(tensors)).reshape(kernel.shape)
 
 
-LORA = KernelMethod("lora", low_rank_kernel)
+def low_rank_beside(kernel: Any, tensors: Tensors) -> Beside:
+    """The same next to the layer."""
+    down = down_of(tensors)
+    return Beside(down.reshape(*kernel.shape[:-1], down.shape[-1]), up_of(tensors))
+
+
+LORA = KernelMethod("lora", low_rank_kernel, low_rank_beside)
 
 
 def lora(

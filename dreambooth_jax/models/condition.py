@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dreambooth_jax.models.beside import apply
 from dreambooth_jax.models.emphasis import emphasised
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
@@ -79,7 +80,7 @@ class Conditioner(NamedTuple):
 
     def __call__(self, params: Tree, ids: Mapping[str, Int[Array | np.ndarray, "b s"]]) -> Condition:
         """Token ids of each encoder -> condition. ``params`` may hold other networks, too."""
-        return self.combine({name: module.apply({"params": params[name]}, ids[name]) for name, module in self.encoders})
+        return self.combine({name: apply(module, params[name], ids[name]) for name, module in self.encoders})
 
     def of_chunks(
         self,
@@ -107,7 +108,7 @@ class Conditioner(NamedTuple):
         outputs = {}
         for name, module in self.encoders:
             rows = ids[name].reshape(-1, ids[name].shape[-1])
-            output = module.apply({"params": params[name]}, rows)
+            output = apply(module, params[name], rows)
             outputs[name] = jax.tree.map(partial(joined, weights=weights[name]), output)
         return self.combine(outputs)
 

@@ -25,6 +25,7 @@ from dreambooth_jax.diffusion.penalties import Penalty
 from dreambooth_jax.diffusion.process import add_noise, sample_posterior, training_target
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.diffusion.timesteps import draw_timesteps
+from dreambooth_jax.models.beside import apply
 from dreambooth_jax.models.condition import Conditioner
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
@@ -149,7 +150,7 @@ class DenoisingObjective:
         condition = self.conditioner.of_batch(params, batch)
         alpha_bar = jnp.asarray(self.schedule.alphas_cumprod, draws.latents.dtype)[draws.timesteps]
         noisy = add_noise(draws.latents, draws.noise if draws.added is None else draws.added, alpha_bar)
-        prediction: Any = self.unet.apply({"params": params["unet"]}, noisy, draws.timesteps, condition)
+        prediction: Any = apply(self.unet, params["unet"], noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
         errors = self.scoring.errors(prediction, target, draws.timesteps)
         weight, is_prior = self.scoring.weight(batch["weight"], draws.timesteps), batch["is_prior"]

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """The training step: compose -> loss -> gradients -> clip -> AdamW -> moving average.
 
-    params_k   = compose(frozen, trainable)
+    params_k   = compose(frozen, trainable)          or with small matrices next to the layers, where the adapter can
     loss       = Σ over micro-batches and devices of objective(params, examples)     (already divided by n_instances)
     g          = clip(∂loss / ∂trainable[active])
     trainable' = project(trainable[active] + AdamW(g)),   ema' = ema + (1 - decay) (trainable' - ema)
@@ -22,7 +22,9 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from dreambooth_jax import rng
 from dreambooth_jax.adapters import Adapter, part_for
+from dreambooth_jax.models.beside import attached
 from dreambooth_jax.training.optimizer import Optimizers, clip_by_global_norm
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
@@ -98,7 +100,12 @@ class TrainStep:
             frozen, held = part_for(self.adapter, self.networks, frozen, held)
 
         def loss_fn(trained: Tree, examples: Batch) -> tuple[Array, Metrics]:
-            params = self.adapter.compose(whole_frozen(frozen), whole_trainable(held | trained))
+            whole = whole_frozen(frozen), whole_trainable(held | trained)
+            if self.adapter.beside is None:
+                params = self.adapter.compose(*whole)
+            else:
+                keys = rng.per_example(rng.stream(root_key, "dropout", step), examples["index"])
+                params = attached(*self.adapter.beside(*whole), keys=keys)
             return self.objective(params, examples, root_key=root_key, step=step)
 
         return accumulate(jax.value_and_grad(loss_fn, has_aux=True), trained, batch, self.accumulation)
