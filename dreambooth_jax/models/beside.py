@@ -37,7 +37,7 @@ class Beside(NamedTuple):
     down: Any = None
     """[i, r]"""
     up: Any = None
-    """[r, o]"""
+    """[r, o], or [1, 1, r, o]."""
     inputs: Any = None
     """Factors of the layer's input channels, [i]."""
     outputs: Any = None
@@ -152,6 +152,7 @@ def _dropped(x: Float[Array, "b *positions i"], one: Beside, path: str) -> Float
 
 def _product(module: nn.Dense | nn.Conv, x: Array, down: Array, up: Array) -> Array:
     """x down up; a convolution of size one is a product of matrices, too."""
+    up = up.reshape(up.shape[-2:])
     if isinstance(module, nn.Conv) and down.shape[:2] != (1, 1):
         strides = module.strides if isinstance(module.strides, tuple) else (module.strides or 1,) * 2
         padding, layout = canonicalize_padding(module.padding, 2), ("NHWC", "HWIO", "NHWC")
