@@ -16,6 +16,7 @@ from dreambooth_jax.config.adapters import adapter_problems
 from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.setting import broken, shown
+from dreambooth_jax.config.tokens import token_problems
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
@@ -50,6 +51,13 @@ def problems(config: Config) -> Iterator[str]:
     yield from _optimizer(config.optimizer, ema_decay=config.train.ema_decay)
     yield from objective_problems(config.objective)
     yield from adapter_problems(config.adapter)
+    yield from token_problems(
+        config.tokens,
+        kind=config.adapter.kind,
+        steps=config.train.steps,
+        prior_weight=config.prior.weight,
+        text_encoder_stop=config.text_encoder.stop,
+    )
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)
     text_encoder, steps = config.text_encoder, config.train.steps
@@ -129,7 +137,7 @@ def doubts(config: Config) -> Iterator[str]:
                 f"{_key(config, concept, 'instance_prompt')} {shown(template)} has no {{identifier}}: photos without a "
                 f"caption of their own change the whole class, and {identifier!r} learns nothing"
             )
-    if config.adapter.kind != "full" and config.optimizer.learning_rate < LEAST_RATE:
+    if config.adapter.kind not in ("full", "textual_inversion") and config.optimizer.learning_rate < LEAST_RATE:
         yield (
             f"optimizer.learning_rate {config.optimizer.learning_rate:g} is one for whole networks: "
             f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_RATE:g}, and 1e-4 is usual"

@@ -44,6 +44,8 @@ class SampleOptions(DrawingConfig, ModelOptions):
     """What to draw: the words after SOURCE, each in quotes; or dreambooth-live, dreambooth-object or anatomy."""
     prompt_syntax: Literal["plain", "a1111"] = redefault(SamplingConfig, "prompt_syntax", "a1111")
     """How prompts are read: as A1111 does, (more:1.3) [less] BREAK, and as long as they are; or plain."""
+    embedding: tuple[str, ...] = setting(())
+    """New words (textual inversion): FILE or WORD=FILE."""
     identifier: str | None = setting(None, nonempty=True)
     """What {identifier} in a prompt is; by default the run's."""
     class_noun: str | None = None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import optax
 
-from dreambooth_jax.config import Config
+from dreambooth_jax.adapters.textual_inversion import TOKENS
+from dreambooth_jax.config import Config, TextEncoderConfig, TokensConfig
 from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule
 from dreambooth_jax.training.optimizer_kinds import make_optimizer
 from dreambooth_jax.training.rules import Rule, Treatment, by_treatment
@@ -36,7 +37,7 @@ def group_training(
     encoders: Sequence[str],
     rules: Sequence[Rule] = (),
 ) -> GroupTraining:
-    """How a group is trained: what the settings of the text encoder say, if it changes nothing else, else all the run.
+    """How a group is trained: as the settings say that speak of it, if any do, else all the run.
 
     Args:
         config: of the run.
@@ -46,10 +47,11 @@ def group_training(
         encoders: networks that read prompts.
         rules: other rates of some leaves.
     """
-    text, settings = config.text_encoder, config.optimizer
-    only_reads = set(networks) <= set(encoders)
-    start, stop = text.stretch(config.train.steps) if only_reads else (0, config.train.steps)
-    peak = text.learning_rate if only_reads and text.learning_rate is not None else settings.learning_rate
+    settings, own = config.optimizer, settings_of_group(config, name, networks, encoders)
+    start, stop = own.stretch(config.train.steps) if own else (0, config.train.steps)
+    if name != TOKENS:
+        start = min(max(start, config.tokens.alone), stop)
+    peak = settings.learning_rate if own is None or own.learning_rate is None else own.learning_rate
     base = Treatment(peak, settings.weight_decay, settings.schedule, settings.warmup_steps)
 
     def schedule_of(treatment: Treatment) -> Schedule:
@@ -78,3 +80,12 @@ def group_training(
 
     optimizer = by_treatment(name, tree, rules=rules, base=base, make=optimizer_of)
     return GroupTraining(start=start, stop=stop, schedule=schedule_of(base), optimizer=optimizer)
+
+
+def settings_of_group(
+    config: Config, name: str, networks: Sequence[str], encoders: Sequence[str]
+) -> TokensConfig | TextEncoderConfig | None:
+    """Those with a stretch and a rate of its own: of new words; of text encoders, if it changes nothing else."""
+    if name == TOKENS:
+        return config.tokens
+    return config.text_encoder if set(networks) <= set(encoders) else None

@@ -7,9 +7,12 @@ from typing import TypeAlias
 
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.full import full_leaves
+from dreambooth_jax.adapters.join import join
 from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.low_rank import lora
+from dreambooth_jax.adapters.new_words import beginnings_of, words_of
 from dreambooth_jax.adapters.targets import Layers, choose_layers, choose_leaves
+from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.tokenizer import Tokenizer
 
@@ -52,7 +55,21 @@ def _of_kernels(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
     return KINDS[config.adapter.kind](config.adapter, layers_of(config))
 
 
-ADAPTERS: dict[str, Build] = {"full": _full, "lora": _lora, **dict.fromkeys(KINDS, _of_kernels)}
+def _textual_inversion(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
+    return textual_inversion(words_of(config), beginnings_of(config, tokenizers), norm=config.tokens.norm)
+
+
+def _pivotal(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
+    return join(_textual_inversion(config, tokenizers), _lora(config, tokenizers))
+
+
+ADAPTERS: dict[str, Build] = {
+    "full": _full,
+    "lora": _lora,
+    "textual_inversion": _textual_inversion,
+    "pivotal": _pivotal,
+    **dict.fromkeys(KINDS, _of_kernels),
+}
 """Kinds of training, by name."""
 
 

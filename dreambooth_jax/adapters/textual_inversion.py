@@ -83,6 +83,11 @@ def with_added(params: Tree, vectors: Any) -> Tree:
     return unflatten({**flatten(params), _name(params).removesuffix(TABLE) + ADDED: vectors})
 
 
+def without_added(params: Tree) -> Tree:
+    """A text encoder's parameters without vectors of new words."""
+    return unflatten({name: leaf for name, leaf in flatten(params).items() if not name.endswith(ADDED)})
+
+
 def _name(params: Tree) -> str:
     (name,) = (name for name in flatten(params) if name.endswith(TABLE))
     return name

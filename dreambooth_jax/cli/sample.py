@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax.cli.controls import open_controls
+from dreambooth_jax.cli.embeddings import with_embeddings
 from dreambooth_jax.cli.grid import draw_grid, read_grid, with_prompts
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
 from dreambooth_jax.cli.prompts import fill_prompts, read_prompts, words_of
@@ -71,7 +72,12 @@ def sample(call: Call) -> None:
     watcher = watcher_of(options)
     model, sampling, given = opened(options, call.told, remake)
     settings = SampleSettings(
-        prompts=prompts, num_images=options.num_images, seed=options.seed, sampling=sampling, given=given
+        prompts=prompts,
+        num_images=options.num_images,
+        seed=options.seed,
+        sampling=sampling,
+        given=given,
+        words=model.pipe.word_files,
     )
     folder = folder_of(options)
     if jobs:
@@ -104,7 +110,7 @@ def opened(
     from dreambooth_jax.runs import open_model
 
     with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
-        model = open_model(dtype=options.dtype, **options.told())
+        model = with_embeddings(open_model(dtype=options.dtype, **options.told()), options.embedding)
     given = given_pictures(options, model.pipe)
     own_size = "image" in given or first_map(given.get("control", ())) is not None
     sampling = sampling_of(options, told, model, remake, own_size=own_size)
@@ -230,7 +236,7 @@ COMMON = {
     "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "grid", "like", "out"),
     "from pictures": ("image", "strength", "mask", "control"),
     "how": ("steps", "guidance_scale", "sampler", "schedule", "profile"),
-    "with which weights": ("step", "ema", "dtype"),
+    "with which weights": ("step", "ema", "embedding", "dtype"),
 }
 """What most people set."""
 
@@ -242,7 +248,7 @@ SAMPLE = Verb(
     settings=SampleOptions,
     place_words=source_and_prompts,
     run=sample,
-    repeatable=("control",),
+    repeatable=("control", "embedding"),
     common=COMMON,
     examples=(
         ("four pictures of each prompt", 'sample runs/dog "a photo of sks dog in the snow" "a sks dog as a statue"'),

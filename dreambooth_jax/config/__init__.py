@@ -22,3 +22,4 @@ from dreambooth_jax.config.schema import PriorConfig as PriorConfig
 from dreambooth_jax.config.schema import SamplesConfig as SamplesConfig
 from dreambooth_jax.config.schema import TextEncoderConfig as TextEncoderConfig
 from dreambooth_jax.config.schema import TrainConfig as TrainConfig
+from dreambooth_jax.config.tokens import TokensConfig as TokensConfig

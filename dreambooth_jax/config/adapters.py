@@ -15,12 +15,24 @@ class AdapterConfig(Settings):
     that text_encoder.stop gives it."""
 
     kind: Literal[
-        "full", "lora", "loha", "lokr", "ia3", "oft", "svdiff", "lidb", "rank_relaxed", "custom_diffusion"
+        "full",
+        "lora",
+        "loha",
+        "lokr",
+        "ia3",
+        "oft",
+        "svdiff",
+        "lidb",
+        "rank_relaxed",
+        "custom_diffusion",
+        "textual_inversion",
+        "pivotal",
     ] = "full"
     """What becomes of a layer. full: all its numbers are trained. lora: the product of two small matrices is added to
     its kernel (a rate of about 1e-4). loha, lokr: an elementwise, or Kronecker product of small ones. ia3: its channels
     are scaled. oft: its outputs are rotated in blocks. svdiff: its singular values are shifted. lidb: lora of rank 1
-    within fixed random bases, 100 KB a file. rank_relaxed: lora on a lidb. custom_diffusion: cross-attention alone."""
+    within fixed random bases, 100 KB a file. rank_relaxed: lora on a lidb. custom_diffusion: cross-attention alone.
+    textual_inversion: a new word is learned, and nothing else changes. pivotal: that first, then lora."""
     targets: tuple[str, ...] = setting(("auto",), pattern=True, nonempty=True)
     """Layers of the UNet: attn-mlp, attn-mlp-conv, attn-only, cross-attention, cross-attention-kv, ia3, full, or
     patterns of their names; auto is attn-mlp, or what the authors of full, ia3, lidb and custom_diffusion chose."""
@@ -80,6 +92,8 @@ USED: dict[str, tuple[str, ...]] = {
     "lidb": (*_TARGETS, "lidb_down", "lidb_up", "lidb_seed"),
     "rank_relaxed": ("rank", "begin"),
     "custom_diffusion": _TARGETS,
+    "textual_inversion": (),
+    "pivotal": (*_TARGETS, *_RANKS),
 }
 """Settings that each kind has a use for."""
 

@@ -117,6 +117,10 @@ def _parsed_entry(kind: type, options: list[str]) -> Any:
     return kind(**vars(parse(parser, options, known=list(keys(kind)), settings=kind)))
 
 
+MAIN = ("train", "optimizer", "data", "model")
+"""Groups that a name without one is most likely of, where several have it."""
+
+
 def _check_known(key: str, known: list[str]) -> None:
     """Raise InputError, with the nearest of the known keys, for another one."""
     if key in known:
@@ -126,7 +130,8 @@ def _check_known(key: str, known: list[str]) -> None:
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         raise InputError(f"{key} is a group of settings: set one of them, such as {inside[0]}=VALUE")
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = [one for one in known if one in {f"{group}.{key}" for group in MAIN}]
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     # "stepz" alone is nearer to "train.steps" than whole names tell
     last = key.split(".")[-1]
     near = near or [one for one in known if difflib.get_close_matches(last, [one.split(".")[-1]], cutoff=0.7)]

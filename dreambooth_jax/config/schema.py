@@ -14,6 +14,7 @@ from dreambooth_jax.config.concepts import ConceptConfig
 from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
+from dreambooth_jax.config.tokens import TokensConfig
 from dreambooth_jax.size import Size, shortest
 
 
@@ -238,6 +239,7 @@ class Config(Settings):
     data: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -34,6 +34,8 @@ class SampleSettings:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     given: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline besides: pictures to draw from."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """New words that are from files, and how the hash of each file begins."""
     preview: Preview | None = None
     """Draws the final latents in the place of the model's decoder."""
 
@@ -52,6 +54,7 @@ class SampleSettings:
         about = DrawingConfig.of(self.sampling).metadata(with_image="image" in self.given)
         controls = [one.about() for one in self.given.get("control", ())]
         about |= {"control": controls} if controls else {}
+        about |= {"embeddings": dict(self.words)} if self.words else {}
         return about
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth_jax.config.sampler_names import read_sampler, read_schedule
 from dreambooth_jax.metadata.infotext import read_infotext
-from dreambooth_jax.metadata.remake import PICTURE, Remake, lacking_tree, number, shown
+from dreambooth_jax.metadata.remake import PICTURE, Remake, lacking_tree, number, shown, words_line
 
 OURS: Mapping[str, str] = {
     "Steps": "steps",
@@ -36,12 +36,13 @@ READ = (
     "Version",
     "Emphasis",
 )
-SILENT = ("User", "Backend", "Lora hashes", "TI hashes", "VAE hash", "Hashes", "Batch size", "Batch pos")
+SILENT = ("User", "Backend", "Lora hashes", "VAE hash", "Hashes", "Batch size", "Batch pos")
 """Said by another line, or of no matter for the picture."""
 EMPHASIS = {"Original": "original", "No norm": "no_norm"}
 
 LINES: Mapping[str, Callable[[str], str]] = {
     "Denoising strength": lambda value: f"{PICTURE}, at denoising strength {value}: give it with image=FILE",
+    "TI hashes": lambda value: words_line(pair.partition(":")[0].strip() for pair in value.split(",")),
     "TI": lambda value: f"the textual inversion {value}",
     "VAE": lambda value: f"the autoencoder {value}: that of the model is taken",
 }

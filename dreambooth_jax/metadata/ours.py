@@ -3,10 +3,12 @@
 """Our own pictures' text: A1111's, which other tools read, and JSON with all that made the picture."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_jax._version import __version__
+from dreambooth_jax.data.added_words import split
 from dreambooth_jax.metadata.infotext import write_infotext
 from dreambooth_jax.prompts.emphasis import escaped
 from dreambooth_jax.size import Size
@@ -96,6 +98,7 @@ def parameters_of(about: Mapping[str, Any], size: Size) -> str:
         "Eta": _unless(1.0, about.get("ancestral_eta")),
         "Eta DDIM": _unless(0.0, about.get("eta")),
         "Emphasis": "No norm" if about.get("emphasis") == "no_norm" else None,
+        "TI hashes": _words(about),
         "Version": f"dreambooth-jax {__version__}",
     }
     if about.get("variation_of") is not None:
@@ -113,6 +116,16 @@ def _varied(about: Mapping[str, Any]) -> dict[str, Any]:
     if about.get("variation_of") is None:
         return {}
     return {"Variation seed": about.get("seed"), "Variation seed strength": about.get("variation_strength", 0.1)}
+
+
+def _words(about: Mapping[str, Any]) -> str | None:
+    """New words that one of the prompts has, with the hashes of their files."""
+    files: Mapping[str, str] = about.get("embeddings") or {}
+    prompts = [str(about.get(side) or "") for side in ("prompt", "negative_prompt")]
+    known = dict.fromkeys(files, range(0))
+    used = {word for prompt in prompts for _, _, word in split(prompt, known) if word is not None}
+    # A1111 leaves out what stands between words and hashes
+    return ", ".join(f"{re.sub('[:,]', '', word)}: {files[word]}" for word in files if word in used) or None
 
 
 def _number(value: Any) -> Any:

@@ -15,7 +15,7 @@ from dreambooth_jax.metadata import ours
 from dreambooth_jax.metadata.a1111 import read_a1111
 from dreambooth_jax.metadata.comfyui import read_comfyui
 from dreambooth_jax.metadata.invokeai import read_invokeai
-from dreambooth_jax.metadata.remake import PICTURE, Remake, shown
+from dreambooth_jax.metadata.remake import PICTURE, Remake, shown, words_line
 from dreambooth_jax.metadata.texts import read_texts
 from dreambooth_jax.prompts.wildcards import literal
 
@@ -42,6 +42,7 @@ def read_ours(about: Any) -> Remake:
         "batch",
         "position",
         "control",
+        "embeddings",
         "version",
         "file",
         "status",
@@ -57,6 +58,7 @@ def read_ours(about: Any) -> Remake:
         position=position if whole else 0,
         lacking=[f"{name}, which this version does not know" for name in about if name not in known]
         + [f"{PICTURE}, at strength {shown(about.get('strength'))}: give it with image=FILE"] * ("strength" in about)
+        + [words_line(words) for words in [about.get("embeddings")] if isinstance(words, dict)]
         + ["what it was controlled by: give that with control=NETWORK:PICTURE"] * bool(about.get("control")),
     )
 

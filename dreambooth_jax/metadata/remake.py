@@ -3,7 +3,7 @@
 """What a picture's text says in our own settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,15 @@ def number(text: Any) -> Any:
 
 PICTURE = "the picture that it began with"
 """A line's beginning, where a run began with one: it is not in the file, and may be told."""
+
+WORDS = "the new words of its prompts"
+"""A line's beginning, where there are some that files give a meaning."""
+
+
+def words_line(words: Iterable[Any]) -> str:
+    """A line about new words."""
+    return f"{WORDS}, {', '.join(map(shown, dict.fromkeys(words)))}: give them with embedding=FILE"
+
 
 TREES = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 """Samplers whose noise comes from torchsde in A1111 and ComfyUI."""

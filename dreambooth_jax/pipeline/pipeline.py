@@ -9,7 +9,8 @@ and seeds are its arguments.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ from dreambooth_jax.pipeline.controls import Control, controls_of, guided_by
 from dreambooth_jax.pipeline.generate import apply, encode, generate
 from dreambooth_jax.pipeline.request import read_request, sampling_of, texts_of
 from dreambooth_jax.pipeline.run import OnStep
-from dreambooth_jax.pipeline.words import with_words
+from dreambooth_jax.pipeline.words import with_embeddings, with_words
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.sharding import lower_rows, map_rows, rows_per_device
 from dreambooth_jax.trees import Tree
@@ -48,6 +49,8 @@ class Pipeline:
     schedule: NoiseSchedule
     target: Target
     """The devices that it computes on: those of this process."""
+    word_files: Mapping[str, str] = field(default_factory=dict)
+    """New words that are from files, and how the hash of each file begins."""
 
     @classmethod
     def from_components(cls, components: Components, target: Target) -> "Pipeline":
@@ -121,6 +124,18 @@ class Pipeline:
             InputError: if it has such a word already, or no prompt could have it.
         """
         return with_words(self, words)
+
+    def with_embeddings(self, files: Sequence[str | Path] | Mapping[str, str | Path]) -> "Pipeline":
+        """The same with the words of files: of textual inversion, in the form of diffusers or of A1111, or of a LoRA
+        that brings words. They count in prompts and negative prompts; each vector takes the room of a token.
+
+        Args:
+            files: of which each word is called as the file says, or else as the file is called; or word -> file.
+
+        Raises:
+            InputError: if a file is not there, is none or is for another kind of model, or a word is there already.
+        """
+        return with_embeddings(self, files)
 
     def input_ids(self, prompts: Sequence[str]) -> dict[str, Int[np.ndarray, "b s"]]:
         """Token ids of prompts for each text encoder."""
