@@ -55,8 +55,9 @@ def problems(config: Config) -> Iterator[str]:
         config.tokens,
         kind=config.adapter.kind,
         steps=config.train.steps,
-        prior_weight=config.prior.weight,
+        prior_weight=max(concept.weight for concept in concepts_of(config)),
         text_encoder_stop=config.text_encoder.stop,
+        subjects=len(concepts_of(config)),
     )
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)

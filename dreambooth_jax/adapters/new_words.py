@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dreambooth_jax.adapters.textual_inversion import Beginning
 from dreambooth_jax.config import Config
+from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.data.added_words import check_word
 from dreambooth_jax.data.tokenizer import Tokenizer
 from dreambooth_jax.errors import InputError
@@ -13,7 +14,7 @@ from dreambooth_jax.errors import InputError
 
 def words_of(config: Config) -> dict[str, int]:
     """Word -> its number of vectors. Raises InputError for what can be no word."""
-    words = [check_word(word) for word in config.tokens.words or (config.data.identifier,)]
+    words = [check_word(word) for word in config.tokens.words or (one.identifier for one in concepts_of(config))]
     if len({word.casefold() for word in words}) < len(words):
         raise InputError(f"tokens.words has a word twice: {', '.join(words)}; leave one out")
     return dict.fromkeys(words, config.tokens.vectors)
@@ -22,7 +23,8 @@ def words_of(config: Config) -> dict[str, int]:
 def beginnings_of(config: Config, tokenizers: Mapping[str, Tokenizer]) -> dict[str, list[Beginning]]:
     """Text encoder -> what each vector is at first, of all words one after the other."""
     count, tokens = len(words_of(config)), config.tokens
-    texts = tokens.init or (config.data.class_noun,)
+    nouns = [one.class_noun for one in concepts_of(config)]
+    texts = list(tokens.init) or (nouns if len(nouns) == count else nouns[:1])
     texts = texts if len(texts) == count else texts * count
     return {
         encoder: [one for text in texts for one in begin(text, tokenizer, vectors=tokens.vectors, mean=tokens.mean)]

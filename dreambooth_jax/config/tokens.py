@@ -17,11 +17,11 @@ class TokensConfig(Settings):
     """New words that are learned, with adapter.kind=textual_inversion or pivotal."""
 
     words: tuple[str, ...] = ()
-    """The words, which prompts must have; by default the one that data.identifier is."""
+    """The words, which prompts must have; by default the identifier of each subject."""
     vectors: int = setting(1, at_least=1, at_most=75)
     """Vectors of each word: more hold more of the subject, and take as many tokens' room in prompts."""
     init: tuple[str, ...] = ()
-    """What each word is at first: tokens of a text, or "" for random vectors; by default data.class_noun."""
+    """What each word is at first: tokens of a text, or "" for random vectors; by default the subject's class_noun."""
     mean: bool = False
     """Begin each vector with the mean of all tokens of its init; otherwise these are one, or as many as vectors."""
     learning_rate: float = setting(5e-4, at_least=0)
@@ -41,7 +41,7 @@ class TokensConfig(Settings):
 
 
 def token_problems(
-    tokens: TokensConfig, *, kind: str, steps: int, prior_weight: float, text_encoder_stop: int
+    tokens: TokensConfig, *, kind: str, steps: int, prior_weight: float, text_encoder_stop: int, subjects: int
 ) -> Iterator[str]:
     """What does not go together, one line each.
 
@@ -51,6 +51,7 @@ def token_problems(
         steps: of the run.
         prior_weight: of class images.
         text_encoder_stop: where the text encoder is no longer trained.
+        subjects: how many there are.
     """
     if kind not in KINDS:
         for field in fields(tokens):
@@ -64,8 +65,9 @@ def token_problems(
     start, stop = tokens.stretch(steps)
     if start >= stop:
         yield f"tokens.start {start} is not before tokens.stop {tokens.stop} and the end, train.steps {steps}"
-    if tokens.init and len(tokens.init) not in (1, max(len(tokens.words), 1)):
-        yield f"tokens.init has {len(tokens.init)} texts for {len(tokens.words)} words: give one, or one for each"
+    count = len(tokens.words) or subjects
+    if tokens.init and len(tokens.init) not in (1, count):
+        yield f"tokens.init has {len(tokens.init)} texts for {count} words: give one, or one for each"
     if kind == "textual_inversion":
         if tokens.alone:
             yield f"tokens.alone is {tokens.alone}, but words are all that is trained: leave it out"

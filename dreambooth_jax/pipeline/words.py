@@ -57,7 +57,7 @@ def with_embeddings(pipe: "Pipeline", files: Sequence[str | Path] | Mapping[str,
         rows = ([] if before is None else [np.asarray(before)]) + [of[encoder] for of in vectors]
         if rows:
             params[encoder] = with_added(params[encoder], jax.device_put(np.concatenate(rows), whole))
-    return replace(pipe, params=params, word_files=pipe.word_files | {one.word: _hash(one.file) for one in read})
+    return replace(pipe, params=params, word_files={**pipe.word_files, **{one.word: _hash(one.file) for one in read}})
 
 
 def _named(files: Mapping[str, str | Path]) -> list[Embedding]:

@@ -5,6 +5,8 @@
 ``dreambooth-object`` and ``dreambooth-live`` are those that the DreamBooth paper is measured with (arXiv 2208.12242,
 section 4.1; github.com/google/dreambooth, ``prompts_and_classes.txt``): 25 for things, and 25 for animals.
 ``anatomy`` grows by one part in each line: see ``docs/prompts.md``.
+``inversion-object`` and ``inversion-style`` are those that textual inversion is trained with (arXiv 2208.01618,
+section 3.2 and the supplement), for data.templates; their {identifier} stands alone.
 """
 
 import difflib
@@ -53,6 +55,21 @@ _PROPERTIES = tuple(
     f"a {word} {{identifier}} {{class_noun}}" for word in ("red", "purple", "shiny", "wet", "cube shaped")
 )
 
+_OBJECT = (
+    *("a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}"),
+    *("a photo of a clean {}", "a photo of a dirty {}", "a dark photo of the {}", "a photo of my {}"),
+    *("a photo of the cool {}", "a close-up photo of a {}", "a bright photo of the {}", "a cropped photo of a {}"),
+    *("a photo of the {}", "a good photo of the {}", "a photo of one {}", "a close-up photo of the {}"),
+    *("a rendition of the {}", "a photo of the clean {}", "a rendition of a {}", "a photo of a nice {}"),
+    *("a good photo of a {}", "a photo of the nice {}", "a photo of the small {}", "a photo of the weird {}"),
+    *("a photo of the large {}", "a photo of a cool {}", "a photo of a small {}"),
+)
+_STYLE = (
+    *("a painting", "a rendering", "a cropped painting", "the painting", "a clean painting", "a dirty painting"),
+    *("a dark painting", "a picture", "a cool painting", "a close-up painting", "a bright painting"),
+    *("a good painting", "a rendition", "a nice painting", "a small painting", "a weird painting", "a large painting"),
+)
+
 ANATOMY = {
     "subject": "{identifier} {class_noun}",
     "action": "sitting",
@@ -77,6 +94,8 @@ NAMED = {
     "dreambooth-object": (*(f"{_SUBJECT} {place}" for place in (*_PLACES, *_MORE_PLACES)), *_PROPERTIES),
     "dreambooth-live": (*(f"{_SUBJECT} {what}" for what in (*_PLACES, *_CLOTHES)), *_PROPERTIES),
     "anatomy": _growing(),
+    "inversion-object": tuple(text.replace("{}", "{identifier}") for text in _OBJECT),
+    "inversion-style": tuple(f"{text} in the style of {{identifier}}" for text in _STYLE),
 }
 
 

@@ -101,12 +101,13 @@ def _embedding(file: Path, word: str, leaves: Mapping[str, Leaf]) -> Embedding:
     if unknown or not named:
         raise InputError(f"{file} has {(unknown or sorted(leaves))[0]}, which no word of Stable Diffusion has")
     whole = next((named[name] for name in _A1111 if name in named), None)
-    both = {part: named[part] for part in PARTS if part in named} or {"": whole}
-    chosen = both if whole is None or len(both) > 1 else {"": whole}
-    return Embedding(word, {part: _loaded(file, word, leaf) for part, leaf in chosen.items()}, file)
+    parts = {part: named[part] for part in PARTS if part in named}
+    if whole is not None and len(parts) < len(PARTS):
+        parts = {"": whole}
+    return Embedding(word, {part: _loaded(file, word, leaf) for part, leaf in parts.items()}, file)
 
 
-def _loaded(file: Path, word: str, leaf: Any) -> Float[np.ndarray, "n d"]:
+def _loaded(file: Path, word: str, leaf: Leaf) -> Float[np.ndarray, "n d"]:
     shape = leaf.shape if len(leaf.shape) == 2 else (1, *leaf.shape)
     if len(shape) != 2 or not 0 < shape[0] <= MOST_VECTORS or not shape[1]:
         raise InputError(f"{file}: {word[:40]!r} has shape {list(leaf.shape)}, not that of 1 to {MOST_VECTORS} vectors")

@@ -40,6 +40,14 @@ def test_several_words_begin_each_with_its_own_or_all_with_one(tokenizer):
     assert beginnings_of(config, {"one": tokenizer}) == {"one": [(cat,)] * 4}
 
 
+def test_several_subjects_have_a_word_each(tokenizer):
+    subjects = "[{identifier: <a>, class_noun: cat, instance_images: x}, {identifier: <b>, instance_images: y}]"
+    config = config_of(f"data.concepts={subjects}")
+    assert words_of(config) == {"<a>": 1, "<b>": 1}
+    dog, cat = (ids[0] for ids in tokenizer.words(["dog", "cat"]))
+    assert beginnings_of(config, {"one": tokenizer}) == {"one": [(cat,), (dog,)]}
+
+
 def test_tokens_of_a_text_and_vectors(tokenizer):
     ids = tokenizer.words(["photo of dog"])[0]
     assert len(ids) == 3
@@ -85,7 +93,7 @@ def test_groups_have_the_settings_that_speak_of_them():
         ("textual_inversion", ["tokens.alone=3"], "tokens.alone is 3, but words are all that is trained"),
         ("textual_inversion", ["tokens.start=9", "tokens.stop=9"], "tokens.start 9 is not before tokens.stop 9"),
         ("textual_inversion", ["adapter.rank=2"], "adapter.rank is 2, but adapter.kind=textual_inversion has no use"),
-        ("textual_inversion", ["tokens.init=a; b"], "tokens.init has 2 texts for 0 words"),
+        ("textual_inversion", ["tokens.init=a; b"], "tokens.init has 2 texts for 1 words"),
         ("pivotal", ["tokens.alone=800"], "tokens.alone is 800, but the run has 800 steps"),
     ],
 )

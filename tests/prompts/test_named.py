@@ -51,6 +51,12 @@ def test_the_anatomy_grows_by_one_part_a_line():
                for name, example in ANATOMY.items())  # fmt: skip
 
 
+def test_prompts_to_learn_a_word_with_have_it_by_itself():
+    for name in ("inversion-object", "inversion-style"):
+        assert len(set(NAMED[name])) == len(NAMED[name]) > 15
+        assert all(prompt.count("{identifier}") == 1 and "{class_noun}" not in prompt for prompt in NAMED[name])
+
+
 def test_a_name_stands_for_its_prompts():
     assert expanded(["a dog", "dreambooth-live", "a cat"]) == ["a dog", *NAMED["dreambooth-live"], "a cat"]
     with pytest.raises(InputError, match="no prompts of the name 'dreambooth-lives'; did you mean dreambooth-live"):
