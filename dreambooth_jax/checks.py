@@ -59,6 +59,7 @@ def problems(config: Config) -> Iterator[str]:
         text_encoder_stop=config.text_encoder.stop,
         subjects=len(concepts_of(config)),
     )
+    yield from _export(config.export.format, kind=config.adapter.kind)
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)
     text_encoder, steps = config.text_encoder, config.train.steps
@@ -118,6 +119,13 @@ def _optimizer(settings: OptimizerConfig, *, ema_decay: float) -> Iterator[str]:
         yield f"optimizer.cycles is {settings.cycles}, but only optimizer.schedule=cosine_restarts has cycles"
     for text in settings.rules:
         Rule.parse(text)  # raises
+
+
+def _export(format: str, *, kind: str) -> Iterator[str]:
+    if format in ("kohya", "peft") and kind == "full":
+        yield f"export.format is {format}, which is for adapters; adapter.kind=full trains whole networks: leave it out"
+    elif format == "peft" and kind not in ("lora", "dora", "rank_relaxed"):
+        yield f"export.format is peft, which has no form for adapter.kind={kind}: kohya has"
 
 
 def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:

@@ -30,6 +30,8 @@ class ModelOptions(Settings):
     """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the denoiser predicts, where the model does not say it, or something else."""
+    lora: tuple[str, ...] = setting(())
+    """Files of adapters to add, one after the other: FILE or FILE:WEIGHT, such as dog.safetensors:0.8."""
 
     def told(self) -> dict[str, Any]:
         """These alone, as :func:`~dreambooth_jax.runs.open_model` takes them."""
@@ -85,8 +87,11 @@ class ExportOptions(ModelOptions):
     """What to write, and as what."""
 
     out: str = setting(path=True, nonempty=True)
-    """The diffusers folder to write; for format=ldm the file, such as dog.safetensors."""
-    format: Literal["safetensors", "flax", "ldm"] = "safetensors"
-    """A folder with safetensors (PyTorch diffusers) or legacy Flax msgpack, or one file for A1111 and ComfyUI (ldm)."""
+    """The folder of a whole model; or the file of an adapter, or for format=ldm of a model, such as dog.safetensors."""
+    format: Literal["auto", "safetensors", "flax", "ldm", "kohya", "peft"] = "auto"
+    """A folder of the whole model with safetensors (PyTorch diffusers) or legacy Flax msgpack, one file of it for A1111
+    and ComfyUI (ldm); or an adapter alone, for most tools (kohya) or as PEFT has it. auto goes by OUT."""
+    rank: int | None = setting(None, at_least=1, at_most=4096)
+    """Write the plain LoRA of this rank that is nearest to what was trained and added, whatever that is."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the weights."""

@@ -5,10 +5,10 @@
 config.yaml      resolved settings            checkpoints/   Orbax
 class_images/    with manifest.jsonl          samples/       step_000400.png
 cache/           latents                      metrics.jsonl  and TensorBoard events
-model/           the diffusers folder, at the end, and exported.json, which says how it was written
+model/           the diffusers folder, at the end, or lora.safetensors, and exported.json, which says how it was written
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax import distributed, rng
-from dreambooth_jax.adapters import composed, make_adapter
+from dreambooth_jax.adapters import Adapter, composed, make_adapter
 from dreambooth_jax.config import Config, load_config, save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
@@ -27,9 +27,12 @@ from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.adapters.asked import with_adapters
 
 PLACES = ("path", "vae", "tokenizer")
 """Settings of a model that are folders or files."""
+OF_MODEL = ("revision", "variant", "tokenizer", "prediction_type")
+"""Settings of a model that a run has its own of."""
 TRIES = 10
 """Of reading a checkpoint that its run replaces meanwhile."""
 
@@ -65,6 +68,11 @@ class RunFolder:
         """What was trained, as a diffusers folder."""
         return self.path / "model"
 
+    @property
+    def adapter(self) -> Path:
+        """What was trained, where it is an adapter of kernels: one file."""
+        return self.path / "lora.safetensors"
+
     def samples(self, step: int) -> Path:
         """The grid made after so many steps."""
         return self.path / "samples" / f"step_{step:06d}.png"
@@ -99,6 +107,32 @@ class OpenedModel:
     params: Tree
     name: str
     config: Config | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A checkpoint, and the model that it was trained on.
+
+    Attributes:
+        pipe: the model as the run found it.
+        adapter: what is trained.
+        frozen, trainable: its trees, with what was trained.
+        step: of the checkpoint.
+        config: of the run.
+    """
+
+    pipe: Pipeline
+    adapter: Adapter
+    frozen: Tree
+    trainable: Tree
+    step: int
+    config: Config
+
+    def trained_pipe(self) -> Pipeline:
+        """The model with what was trained, words and all."""
+        whole = composed(self.adapter, self.frozen, self.trainable)
+        pipe = self.adapter.extend(replace(self.pipe, params=whole))
+        return with_zero_terminal_snr(pipe) if self.config.objective.zero_terminal_snr else pipe
 
 
 def model_path(folder: RunFolder, config: Config) -> str:
@@ -146,6 +180,7 @@ def open_model(
     vae: str | None = None,
     tokenizer: str | None = None,
     prediction_type: str | None = None,
+    lora: Sequence[str] = (),
 ) -> OpenedModel:
     """Open a run folder (its newest checkpoint), a model's folder or single file, or a hub id.
 
@@ -159,39 +194,46 @@ def open_model(
         vae: another autoencoder than the model's, or than that which a run was trained with.
         tokenizer: folder of a single file's tokenizer. A run has its own.
         prediction_type: what the denoiser predicts. A run has its own.
+        lora: files of adapters to add, each as ``FILE`` or ``FILE:WEIGHT``.
 
     Raises:
         InputError: if there is no such thing, or no such checkpoint, or a run's model is no longer the one that it was
-            trained on.
+            trained on, or an adapter is for another one.
     """
     folder = RunFolder(at_home(source))
-    of_model: dict[str, Any] = {
-        "revision": revision,
-        "variant": variant,
-        "tokenizer": tokenizer,
-        "prediction_type": prediction_type,
-    }
+    of_model: dict[str, Any] = dict(zip(OF_MODEL, (revision, variant, tokenizer, prediction_type)))
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
         pipe = load_pretrained(source, dtype=dtype, vae=vae, **of_model)
+        pipe = replace(pipe, params=with_adapters(pipe.params, lora))
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
     if told := [name for name, value in of_model.items() if value is not None]:
         raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
+    run = open_run(folder, step=step, ema=ema, dtype=dtype)
+    pipe = run.trained_pipe()
+    pipe = pipe if vae is None else with_vae(pipe, vae)
+    pipe = replace(pipe, params=with_adapters(pipe.params, lora))
+    return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {run.step}", config=run.config)
+
+
+def open_run(folder: RunFolder, *, step: int | None = None, ema: bool | None = None, dtype: str = "auto") -> OpenedRun:
+    """Open a checkpoint with its parts apart: the arguments are those of :func:`open_model`.
+
+    Raises:
+        InputError: as :func:`open_model`.
+    """
     config = load_config(folder.config)
     pick_step(folder, step)
     model = config.model
-    of_model = {name: getattr(model, name) for name in of_model}
+    of_model: dict[str, Any] = {name: getattr(model, name) for name in OF_MODEL}
     pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, **of_model)
     if ema is None:
         ema = config.train.ema_decay > 0 or KINDS[config.optimizer.kind].averages
     adapter = make_adapter(config, pipe.tokenizers)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)
-    pipe = adapter.extend(replace(pipe, params=composed(adapter, frozen, weights)))
-    pipe = with_zero_terminal_snr(pipe) if config.objective.zero_terminal_snr else pipe
-    pipe = pipe if vae is None else with_vae(pipe, vae)
-    return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {step}", config=config)
+    return OpenedRun(pipe=pipe, adapter=adapter, frozen=frozen, trainable=weights, step=step, config=config)
 
 
 def _trained(

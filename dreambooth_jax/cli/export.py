@@ -8,18 +8,16 @@ from dreambooth_jax.options import ExportOptions
 
 
 def export(call: Call) -> None:
-    """Write a diffusers folder, or a single file."""
+    """Write a diffusers folder, a single file, or an adapter's file."""
     options: ExportOptions = call.settings
     from dreambooth_jax.compilation_cache import keep_compiled
-    from dreambooth_jax.export import save_pretrained
+    from dreambooth_jax.export.chosen import export as write
     from dreambooth_jax.progress import announced
-    from dreambooth_jax.runs import open_model
 
     keep_compiled()
-    with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
-        model = open_model(**options.told())
-    with announced(f"writing {options.out}", usually="seconds, or half a minute for a large model"):
-        save_pretrained(options.out, model.pipe, model.params, format=options.format, dtype=options.dtype)
+    what = f"reading {options.source} and writing {options.out}"
+    with announced(what, usually="seconds, or a minute for a large model"):
+        write(options)
     print(options.out)
 
 
@@ -28,11 +26,19 @@ EXPORT = Verb(
     usage="SOURCE OUT [KEY=VALUE ...]",
     help="write a folder for diffusers, or a file for A1111 and ComfyUI",
     settings=ExportOptions,
+    repeatable=("lora",),
     place_words=one_each("source", "out"),
     run=export,
     examples=(
         ("the newest checkpoint of a run", "export runs/dog dog-model"),
         ("an earlier one, in half the space", "export runs/dog dog-model step=400 dtype=float16"),
         ("one file for A1111 and ComfyUI", "export runs/dog dog.safetensors format=ldm dtype=float16"),
+        ("what a run with LoRA trained", "export runs/dog-lora dog-lora.safetensors dtype=float16"),
+        (
+            "an adapter of others in the form that most tools load",
+            "export peft.safetensors dog.safetensors format=kohya",
+        ),
+        ("a model with two adapters", "export MODEL merged --lora dog.safetensors:0.8 --lora style.safetensors:0.5"),
+        ("a plain LoRA of whatever was trained", "export runs/dog dog-lora.safetensors rank=16"),
     ),
 )

@@ -248,7 +248,7 @@ SAMPLE = Verb(
     settings=SampleOptions,
     place_words=source_and_prompts,
     run=sample,
-    repeatable=("control", "embedding"),
+    repeatable=("control", "embedding", "lora"),
     common=COMMON,
     examples=(
         ("four pictures of each prompt", 'sample runs/dog "a photo of sks dog in the snow" "a sks dog as a statue"'),

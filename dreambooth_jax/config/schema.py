@@ -221,10 +221,11 @@ class SamplesConfig(SamplingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Settings):
-    """The diffusers folder that is written at the end."""
+    """What is written at the end."""
 
-    format: Literal["safetensors", "flax"] = "safetensors"
-    """Weight files: safetensors for PyTorch diffusers and ComfyUI, or the legacy Flax msgpack."""
+    format: Literal["auto", "safetensors", "flax", "kohya", "peft"] = "auto"
+    """A file of the adapter, as A1111, ComfyUI and diffusers read it (kohya) or as PEFT does (peft); or a folder of the
+    whole model, for PyTorch diffusers (safetensors) or legacy Flax (flax). auto is kohya, or safetensors."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the exported weights."""
 

@@ -1,40 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The end of a run: its model, and what a finished run has to say to other settings.
+"""The end of a run: its model or adapter, and what a finished run has to say to other settings.
 
-``exported.json`` says which step the model was written from, and how. It is written last, and goes before the model is
-replaced: a model without it may be anything, and is written again.
+``exported.json`` says which step they were written from, how, and which files they are. It is written last, and goes
+before anything is replaced: what lies there without it may be anything, and is written again.
 """
 
 import json
 import logging
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from dreambooth_jax import distributed
-from dreambooth_jax.config import Config, ExportConfig, to_dict
-from dreambooth_jax.export import save_pretrained
-from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.export import run_metadata, save_adapter, save_pretrained
 from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.text_files import write_text
+from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.resume import changed_past
-from dreambooth_jax.trees import Tree
+from dreambooth_jax.training.state import TrainState
+from dreambooth_jax.weights.adapters import Module
+from dreambooth_jax.weights.writing import Format
 
 log = logging.getLogger(__name__)
 
+WHOLE = ("safetensors", "flax")
+"""Formats of whole models."""
 
-def export(folder: RunFolder, pipe: Pipeline, params: Tree, *, step: int, settings: ExportConfig) -> None:
-    """Write the diffusers folder. Process 0 alone does."""
+
+def export(config: Config, folder: RunFolder, training: Training, state: TrainState, *, step: int) -> None:
+    """Write what was trained: an adapter's file, or the folder of the whole model. All processes call it, process 0
+    writes.
+    """
+    settings = config.export
+    modules = None if settings.format in WHOLE else training.best_modules(state)
+    params = training.best_params(state) if modules is None else {}
     if not distributed.is_main():
         return
     folder.exported.unlink(missing_ok=True)
-    save_pretrained(folder.model, pipe, params, format=settings.format, dtype=settings.dtype)
-    write_text(folder.exported, json.dumps(_record(step, settings)) + "\n")
-    log.info("the personalised model is in %s", folder.model)
+    if modules is None:
+        whole: Format = "flax" if settings.format == "flax" else "safetensors"
+        save_pretrained(folder.model, training.setup.pipe, params, format=whole, dtype=settings.dtype)
+        log.info("the personalised model is in %s", folder.model)
+        files = [folder.model]
+    else:
+        files = _export_adapter(config, folder, training, modules, step=step)
+    record = {"step": step, **asdict(settings), "files": [str(file.relative_to(folder.path)) for file in files]}
+    write_text(folder.exported, json.dumps(record) + "\n")
+
+
+def _export_adapter(
+    config: Config, folder: RunFolder, training: Training, modules: dict[str, dict[str, Module]], *, step: int
+) -> list[Path]:
+    """Write the file; nothing where no kernels were trained. Returns what was written."""
+    if not modules:
+        return []
+    said = run_metadata(config, step=step, photos=[len(one.instance.photos) for one in training.concepts])
+    asked = config.export.format
+    form: Literal["auto", "kohya", "peft"] = asked if asked == "kohya" or asked == "peft" else "auto"
+    pipe, dtype = training.setup.pipe, config.export.dtype
+    dialect = save_adapter(folder.adapter, pipe, modules, format=form, dtype=dtype, metadata=said)
+    readers = "A1111, Forge, ComfyUI and diffusers" if dialect == "kohya" else "diffusers and PEFT"
+    log.info(
+        "the adapter is in %s, in the form of %s; dreambooth-jax check says what they load", folder.adapter, readers
+    )
+    return [folder.adapter]
 
 
 def is_finished(config: Config, folder: RunFolder, *, step: int) -> bool:
-    """Is the model there that a run with these settings ends with? Then say where, and what comes too late.
+    """Is there what a run with these settings ends with? Then say where, and what comes too late.
 
     Process 0 looks, for all.
 
@@ -45,13 +80,11 @@ def is_finished(config: Config, folder: RunFolder, *, step: int) -> bool:
     """
     if step != config.train.steps:
         return False
-    try:
-        found = json.loads(folder.exported.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not distributed.gather(found == _record(step, config.export) and folder.model.exists())[0]:
+    files = exported_files(folder)
+    is_there = bool(files) and all(file.exists() for file in files) and _is_wanted(config, folder, step)
+    if not distributed.gather(is_there)[0]:
         return False
-    log.info("this run is finished: %s", folder.model)
+    log.info("this run is finished: %s", ", ".join(map(str, files)))
     meta = newest_meta(folder)
     changed = changed_past(meta["config"], to_dict(config)) if meta else []
     if changed and distributed.is_main():
@@ -63,5 +96,23 @@ def is_finished(config: Config, folder: RunFolder, *, step: int) -> bool:
     return True
 
 
-def _record(step: int, settings: ExportConfig) -> dict[str, Any]:
-    return {"step": step, **asdict(settings)}
+def exported_files(folder: RunFolder) -> list[Path]:
+    """What a finished run has written; nothing where it has not. Runs of before wrote the model's folder alone."""
+    found = _record(folder)
+    return [folder.path / name for name in found.get("files", [folder.model.name])] if found else []
+
+
+def _record(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.exported.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_wanted(config: Config, folder: RunFolder, step: int) -> bool:
+    """Whether what was written is what these settings ask for."""
+    found = _record(folder)
+    if "files" not in found and found.get("format") == "safetensors":  # what runs of before called the default
+        found = {**found, "format": config.export.format if config.export.format == "auto" else "safetensors"}
+    return {name: value for name, value in found.items() if name != "files"} == {"step": step, **asdict(config.export)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from signal import Signals
 
 from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.trainer.finish import exported_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,9 @@ class RunResult:
     Attributes:
         folder: of the run.
         step: steps that have been taken and saved, by this call and those before.
-        finished: were all steps taken, and the model written?
-        model: the diffusers folder; None before the run is finished.
+        finished: were all steps taken, and the model or adapter written?
+        model: the diffusers folder; None before the run is finished, and where it trained an adapter.
+        adapter: the adapter's file; None before the run is finished, and where it trained whole networks.
         picture: the grid of pictures to look at; None where no samples were asked for.
         signal: that ended this call, if one did.
     """
@@ -26,18 +28,21 @@ class RunResult:
     step: int
     finished: bool
     model: Path | None
+    adapter: Path | None
     picture: Path | None
     signal: Signals | None = None
 
 
 def result_of(folder: RunFolder, *, step: int, finished: bool, stopped_by: Signals | None = None) -> RunResult:
     """What there is in a run's folder."""
+    files = exported_files(folder) if finished else []
     grids = [folder.before_after, *sorted((folder.path / "samples").glob("step_*.png"), reverse=True)]
     return RunResult(
         folder=folder.path,
         step=step,
         finished=finished,
-        model=folder.model if finished else None,
+        model=folder.model if folder.model in files else None,
+        adapter=folder.adapter if folder.adapter in files else None,
         picture=next((grid for grid in grids if grid.exists()), None),
         signal=stopped_by,
     )

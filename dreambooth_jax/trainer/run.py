@@ -100,7 +100,7 @@ def _run(
         state, step = _train(config, folder, training, grids, state, checkpoints, meta, interrupt, listeners)
     finished = step == config.train.steps
     if finished:
-        export(folder, training.setup.pipe, training.best_params(state), step=step, settings=config.export)
+        export(config, folder, training, state, step=step)
     else:
         log.info("stopped after step %d, which is saved; run the same command to go on", step)
     return result_of(folder, step=step, finished=finished, stopped_by=None if finished else interrupt.signal)

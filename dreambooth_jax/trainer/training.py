@@ -9,6 +9,7 @@ import jax
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import composed, part_for
+from dreambooth_jax.adapters.kernels import FIXED
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.batches import ConceptTables
 from dreambooth_jax.data.captions import ONE_EACH, Captions, draws_of, listed
@@ -23,6 +24,8 @@ from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.adapters import Module
+from dreambooth_jax.weights.adapters.trained import is_of_kernels, modules_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,6 +117,16 @@ class Training:
             return state.ema
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.trainable)
         return jax.jit(self.setup.averaged, out_shardings=shardings)(state)
+
+    def best_modules(self, state: TrainState) -> dict[str, dict[str, Module]] | None:
+        """What an adapter's file holds, with the moving average where one is kept; None where whole networks are
+        trained. All processes call it."""
+        trainable = state.ema or state.trainable
+        fixed = {network: {FIXED: tree[FIXED]} for network, tree in self.frozen.items() if FIXED in tree}
+        if not is_of_kernels(fixed, trainable):
+            return None
+        trainable = self.setup.mapper.place(trainable)
+        return modules_of(*replicate((fixed, trainable), self.setup.mapper.target.mesh))
 
 
 def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training, Tree]:

@@ -50,7 +50,7 @@ def network_metadata(networks: Mapping[str, Mapping[str, Module]]) -> dict[str, 
 
 def rank_of(module: Module) -> int | None:
     """How many columns its factors have; None where it has none."""
-    for name, axis in (("lora_down", -1), ("hada_w1_b", -1), ("lokr_w2_b", -1), ("lokr_w1_b", -1)):
+    for name, axis in (("lora_down", -1), ("hada_w1_b", -1), ("lokr_w2_b", -1), ("lokr_w1_b", -1), ("lidb_down", -1)):
         if name in module.tensors:
             return int(module.tensors[name].shape[axis])
     return None

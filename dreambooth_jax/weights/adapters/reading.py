@@ -13,6 +13,7 @@ import numpy as np
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, Key, read_key
+from dreambooth_jax.weights.adapters.lidb_seed import with_seed
 from dreambooth_jax.weights.adapters.methods import Module, method_of, to_ours
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.files import Leaf
@@ -65,6 +66,7 @@ def read_adapter(path: str | Path) -> AdapterFile:
     networks: dict[str, dict[str, Module]] = {}
     for (network, layer), names in by_layer(keys).items():
         tensors = {tensor: _loaded(file, name, leaves[name]) for tensor, name in names.items()}
+        tensors = with_seed(tensors, metadata, file=file)
         networks.setdefault(network, {})[layer] = _module(file, f"{network}/{layer}", tensors)
     networks = alphas_of(networks, keys, metadata, file=file)
     dialects = frozenset(key.dialect for key in keys.values())

@@ -17,6 +17,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, kohya_key, peft_key
 from dreambooth_jax.weights.adapters.hashes import sshs_hashes
+from dreambooth_jax.weights.adapters.lidb_seed import SEED, seed_metadata
 from dreambooth_jax.weights.adapters.methods import Module, to_torch
 from dreambooth_jax.weights.adapters.peft_settings import settings_of
 from dreambooth_jax.weights.files import Leaf
@@ -57,7 +58,7 @@ def write_adapter(
     name = {"kohya": kohya_key, "peft": peft_key}[dialect]
     tensors = {"kohya": _kohya_tensors, "peft": _peft_tensors}[dialect]
     leaves = in_order(_leaves(networks, name, tensors, dtype=checked_dtype(dtype)))
-    texts = {**(metadata or {}), **(settings_of(networks) if dialect == "peft" else {})}
+    texts = {**(metadata or {}), **(settings_of(networks) if dialect == "peft" else {}), **seed_metadata(networks)}
     write_whole(target, leaves, texts | sshs_hashes(leaves, texts))
 
 
@@ -82,9 +83,9 @@ def _kohya_tensors(layer: str, module: Module) -> dict[str, np.ndarray]:
     if module.method == "dora" and dora_axis(module.tensors) == "output":
         raise InputError(
             f"{layer} has DoRA's magnitudes along the output, which A1111 and ComfyUI read wrongly in kohya's dialect: "
-            "write format=peft, or bake=RANK for a plain LoRA"
+            "write format=peft, or rank=16 for the plain LoRA that is nearest"
         )
-    return {name: to_torch(np.asarray(array)) for name, array in module.tensors.items()}
+    return {name: to_torch(np.asarray(array)) for name, array in module.tensors.items() if name != SEED}
 
 
 def _peft_tensors(layer: str, module: Module) -> dict[str, np.ndarray]:
@@ -95,11 +96,18 @@ def _peft_tensors(layer: str, module: Module) -> dict[str, np.ndarray]:
         if dora_axis(module.tensors) == "input":
             raise InputError(
                 f"{layer} has DoRA's magnitudes along the input, which PEFT does not have: "
-                "write format=kohya, or bake=RANK for a plain LoRA"
+                "write format=kohya, or rank=16 for the plain LoRA that is nearest"
             )
         magnitude = np.asarray(module.tensors["dora_scale"])
         tensors[MAGNITUDE] = magnitude.reshape(1, -1, 1, 1) if magnitude.ndim == 4 else magnitude.reshape(-1)
     return tensors
+
+
+def dialect_for_most(networks: Mapping[str, Mapping[str, Module]]) -> Dialect:
+    """The dialect that most tools read: kohya's, but for magnitudes that only PEFT's has."""
+    modules = [module for layers in networks.values() for module in layers.values()]
+    needs_peft = any(module.method == "dora" and dora_axis(module.tensors) == "output" for module in modules)
+    return "peft" if needs_peft else "kohya"
 
 
 def dora_axis(tensors: Mapping[str, Any]) -> Literal["input", "output"]:

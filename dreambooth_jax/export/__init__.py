@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What was trained, as files that other programs open: whole models, and adapters."""
+
+from dreambooth_jax.export.adapter import save_adapter as save_adapter
+from dreambooth_jax.export.model import save_pretrained as save_pretrained
+from dreambooth_jax.export.run_metadata import run_metadata as run_metadata

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""An adapter as a file, with all that tools show of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from jax.typing import DTypeLike
+
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.weights.adapters import Module, write_adapter
+from dreambooth_jax.weights.adapters.metadata import base_metadata, network_metadata
+from dreambooth_jax.weights.adapters.writing import dialect_for_most
+from dreambooth_jax.weights.modelspec import modelspec
+
+
+def save_adapter(
+    path: str | Path,
+    pipe: Pipeline,
+    networks: Mapping[str, Mapping[str, Module]],
+    *,
+    format: Literal["auto", "kohya", "peft"] = "auto",
+    dtype: DTypeLike = "float32",
+    metadata: Mapping[str, str] | None = None,
+) -> str:
+    """Write an adapter as one file.
+
+    Args:
+        path: of the file, which ends in .safetensors.
+        pipe: the model that it is for.
+        networks: network -> path of a layer -> what becomes of it.
+        format: how tensors are named: as sd-scripts do, which most tools read, or as PEFT does; "auto" is the first
+            where it has a form for all of it.
+        dtype: float32, float16 or bfloat16.
+        metadata: what else it says of itself, such as of the run: texts whose names begin with ss_ or modelspec.
+
+    Returns:
+        The format that was taken.
+
+    Raises:
+        InputError: as ``write_adapter``.
+    """
+    dialect = dialect_for_most(networks) if format == "auto" else format
+    components = pipe.components
+    model = (components.configs, components.scheduler_config)
+    texts = {
+        **base_metadata(*model),
+        **network_metadata(networks),
+        **modelspec(Path(path).stem, *model, part="lora"),
+        **(metadata or {}),
+    }
+    write_adapter(path, networks, dialect=dialect, dtype=dtype, metadata=texts)
+    return dialect

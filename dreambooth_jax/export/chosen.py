@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What the verb ``export`` writes, by what it is given.
+
+A file of an adapter becomes one in another form. A run that trained an adapter becomes the adapter's file where a file
+is asked for. With ``rank`` anything that was trained or added becomes the plain LoRA that is nearest to it. All else is
+a whole model.
+"""
+
+import logging
+from typing import Literal
+
+from dreambooth_jax.adapters.extract import extract, shares_kept
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.export.adapter import save_adapter
+from dreambooth_jax.export.model import save_pretrained
+from dreambooth_jax.export.run_metadata import run_metadata
+from dreambooth_jax.options import ExportOptions
+from dreambooth_jax.paths import at_home
+from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.runs import OF_MODEL, RunFolder, open_model, open_run
+from dreambooth_jax.weights.adapters import Module, read_adapter, write_adapter
+from dreambooth_jax.weights.adapters.dialects import read_key
+from dreambooth_jax.weights.adapters.trained import is_of_kernels, modules_of
+from dreambooth_jax.weights.adapters.writing import SUFFIX, dialect_for_most
+from dreambooth_jax.weights.single_file import is_single_file, read_single
+
+log = logging.getLogger(__name__)
+
+_HASHES = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
+"""Beginnings of metadata that are made anew."""
+
+
+def export(options: ExportOptions) -> None:
+    """Write what was asked for.
+
+    Raises:
+        InputError: if it cannot be written in that form, or not at all.
+    """
+    if is_adapter(options.source):
+        _convert(options)
+    elif options.rank is not None:
+        _nearest(options)
+    elif not _run_adapter(options):
+        if options.format in ("kohya", "peft"):
+            raise InputError(
+                f"format = {options.format} is for adapters, {options.source} holds whole networks: with rank=16 the "
+                "LoRA that is nearest to what was trained is written"
+            )
+        whole: Literal["safetensors", "flax", "ldm"] = "safetensors"
+        if options.format == "flax" or options.format == "ldm":
+            whole = options.format
+        model = open_model(**options.told())
+        save_pretrained(options.out, model.pipe, model.params, format=whole, dtype=options.dtype)
+
+
+def is_adapter(source: str) -> bool:
+    """Whether it is a file of an adapter, by its names.
+
+    Raises:
+        InputError: if it is a broken file.
+    """
+    file = at_home(source)
+    return file.is_file() and is_single_file(file) and any(read_key(name) is not None for name in read_single(file)[0])
+
+
+def _convert(options: ExportOptions) -> None:
+    """From one form to another."""
+    if options.rank is not None or options.lora:
+        raise InputError(
+            f"{options.source} is an adapter: for the plain LoRA that is nearest, export the model that it is for with "
+            f"lora={options.source} and rank={options.rank or 16}"
+        )
+    adapter = read_adapter(options.source)
+    if adapter.embeddings:
+        log.warning("%s holds words besides, which are left out: %s", adapter.file, ", ".join(adapter.embeddings))
+    said = {name: text for name, text in adapter.metadata.items() if not name.startswith(_HASHES)}
+    write_adapter(
+        options.out,
+        adapter.networks,
+        dialect=_dialect(options) or dialect_for_most(adapter.networks),
+        dtype=options.dtype,
+        metadata=said,
+    )
+
+
+def _run_adapter(options: ExportOptions) -> bool:
+    """Write what a run trained as a file, if it is an adapter and that is what is asked for."""
+    folder = RunFolder(at_home(options.source))
+    is_file = options.format in ("kohya", "peft") or (options.format == "auto" and options.out.endswith(SUFFIX))
+    if not folder.is_run() or not is_file or options.lora:
+        return False
+    run = open_run(folder, step=options.step, ema=options.ema)
+    modules = modules_of(run.frozen, run.trainable) if is_of_kernels(run.frozen, run.trainable) else {}
+    if not modules:
+        return False
+    said = run_metadata(run.config, step=run.step)
+    save_adapter(options.out, run.pipe, modules, format=_dialect(options) or "auto", dtype=options.dtype, metadata=said)
+    return True
+
+
+def _nearest(options: ExportOptions) -> None:
+    """A plain LoRA of what was trained and what is added."""
+    assert options.rank is not None
+    folder = RunFolder(at_home(options.source))
+    said: dict[str, str] = {}
+    if folder.is_run():
+        run = open_run(folder, step=options.step, ema=options.ema)
+        base, said = run.pipe, run_metadata(run.config, step=run.step)
+    else:
+        base = load_pretrained(options.source, **{name: getattr(options, name) for name in OF_MODEL})
+    after = open_model(**options.told()).params
+    found = {
+        network: extract(tree, after[network], rank=options.rank)
+        for network, tree in base.params.items()
+        if network != "vae"
+    }
+    networks = {
+        network: {path: Module("lora", tensors) for path, tensors in one.tensors.items()}
+        for network, one in found.items()
+        if one.tensors
+    }
+    if not networks:
+        raise InputError(
+            f"{options.source} is as it was: rank={options.rank} is for what was trained, or lora=FILE adds"
+        )
+    format = _dialect(options) or "auto"
+    save_adapter(options.out, base, networks, format=format, dtype=options.dtype, metadata=said)
+    of_kernels, of_all = shares_kept(list(found.values()), options.rank)
+    log.info(
+        "rank %d keeps %.1f %% of what changed in kernels (of ‖ΔW‖²), %.1f %% of all that changed",
+        *(options.rank, 100 * of_kernels, 100 * of_all),
+    )
+
+
+def _dialect(options: ExportOptions) -> Literal["kohya", "peft"] | None:
+    """The form that is asked for.
+
+    Raises:
+        InputError: if it is one of whole models.
+    """
+    if options.format == "kohya" or options.format == "peft":
+        return options.format
+    if options.format == "auto":
+        return None
+    raise InputError(f"format = {options.format} is for whole models, this is an adapter: choose kohya or peft")

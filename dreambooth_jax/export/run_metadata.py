@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What the file of an adapter says of the run that it comes from, in sd-scripts' words: A1111 and galleries show it.
+
+Nothing in it depends on when or where the run was: the same run is the same file.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreambooth_jax.config import Config
+from dreambooth_jax.config.concepts import concepts_of
+from dreambooth_jax.weights.modelspec import PREFIX
+
+
+def run_metadata(config: Config, *, step: int, photos: Sequence[int] = ()) -> dict[str, str]:
+    """The metadata.
+
+    Args:
+        config: of the run.
+        step: steps that were taken.
+        photos: how many there are of each subject, where that is known.
+    """
+    size, concepts = config.data.size, concepts_of(config)
+    subjects = [f"{one.identifier} {one.class_noun}".strip() for one in concepts]
+    counts = list(photos) or [0] * len(concepts)
+    # as folders of sd-scripts are called: repeats_name
+    folders = [f"{one.repeats or 1}_{subject}" for one, subject in zip(concepts, subjects)]
+    pictures = [{"n_repeats": one.repeats or 1, "img_count": count} for one, count in zip(concepts, counts)]
+    # A1111 offers these for the prompt, and how often each is
+    tags = [{subject: count or 1} for subject, count in zip(subjects, counts)]
+    texts = {
+        **_training(config, step),
+        **_objective(config),
+        "ss_output_name": Path(config.run_dir).name,
+        "ss_sd_model_name": Path(config.model.path).name,
+        "ss_resolution": str((size.width, size.height)),
+        "ss_num_train_images": sum(counts) or None,
+        "ss_num_reg_images": sum(one.num_images for one in concepts if one.weight),
+        "ss_tag_frequency": json.dumps(dict(zip(folders, tags))),
+        "ss_dataset_dirs": json.dumps(dict(zip(folders, pictures))),
+    }
+    said = {name: str(value) for name, value in texts.items()}
+    return said | {
+        f"{PREFIX}resolution": f"{size.width}x{size.height}",
+        f"{PREFIX}trigger_phrase": ", ".join(subjects),
+        f"{PREFIX}tags": ", ".join(("dreambooth", *(one.class_noun for one in concepts if one.class_noun))),
+        f"{PREFIX}description": f"DreamBooth of {', '.join(subjects)}, {step} steps, by dreambooth_jax",
+    }
+
+
+def _training(config: Config, step: int) -> dict[str, object]:
+    """Steps, rates and the like, by sd-scripts' names."""
+    train, optimizer, text = config.train, config.optimizer, config.text_encoder
+    text_rate = optimizer.learning_rate if text.learning_rate is None else text.learning_rate
+    return {
+        "ss_steps": step,
+        "ss_max_train_steps": train.steps,
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_unet_lr": optimizer.learning_rate,
+        "ss_text_encoder_lr": text_rate if text.stop else None,
+        "ss_optimizer": optimizer.kind,
+        "ss_lr_scheduler": optimizer.schedule,
+        "ss_lr_warmup_steps": optimizer.warmup_steps,
+        "ss_max_grad_norm": optimizer.clip_norm,
+        "ss_total_batch_size": train.batch_size,
+        "ss_gradient_accumulation_steps": train.accumulation,
+        "ss_gradient_checkpointing": train.remat != "nothing",
+        "ss_mixed_precision": {"bfloat16": "bf16", "float32": "no"}.get(train.dtype, train.dtype),
+        "ss_seed": train.seed,
+        "ss_prior_loss_weight": config.prior.weight,
+        "ss_flip_aug": config.data.flip,
+        "ss_random_crop": config.data.crop == "random",
+        "ss_clip_skip": None,
+    }
+
+
+def _objective(config: Config) -> dict[str, object]:
+    objective = config.objective
+    return {
+        "ss_min_snr_gamma": objective.snr_gamma if objective.weighting == "min_snr" else None,
+        "ss_noise_offset": objective.noise_offset or None,
+        "ss_ip_noise_gamma": objective.input_perturbation or None,
+        "ss_zero_terminal_snr": objective.zero_terminal_snr,
+        "ss_loss_type": {"mse": "l2"}.get(objective.loss, objective.loss),
+        "ss_debiased_estimation": objective.weighting == "debiased",
+    }
