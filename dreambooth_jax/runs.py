@@ -118,7 +118,6 @@ class OpenedRun:
         adapter: what is trained.
         frozen, trainable: its trees, with what was trained.
         step: of the checkpoint.
-        config: of the run.
     """
 
     pipe: Pipeline
@@ -126,13 +125,6 @@ class OpenedRun:
     frozen: Tree
     trainable: Tree
     step: int
-    config: Config
-
-    def trained_pipe(self) -> Pipeline:
-        """The model with what was trained, words and all."""
-        whole = composed(self.adapter, self.frozen, self.trainable)
-        pipe = self.adapter.extend(replace(self.pipe, params=whole))
-        return with_zero_terminal_snr(pipe) if self.config.objective.zero_terminal_snr else pipe
 
 
 def model_path(folder: RunFolder, config: Config) -> str:
@@ -210,20 +202,23 @@ def open_model(
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
     if told := [name for name, value in of_model.items() if value is not None]:
         raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
-    run = open_run(folder, step=step, ema=ema, dtype=dtype)
-    pipe = run.trained_pipe()
+    config = load_config(folder.config)
+    run = open_run(folder, config, step=step, ema=ema, dtype=dtype)
+    pipe = run.adapter.extend(replace(run.pipe, params=composed(run.adapter, run.frozen, run.trainable)))
+    pipe = with_zero_terminal_snr(pipe) if config.objective.zero_terminal_snr else pipe
     pipe = pipe if vae is None else with_vae(pipe, vae)
     pipe = replace(pipe, params=with_adapters(pipe.params, lora))
-    return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {run.step}", config=run.config)
+    return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {run.step}", config=config)
 
 
-def open_run(folder: RunFolder, *, step: int | None = None, ema: bool | None = None, dtype: str = "auto") -> OpenedRun:
-    """Open a checkpoint with its parts apart: the arguments are those of :func:`open_model`.
+def open_run(
+    folder: RunFolder, config: Config, *, step: int | None = None, ema: bool | None = None, dtype: str = "auto"
+) -> OpenedRun:
+    """Open a checkpoint with its parts apart: the other arguments are those of :func:`open_model`.
 
     Raises:
         InputError: as :func:`open_model`.
     """
-    config = load_config(folder.config)
     pick_step(folder, step)
     model = config.model
     of_model: dict[str, Any] = {name: getattr(model, name) for name in OF_MODEL}
@@ -233,7 +228,7 @@ def open_run(folder: RunFolder, *, step: int | None = None, ema: bool | None = N
     adapter = make_adapter(config, pipe.tokenizers)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)
-    return OpenedRun(pipe=pipe, adapter=adapter, frozen=frozen, trainable=weights, step=step, config=config)
+    return OpenedRun(pipe=pipe, adapter=adapter, frozen=frozen, trainable=weights, step=step)
 
 
 def _trained(

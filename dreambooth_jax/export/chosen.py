@@ -11,6 +11,7 @@ import logging
 from typing import Literal
 
 from dreambooth_jax.adapters.extract import extract, shares_kept
+from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.export.adapter import save_adapter
 from dreambooth_jax.export.model import save_pretrained
@@ -90,11 +91,12 @@ def _run_adapter(options: ExportOptions) -> bool:
     is_file = options.format in ("kohya", "peft") or (options.format == "auto" and options.out.endswith(SUFFIX))
     if not folder.is_run() or not is_file or options.lora:
         return False
-    run = open_run(folder, step=options.step, ema=options.ema)
+    config = load_config(folder.config)
+    run = open_run(folder, config, step=options.step, ema=options.ema)
     modules = modules_of(run.frozen, run.trainable) if is_of_kernels(run.frozen, run.trainable) else {}
     if not modules:
         return False
-    said = run_metadata(run.config, step=run.step)
+    said = run_metadata(config, step=run.step)
     save_adapter(options.out, run.pipe, modules, format=_dialect(options) or "auto", dtype=options.dtype, metadata=said)
     return True
 
@@ -105,8 +107,9 @@ def _nearest(options: ExportOptions) -> None:
     folder = RunFolder(at_home(options.source))
     said: dict[str, str] = {}
     if folder.is_run():
-        run = open_run(folder, step=options.step, ema=options.ema)
-        base, said = run.pipe, run_metadata(run.config, step=run.step)
+        config = load_config(folder.config)
+        run = open_run(folder, config, step=options.step, ema=options.ema)
+        base, said = run.pipe, run_metadata(config, step=run.step)
     else:
         base = load_pretrained(options.source, **{name: getattr(options, name) for name in OF_MODEL})
     after = open_model(**options.told()).params
