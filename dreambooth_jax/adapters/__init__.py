@@ -8,5 +8,5 @@ from dreambooth_jax.adapters.composed import composed as composed
 from dreambooth_jax.adapters.composed import passed_on as passed_on
 from dreambooth_jax.adapters.full import full as full
 from dreambooth_jax.adapters.join import join as join
-from dreambooth_jax.adapters.low_rank import lora as lora
+from dreambooth_jax.adapters.lora import lora as lora
 from dreambooth_jax.adapters.registry import make_adapter as make_adapter

@@ -12,6 +12,7 @@ from dreambooth_jax.adapters.kernels import Tensors
 from dreambooth_jax.adapters.lidb import lidb
 from dreambooth_jax.adapters.loha import loha
 from dreambooth_jax.adapters.lokr import lokr
+from dreambooth_jax.adapters.lora import lora
 from dreambooth_jax.adapters.oft import oft
 from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
 from dreambooth_jax.adapters.ranks import Ranks
@@ -31,6 +32,10 @@ def _ranks(settings: AdapterConfig) -> Ranks:
         conv_alpha=settings.conv_alpha,
         rank_stabilized=settings.rank_stabilized,
     )
+
+
+def _lora(settings: AdapterConfig, layers: Layers) -> Adapter:
+    return lora(layers, ranks=_ranks(settings), dora=settings.dora, dropout=settings.dropout)
 
 
 def _loha(settings: AdapterConfig, layers: Layers) -> Adapter:
@@ -85,6 +90,7 @@ def _custom_diffusion(settings: AdapterConfig, layers: Layers) -> Adapter:
 
 
 KINDS: dict[str, Build] = {
+    "lora": _lora,
     "loha": _loha,
     "lokr": _lokr,
     "ia3": _ia3,
@@ -94,4 +100,4 @@ KINDS: dict[str, Build] = {
     "rank_relaxed": _rank_relaxed,
     "custom_diffusion": _custom_diffusion,
 }
-"""Kinds of training, by name; lora is in the registry."""
+"""Kinds of training, by name."""

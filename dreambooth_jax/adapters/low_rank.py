@@ -16,9 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from dreambooth_jax.adapters.base import Adapter
-from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, is_convolution, kernel_adapter
-from dreambooth_jax.adapters.targets import Layers
+from dreambooth_jax.adapters.kernels import KernelMethod, Tensors
 from dreambooth_jax.models.beside import Beside
 
 
@@ -49,40 +47,6 @@ def low_rank_beside(kernel: Any, tensors: Tensors) -> Beside:
 
 
 LORA = KernelMethod("lora", low_rank_kernel, low_rank_beside)
-
-
-def lora(
-    layers: Layers,
-    *,
-    rank: int,
-    alpha: float | None = None,
-    conv_rank: int | None = None,
-    conv_alpha: float | None = None,
-    rank_stabilized: bool = False,
-) -> Adapter:
-    """The adapter.
-
-    Args:
-        layers: which kernels are changed.
-        rank: r.
-        alpha: the change is multiplied by alpha / r; None is r.
-        conv_rank, conv_alpha: of convolutions larger than 1x1; None are ``rank``, and ``alpha`` in proportion to it.
-        rank_stabilized: divide by √r in the place of r (Kalajdzievski 2023, arXiv 2312.03732). ``alpha`` is kept √r
-            times as large, so that whoever reads it may divide by r.
-    """
-    alpha = rank if alpha is None else alpha
-    conv_rank = conv_rank or rank
-    conv_alpha = alpha * conv_rank / rank if conv_alpha is None else conv_alpha
-
-    def start(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
-        del name
-        spread = is_convolution(kernel) and kernel.shape[:2] != (1, 1)
-        r, a = (conv_rank, conv_alpha) if spread else (rank, alpha)
-        dtype = jnp.promote_types(kernel.dtype, jnp.float32)
-        fixed = {"alpha": jnp.asarray(a * math.sqrt(r) if rank_stabilized else a, dtype)}
-        return fixed, first_factors(key, kernel.shape, r, dtype)
-
-    return kernel_adapter(LORA, start, layers)
 
 
 def first_factors(key: Key[Array, ""], shape: tuple[int, ...], rank: int, dtype: DTypeLike) -> dict[str, Array]:

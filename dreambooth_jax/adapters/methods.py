@@ -3,6 +3,7 @@
 """All ways to change kernels, by name: of a run's ``adapter.kind``, or of what a file holds."""
 
 from dreambooth_jax.adapters.difference import DIFFERENCE
+from dreambooth_jax.adapters.dora import DORA
 from dreambooth_jax.adapters.ia3 import IA3
 from dreambooth_jax.adapters.kernels import KernelMethod
 from dreambooth_jax.adapters.lidb import LIDB
@@ -14,5 +15,5 @@ from dreambooth_jax.adapters.rank_relaxed import RANK_RELAXED
 from dreambooth_jax.adapters.svdiff import SVDIFF
 
 METHODS: dict[str, KernelMethod] = {
-    method.name: method for method in (LORA, LOHA, LOKR, IA3, OFT, SVDIFF, LIDB, RANK_RELAXED, DIFFERENCE)
+    method.name: method for method in (LORA, DORA, LOHA, LOKR, IA3, OFT, SVDIFF, LIDB, RANK_RELAXED, DIFFERENCE)
 }

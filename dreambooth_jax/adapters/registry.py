@@ -9,7 +9,6 @@ from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.full import full_leaves
 from dreambooth_jax.adapters.join import join
 from dreambooth_jax.adapters.kernel_kinds import KINDS
-from dreambooth_jax.adapters.low_rank import lora
 from dreambooth_jax.adapters.new_words import beginnings_of, words_of
 from dreambooth_jax.adapters.targets import Layers, choose_layers, choose_leaves
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
@@ -37,19 +36,6 @@ def _full(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
     return full_leaves(choose_leaves(**_targets(config)))
 
 
-def _lora(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
-    del tokenizers
-    settings = config.adapter
-    return lora(
-        layers_of(config),
-        rank=settings.rank,
-        alpha=settings.alpha,
-        conv_rank=settings.conv_rank,
-        conv_alpha=settings.conv_alpha,
-        rank_stabilized=settings.rank_stabilized,
-    )
-
-
 def _of_kernels(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
     del tokenizers
     return KINDS[config.adapter.kind](config.adapter, layers_of(config))
@@ -60,12 +46,11 @@ def _textual_inversion(config: Config, tokenizers: Mapping[str, Tokenizer]) -> A
 
 
 def _pivotal(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
-    return join(_textual_inversion(config, tokenizers), _lora(config, tokenizers))
+    return join(_textual_inversion(config, tokenizers), KINDS["lora"](config.adapter, layers_of(config)))
 
 
 ADAPTERS: dict[str, Build] = {
     "full": _full,
-    "lora": _lora,
     "textual_inversion": _textual_inversion,
     "pivotal": _pivotal,
     **dict.fromkeys(KINDS, _of_kernels),

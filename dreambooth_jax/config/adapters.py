@@ -48,6 +48,10 @@ class AdapterConfig(Settings):
     """alpha of convolutions larger than 1x1; by default in proportion to their rank."""
     rank_stabilized: bool = False
     """Divide alpha by the root of the rank (arXiv 2312.03732), so that high ranks learn as fast as low ones."""
+    dora: Literal["input", "output"] | None = None
+    """lora, pivotal: also train lengths of each kernel's inputs (for A1111 and ComfyUI) or outputs (for diffusers): DoRA."""
+    dropout: float = setting(0.0, at_least=0, below=1)
+    """lora, pivotal: share of the inputs of the small matrices that count nothing in training."""
     factor: int = setting(-1, at_least=-1, hint="-1 is the nearest to a square")
     """lokr: what channels are split by into two factors, as LyCORIS does; -1 splits them nearest to a square."""
     decompose_both: bool = False
@@ -83,7 +87,7 @@ _TARGETS = ("targets", "text_encoder_targets")
 _RANKS = ("rank", "alpha", "conv_rank", "conv_alpha", "rank_stabilized")
 USED: dict[str, tuple[str, ...]] = {
     "full": _TARGETS,
-    "lora": (*_TARGETS, *_RANKS),
+    "lora": (*_TARGETS, *_RANKS, "dora", "dropout"),
     "loha": (*_TARGETS, *_RANKS),
     "lokr": (*_TARGETS, *_RANKS, "factor", "decompose_both"),
     "ia3": _TARGETS,
@@ -93,7 +97,7 @@ USED: dict[str, tuple[str, ...]] = {
     "rank_relaxed": ("rank", "begin"),
     "custom_diffusion": _TARGETS,
     "textual_inversion": (),
-    "pivotal": (*_TARGETS, *_RANKS),
+    "pivotal": (*_TARGETS, *_RANKS, "dora", "dropout"),
 }
 """Settings that each kind has a use for."""
 

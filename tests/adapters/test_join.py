@@ -9,11 +9,12 @@ import pytest
 
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import full, join, lora, part_for
+from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import choose_layers
 from tests.adapters.test_laws import PARAMS
 from tests.adapters.toy import TABLE, low_rank, shifted, words
 
-LORA = lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2)
+LORA = lora(choose_layers(unet=["full"], text_encoder=["full"]), ranks=Ranks(2))
 WORDS = words()
 ORDERS = {"words last": (LORA, WORDS), "words first": (WORDS, LORA)}
 

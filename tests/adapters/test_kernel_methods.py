@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import difference, ia3, lidb, loha, lokr, oft, rank_relaxed, svdiff
+from dreambooth_jax.adapters.dora import DORA
+from dreambooth_jax.adapters.lora import start as lora_start
 from dreambooth_jax.adapters.low_rank import LORA, first_factors
+from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.tensors import as_matrix
 
 
@@ -29,6 +32,9 @@ METHODS = {
     "ia3, inputs": (ia3.IA3, lambda key, kernel: ia3.start(kernel, on_input=True)),
     "ia3, outputs": (ia3.IA3, lambda key, kernel: ia3.start(kernel, on_input=False)),
     "lidb": (lidb.LIDB, partial(lidb.start, seed=3, rank=2, down=5, up=4)),
+    "lora": (LORA, partial(lora_start, ranks=Ranks(2, alpha=3.0))),
+    "dora, inputs": (DORA, partial(lora_start, ranks=Ranks(2, alpha=3.0), dora="input")),
+    "dora, outputs": (DORA, partial(lora_start, ranks=Ranks(2, alpha=3.0), dora="output")),
     "loha": (loha.LOHA, partial(loha.start, rank=2, alpha=3.0)),
     "lokr": (lokr.LOKR, partial(lokr.start, rank=2, alpha=3.0)),
     "lokr, both": (lokr.LOKR, partial(lokr.start, rank=1, alpha=3.0, factor=3, decompose_both=True)),

@@ -10,6 +10,7 @@ from dreambooth_jax.adapters import composed, full, join, lora, part_for, passed
 from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
+from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from dreambooth_jax.config import AdapterConfig
@@ -53,7 +54,7 @@ ADAPTERS = {
     "cross-attention": (full(r"unet/.*attn2.*"), ["unet/attn2.*"]),
     "kernels": (scaled(".*(conv_in|q_proj).*"), ["unet/conv_in/kernel", "text_encoder/q_proj/kernel"]),
     "lora": (
-        lora(LAYERS, rank=2, alpha=1.0, conv_rank=3),
+        lora(LAYERS, ranks=Ranks(2, alpha=1.0, conv_rank=3)),
         KERNELS,
     ),
     **{
@@ -69,16 +70,18 @@ ADAPTERS = {
         NEW_WORDS,
         ["text_encoder/token_embedding/added"],
     ),
+    "kind lora, DoRA of inputs": (lora(LAYERS, ranks=Ranks(2), dora="input"), KERNELS),
+    "kind lora, DoRA of outputs": (lora(LAYERS, ranks=Ranks(2), dora="output"), KERNELS),
     "new words and LoRA": (
-        join(NEW_WORDS, lora(choose_layers(unet=["full"], text_encoder=["full"]), rank=2)),
+        join(NEW_WORDS, lora(choose_layers(unet=["full"], text_encoder=["full"]), ranks=Ranks(2))),
         ["unet/.*/kernel", "text_encoder/q_proj/kernel", "text_encoder/token_embedding/added"],
     ),
     "two": (
-        join(lora(choose_layers(unet=["full"]), rank=2), OF_WORDS),
+        join(lora(choose_layers(unet=["full"]), ranks=Ranks(2)), OF_WORDS),
         ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
     ),
     "two, the other way round": (
-        join(OF_WORDS, lora(choose_layers(unet=["full"]), rank=2)),
+        join(OF_WORDS, lora(choose_layers(unet=["full"]), ranks=Ranks(2))),
         ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
     ),
     "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),

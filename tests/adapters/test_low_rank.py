@@ -10,6 +10,7 @@ import pytest
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import lora
 from dreambooth_jax.adapters.low_rank import LORA
+from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import choose_layers
 
 
@@ -73,7 +74,7 @@ PARAMS = {
 
 
 def started(**options):
-    adapter = lora(choose_layers(unet=["full"]), **options)
+    adapter = lora(choose_layers(unet=["full"]), ranks=Ranks(**options))
     frozen, trainable = adapter.init(rng.root_key(0), PARAMS)
     return adapter, frozen, trees.flatten(frozen["unet"]["adapter"]), trees.flatten(trainable["unet"])
 
@@ -115,7 +116,7 @@ def test_it_starts_like_pytorchs_layers_do():
 
 def test_numbers_that_are_trained_are_at_least_float32():
     params = {"unet": {"to_q": {"kernel": jnp.ones((4, 6), jnp.bfloat16)}}}
-    adapter = lora(choose_layers(unet=["full"]), rank=2)
+    adapter = lora(choose_layers(unet=["full"]), ranks=Ranks(2))
     frozen, trainable = adapter.init(rng.root_key(0), params)
     assert {leaf.dtype for leaf in trees.flatten(trainable).values()} == {np.dtype("float32")}
     assert adapter.compose(frozen, trainable)["unet"]["to_q"]["kernel"].dtype == jnp.bfloat16
