@@ -49,7 +49,7 @@ class AdapterConfig(Settings):
     rank_stabilized: bool = False
     """Divide alpha by the root of the rank (arXiv 2312.03732), so that high ranks learn as fast as low ones."""
     dora: Literal["input", "output"] | None = None
-    """lora, pivotal: also train lengths of a kernel's inputs (as A1111 and ComfyUI read DoRA) or outputs (diffusers)."""
+    """lora, pivotal: also train lengths of a kernel's inputs (as A1111 and ComfyUI read DoRA), or outputs (PEFT)."""
     dropout: float = setting(0.0, at_least=0, below=1)
     """lora, pivotal: share of the inputs of the small matrices that count nothing in training."""
     factor: int = setting(-1, at_least=-1, hint="-1 is the nearest to a square")
