@@ -32,6 +32,11 @@ class Size(NamedTuple):
         """The shortest that :meth:`parse` reads back: ``512``, or ``"768x512"``."""
         return self.width if self.width == self.height else f"{self.width}x{self.height}"
 
+    @property
+    def words(self) -> str:
+        """Width x height, also of a square: ``512x512``."""
+        return f"{self.width}x{self.height}"
+
     def latents(self, factor: int) -> "Size":
         """The size of latents, for an autoencoder that reduces each side by this factor."""
         return Size(self.height // factor, self.width // factor)

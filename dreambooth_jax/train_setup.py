@@ -25,6 +25,7 @@ from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
+from dreambooth_jax.prepare.cache import buckets_of
 from dreambooth_jax.prepare.model import trained_pipe
 from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.size import Size
@@ -54,7 +55,8 @@ class TrainSetup:
         phases: of the run.
         batches: what a step learns from.
         concepts: names of its subjects, where there are several.
-        size: of the pictures.
+        size: of the pictures, apart from those in other buckets.
+        buckets: all sizes that the subjects' pictures may have.
         keeps_ema: is there a moving average?
         keeps_average: does the optimizer average?
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
@@ -71,6 +73,7 @@ class TrainSetup:
     batches: Batches
     concepts: Sequence[str]
     size: Size
+    buckets: Sequence[Size]
     keeps_ema: bool
     keeps_average: bool
     pure_steps: Mapping[Groups, TrainStep]
@@ -126,28 +129,37 @@ class TrainSetup:
         needed = self.frozen_in_step(active, self.frozen)
         return self.mapper.shapes({name: tree for name, tree in self.frozen.items() if name not in needed})
 
-    def batch(self, active: Groups) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a global batch: those of ``batch_at``, of one picture that takes no memory."""
+    def batch(self, active: Groups, size: Size | None = None) -> Any:
+        """Shapes of a global batch: those of ``batch_at``, of pictures that take no memory.
+
+        Args:
+            active: groups that the step trains.
+            size: of the instances' pictures; class images have that of the run.
+        """
+        instance, prior = self._table(active, size or self.size), self._table(active, self.size)
+        one = ConceptTables(name="", instance=[instance], prior=prior, prior_weight=1.0)
+        concepts = [replace(one, name=name) for name in self.concepts] or [one]
+        return shapes(self.batches.of(concepts).batch_at(0))
+
+    def _table(self, active: Groups, size: Size) -> ExampleTable:
         pipe, params = self.pipe, shapes(self.pipe.params)
-        images = jax.ShapeDtypeStruct((1, *self.size, pipe.vae.config.in_channels), np.float32)
+        images = jax.ShapeDtypeStruct((1, *size, pipe.vae.config.in_channels), np.float32)
         moments = jax.eval_shape(partial(apply, pipe.vae, "encode"), params["vae"], images)
         ids = pipe.input_ids([""])
         encoded = jax.eval_shape(pipe.conditioner.__call__, params, ids).leaves()
         mean, logvar = (_blank(one, axes=1) for one in moments)
         text = id_leaves(ids) if self.trains_text_encoder(active) else {n: _blank(one) for n, one in encoded.items()}
-        table = ExampleTable(mean=mean, logvar=logvar, text=text, text_index=np.zeros(1, np.int64))
-        one = ConceptTables(name="", instance=table, prior=table, prior_weight=1.0)
-        concepts = [replace(one, name=name) for name in self.concepts] or [one]
-        return shapes(self.batches.of(concepts).batch_at(0))
+        return ExampleTable(mean=mean, logvar=logvar, text=text, text_index=np.zeros(1, np.int64))
 
-    def step_shapes(self, active: Groups) -> tuple[Any, ...]:
+    def step_shapes(self, active: Groups, size: Size | None = None) -> tuple[Any, ...]:
         """Logical shapes of all that a step takes: state, frozen networks, batch, root key."""
         key = jax.eval_shape(lambda: rng.root_key(0))
-        return self.state, self.frozen_in_step(active, self.frozen), self.batch(active), key
+        return self.state, self.frozen_in_step(active, self.frozen), self.batch(active, size), key
 
-    def lower(self, active: Groups) -> jax.stages.Lowered:
-        """A mapped step, ready to be compiled. When the run takes the step, it finds it compiled."""
-        state, frozen, batch, key = self.step_shapes(active)
+    def lower(self, active: Groups, size: Size | None = None) -> jax.stages.Lowered:
+        """A mapped step for instances of a size, ready to be compiled. When the run takes the step, it finds it
+        compiled."""
+        state, frozen, batch, key = self.step_shapes(active, size)
         mapper = self.mapper
         return self.steps[active].lower(mapper.shapes(state), mapper.shapes(frozen), mapper.batch_shapes(batch), key)
 
@@ -172,7 +184,7 @@ def mapper_of(config: Config, target: Target) -> Mapper:
     mapper = make_mapper(train.parallel, target, fsdp_devices=train.fsdp_devices)
     check_divisible(
         batch_size=batches.rows,
-        copies=batches.copies,
+        copies=batches.copies if config.data.buckets == 1 else 1,  # instances and class images are apart
         accumulation=train.accumulation,
         n_devices=len(mapper.devices),
     )
@@ -228,6 +240,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         batches=batches,
         concepts=names,
         size=config.data.size,
+        buckets=buckets_of(config.data),
         keeps_ema=train.ema_decay > 0,
         keeps_average=KINDS[config.optimizer.kind].averages,
         pure_steps=pure_steps,

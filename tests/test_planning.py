@@ -205,7 +205,7 @@ def test_what_is_measured_is_what_runs(tmp_path, monkeypatch, parallel, stop):
 
 
 def test_a_run_that_does_not_fit_saves_nothing(tmp_path, monkeypatch):
-    def refuse(config, setup, *, first_step):
+    def refuse(config, setup, *, first_step, sizes):
         assert (list(setup.steps), first_step) == ([("unet",)], 0)
         raise InputError("does not fit")
 

@@ -66,6 +66,12 @@ class DataConfig(Settings):
         512, size=True, at_least=8, at_most=LARGEST_SIDE, multiple_of=8, hint="such as 512 or 768x512"
     )
     """Pixels of a training image: one number for a square, or width x height, such as 768x512; multiples of 8."""
+    buckets: int = setting(1, at_least=1, at_most=32)
+    """Shapes that photos are cut to: each goes to the nearest, of the area of resolution; 1 is resolution alone."""
+    bucket_ratio: float = setting(2.0, above=1, at_most=8)
+    """Largest ratio of a bucket's sides."""
+    bucket_step: int = setting(64, at_least=8, multiple_of=8, at_most=LARGEST_SIDE)
+    """Sides of buckets are multiples of it."""
     crop: Literal["center", "random"] = "center"
     """Which part of a photo is seen: the middle, or one of four fixed random ones at each visit."""
     flip: bool = False

@@ -3,7 +3,8 @@
 """Of what a DreamBooth run's batches are: rows of the subjects, and with prior preservation as many of their classes.
 
 With several concepts (subjects), each is shown as often as another, or as its photos' repeats say. Class rows follow
-the same order of turns, so that each instance example brings one of its own concept's class with it:
+the same order of turns, so that each instance example brings one of its own concept's class with it; where pictures
+have several sizes, as many on the average:
 
     L = sum_k sum_{i of concept k} (mse_i + lambda_k mse_of_class_i) / n_instances
 """
@@ -16,6 +17,7 @@ from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.data.mixture import Mixture, Stream, Turns
 from dreambooth_jax.data.turns import whole_shares
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,17 +26,22 @@ class ConceptTables:
 
     Attributes:
         name: of its streams; empty for the only one of a run.
-        instance: its pictures.
+        instance: its pictures, those of each size in a table of their own.
         prior: pictures of its class, or None without prior preservation.
         prior_weight: lambda of its class images.
         repeats: how often each of its pictures comes in an epoch; None shows all concepts equally often.
     """
 
     name: str
-    instance: ExampleTable
+    instance: Sequence[ExampleTable]
     prior: ExampleTable | None
     prior_weight: float
     repeats: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Its pictures, of all sizes."""
+        return sum(table.counts[0] for table in self.instance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,41 +70,57 @@ class Batches:
 
     def of(self, concepts: Sequence[ConceptTables]) -> Mixture:
         """Batches of these concepts; without prior preservation class images are left out."""
-        shares = shares_of([one.instance.counts[0] for one in concepts], [one.repeats for one in concepts])
+        shares = shares_of([one.count for one in concepts], [one.repeats for one in concepts])
+        sizes = dict.fromkeys(table.size for one in concepts for table in one.instance)
+        of_size = [self._instances(concepts, size, shares, suffix=len(sizes) > 1) for size in sizes]
+        streams = [turns for turns, _ in of_size]
         with_prior = [i for i, one in enumerate(concepts) if self.with_prior and one.prior_weight and one.prior]
-        streams = [self._turns("instance", concepts, range(len(concepts)), shares)]
         if with_prior:
-            streams.append(self._turns("prior", concepts, with_prior, shares))
-        return Mixture(streams=streams, seed=self.seed)
+            streams.append(self._class_images(concepts, with_prior, shares))
+        return Mixture(streams=streams, seed=self.seed, size_shares=[share for _, share in of_size])
 
-    def _turns(
-        self, kind: str, concepts: Sequence[ConceptTables], chosen: Sequence[int], shares: Sequence[Fraction]
+    def _instances(
+        self, concepts: Sequence[ConceptTables], size: Size, shares: Sequence[Fraction], *, suffix: bool
+    ) -> tuple[Stream | Turns, Fraction]:
+        """(the pictures of one size, their share in the steps): each picture of a concept comes as often as another."""
+        end = f"@{size.setting}" if suffix else ""
+        streams, parts = [], []
+        for i, concept in enumerate(concepts):
+            for table in concept.instance:
+                if table.size == size:
+                    number = i if len(concepts) > 1 else None
+                    name = _name("instance", concept) + end
+                    streams.append(Stream(name=name, table=table, rows=self.rows, concept=number))
+                    parts.append(shares[i] * Fraction(table.counts[0], concept.count))
+        return self._turns(streams, parts, order=f"concepts{end}"), sum(parts, Fraction(0))
+
+    def _class_images(
+        self, concepts: Sequence[ConceptTables], chosen: Sequence[int], shares: Sequence[Fraction]
     ) -> Stream | Turns:
-        """The stream of the only concept, or those of some that take turns."""
-        taken = sum(shares[i] for i in chosen)
+        """Class images of the chosen concepts. Where others have none, theirs come more often, and weigh less."""
+        parts = [shares[i] for i in chosen]
         streams = [
             Stream(
-                name=f"{kind}/{concepts[i].name}" if concepts[i].name else kind,
-                table=_table(concepts[i], kind),
+                name=_name("prior", concepts[i]),
+                table=table,
                 rows=self.rows,
-                # where others have no class images, its own come more often, and weigh so much less
-                weight=concepts[i].prior_weight * float(taken) if kind == "prior" else 1.0,
-                is_prior=kind == "prior",
+                weight=concepts[i].prior_weight * float(sum(parts)),
+                is_prior=True,
                 concept=i if len(concepts) > 1 else None,
             )
             for i in chosen
+            if (table := concepts[i].prior) is not None
         ]
-        if len(concepts) == 1:
+        return self._turns(streams, parts, order="concepts")
+
+    def _turns(self, streams: Sequence[Stream], parts: Sequence[Fraction], *, order: str) -> Stream | Turns:
+        if len(streams) == 1:
             return streams[0]
-        return Turns(
-            order="concepts", streams=streams, shares=whole_shares([shares[i] for i in chosen]), rows=self.rows
-        )
+        return Turns(order=order, streams=streams, shares=whole_shares(parts), rows=self.rows)
 
 
-def _table(concept: ConceptTables, kind: str) -> ExampleTable:
-    table = concept.instance if kind == "instance" else concept.prior
-    assert table is not None, "concepts without class images are left out"
-    return table
+def _name(kind: str, concept: ConceptTables) -> str:
+    return f"{kind}/{concept.name}" if concept.name else kind
 
 
 def shares_of(counts: Sequence[int], repeats: Sequence[int | None]) -> list[Fraction]:

@@ -100,19 +100,20 @@ def listed(texts: Sequence[Sequence[str]], captions: Captions) -> list[str]:
     return [*(text for some in texts for text in some), *([captions.dropped] if captions.dropout else [])]
 
 
-def draws_of(texts: Sequence[Sequence[str]], index: np.ndarray, captions: Captions) -> TextDraws | None:
+def draws_of(texts: Sequence[Sequence[str]], index: np.ndarray, *, dropout: float, dropped: int) -> TextDraws | None:
     """What is drawn of a table; None where every example has one text and keeps it.
 
     Args:
         texts: of each example.
-        index: int [m], the place in the table of each of :func:`listed`.
-        captions: with the drop-out.
+        index: int [m], the place in the table of each of these texts, one after the other.
+        dropout: share of visits with another text.
+        dropped: its place.
     """
-    if not captions.dropout and all(len(some) == 1 for some in texts):
+    if not dropout and all(len(some) == 1 for some in texts):
         return None
     counts = np.array([len(some) for some in texts], np.int64)
     choices = np.zeros((len(texts), counts.max()), np.int64)
     ends = np.cumsum(counts)
     for i, (end, count) in enumerate(zip(ends, counts)):
         choices[i, :count] = index[end - count : end]
-    return TextDraws(choices=choices, counts=counts, dropout=captions.dropout, dropped=int(index[-1]))
+    return TextDraws(choices=choices, counts=counts, dropout=dropout, dropped=dropped)

@@ -14,14 +14,17 @@ the n examples of its own; visit counts the steps that drew from the stream befo
 epoch, a set smaller than the batch simply cycles, and a run resumes with nothing but the step. In the same way an
 example's visits go through its views: in V epochs every view of every example is seen once.
 
-A batch has one size. Where streams have several, a step draws from those of one size: in a round of steps each size has
-as many as its share of the instance examples, in an order of its own for each round.
+Where instance streams have several sizes, a step draws from those of one size: in a round of steps each size has as
+many as its share of the instance examples, in an order of its own for each round. Prior streams are drawn from at every
+step. Where their size is another, the batch has two parts, of one size each: the loss is a sum over rows, so parts add
+up.
 
 All orders are drawn from names (seed, stream, epoch), so rows may be computed apart: a host asks for its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from math import isfinite
 
@@ -147,88 +150,117 @@ class Turns:
 class Mixture:
     """Streams, and how a batch is put together from them.
 
+    Attributes:
+        streams: of instance examples and of class examples.
+        seed: that orders are drawn from.
+        size_shares: of each of ``sizes`` in the steps; by default of as many as there are examples.
+
     Raises:
-        InputError: without an instance stream, for two streams of one name, or if a batch of one size had other numbers
-            of rows than a batch of another.
+        InputError: without an instance stream, for two streams of one name, or if a batch of instances of one size had
+            another number of rows than a batch of another.
     """
 
     streams: Sequence[Stream | Turns]
     seed: int = 0
+    size_shares: Sequence[Fraction | int] | None = None
 
     def __post_init__(self) -> None:
-        names = [
-            one.name for stream in self.streams for one in (stream.streams if isinstance(stream, Turns) else [stream])
-        ]
+        names = [name for stream in self.streams for name in _names(stream)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(
                 f"two streams are called {twice[0]!r}: their order is drawn from the name, give each its own"
             )
-        if not self.streams or not min(map(_instances, self._of_size.values())):
-            raise InputError("a mixture needs an instance stream, one that is not prior, for each size of its streams")
-        rows = {(sum(stream.rows for stream in streams), _instances(streams)) for streams in self._of_size.values()}
-        if len(rows) > 1:
-            raise InputError(
-                "streams of each size must have as many rows, and as many that are not prior, as another's"
-            )
+        if not self._of_size:
+            raise InputError("a mixture needs an instance stream, one that is not prior")
+        if len({_rows(streams) for streams in self._of_size.values()}) > 1:
+            raise InputError("instance streams of each size must have as many rows as another's")
 
     @cached_property
     def _of_size(self) -> dict[Size, list[Stream | Turns]]:
-        """The streams of each size of latents, in their order."""
-        sizes = dict.fromkeys(stream.size for stream in self.streams)
-        return {size: [stream for stream in self.streams if stream.size == size] for size in sizes}
+        """The instance streams of each size of latents, in their order."""
+        instance = [stream for stream in self.streams if not stream.is_prior]
+        sizes = dict.fromkeys(stream.size for stream in instance)
+        return {size: [stream for stream in instance if stream.size == size] for size in sizes}
+
+    @cached_property
+    def _prior(self) -> list[Stream | Turns]:
+        return [stream for stream in self.streams if stream.is_prior]
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """Sizes of latents that batches have."""
+        """Sizes of latents that instances have."""
         return tuple(self._of_size)
 
     @property
     def rows(self) -> int:
-        """Rows of the global batch."""
-        return sum(stream.rows for stream in self._of_size[self.sizes[0]])
+        """Rows of the global batch, of all its parts."""
+        return self.n_instances + _rows(self._prior)
 
     @property
     def n_instances(self) -> int:
         """Rows of the global batch that are not prior: the loss's denominator."""
-        return _instances(self._of_size[self.sizes[0]])
+        return _rows(self._of_size[self.sizes[0]])
 
     @cached_property
     def _shares(self) -> tuple[int, ...]:
         """Of each size, in the steps."""
-        return whole_shares(
-            [sum(one.examples for one in streams if not one.is_prior) for streams in self._of_size.values()]
-        )
+        examples = [sum(one.examples for one in streams) for streams in self._of_size.values()]
+        return whole_shares(self.size_shares or examples)
 
     def _visit(self, step: int) -> tuple[Size, int]:
-        """The size of a step's batch, and how many steps before it had the same."""
+        """The size of a step's instances, and how many steps before it had the same."""
         who, before = take_turns(np.array([step]), self._shares, self.seed, "sizes")
         return self.sizes[int(who[0])], int(before[0])
 
     def size_at(self, step: int) -> Size:
-        """The size of the latents of a step's batch: the same on all hosts."""
+        """The size of the latents of a step's instances: the same on all hosts."""
         return self._visit(step)[0]
 
-    def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of a step, or some rows of it, in ascending order.
+    def batch_at(self, step: int, rows: slice | Callable[[int], slice] = slice(None)) -> Batch | tuple[Batch, ...]:
+        """The batch of a step, or some rows of each of its parts, in ascending order.
+
+        Args:
+            step: its number.
+            rows: which, or a function that says so for a part of so many rows.
 
         Returns:
             mean, logvar [b, h, w, c]; the texts; weight float32 [b]; is_prior bool [b]; index int32 [b], the number of
-            the row in the global batch, from which its noise is drawn.
+            the row in the global batch, from which its noise is drawn. Where class images have another size, it is two
+            such batches: the instances, and the class images.
         """
         size, visit = self._visit(step)
-        index = np.arange(self.rows, dtype=np.int32)[rows]
+        parts: dict[Size, list[tuple[Stream | Turns, int]]] = {}
+        for stream in self.streams:
+            if stream.is_prior or stream.size == size:
+                parts.setdefault(stream.size, []).append((stream, step if stream.is_prior else visit))
+        batches, first = [], 0
+        for part in parts.values():
+            batches.append(self._part(part, first, rows))
+            first += sum(stream.rows for stream, _ in part)
+        return batches[0] if len(batches) == 1 else tuple(batches)
+
+    def _part(
+        self, streams: list[tuple[Stream | Turns, int]], start: int, rows: slice | Callable[[int], slice]
+    ) -> Batch:
+        """Rows of streams of one size, with how often each has been drawn from; the first has the number ``start``."""
+        count = _rows([stream for stream, _ in streams])
+        chosen = np.arange(count)[rows(count) if callable(rows) else rows]
         parts, first = [], 0
-        for stream in self._of_size[size]:
-            own = index[(index >= first) & (index < first + stream.rows)].astype(np.int64) - first
+        for stream, visit in streams:
+            own = chosen[(chosen >= first) & (chosen < first + stream.rows)] - first
             if len(own):
                 parts.append(stream.take(visit * stream.rows + own, seed=self.seed))
             first += stream.rows
-        return _joined(parts) | {"index": index}
+        return _joined(parts) | {"index": (start + chosen).astype(np.int32)}
+
+
+def _names(stream: Stream | Turns) -> list[str]:
+    return [one.name for one in (stream.streams if isinstance(stream, Turns) else [stream])]
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _instances(streams: Sequence[Stream | Turns]) -> int:
-    return sum(stream.rows for stream in streams if not stream.is_prior)
+def _rows(streams: Sequence[Stream | Turns]) -> int:
+    return sum(stream.rows for stream in streams)

@@ -52,6 +52,8 @@ class Photo:
     """Colour under transparent pixels."""
     has_caption: bool = False
     """Is the prompt its own?"""
+    shape: Size = SQUARE
+    """Height and width, up to a factor."""
 
     def image(self, at_least: int | None = None) -> Image.Image:
         """The upright RGB picture; see :func:`images.decode` for ``at_least``."""
@@ -103,7 +105,15 @@ def load_images(
             raise InputError(f"{source}: caption of {name}: {error}") from error
         digest = images.content_hash(data)
         photos.append(
-            Photo(name=name, prompt=text, has_caption=bool(own), digest=digest, file=file, background=background)
+            Photo(
+                name=name,
+                prompt=text,
+                has_caption=bool(own),
+                digest=digest,
+                file=file,
+                background=background,
+                shape=Size(height, width),
+            )
         )
         if width < size.width or height < size.height:
             small.append(f"{name} ({width}x{height})")

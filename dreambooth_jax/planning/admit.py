@@ -8,6 +8,9 @@
 Both are compared with what the target has, or ``train.device_memory`` says.
 """
 
+from collections.abc import Sequence
+from itertools import product
+
 import jax
 
 from dreambooth_jax.config import Config
@@ -17,6 +20,7 @@ from dreambooth_jax.planning.advice import refusal
 from dreambooth_jax.planning.result import GB, gb
 from dreambooth_jax.prepare.model import describe_model
 from dreambooth_jax.progress import announced
+from dreambooth_jax.size import Size
 from dreambooth_jax.train_setup import TrainSetup, build_train_setup
 from dreambooth_jax.training.parallel import Mapper, Replicated
 
@@ -59,13 +63,14 @@ def check_state(config: Config, mapper: Mapper) -> None:
         raise InputError(refusal(config, setup, f"{gb(needed)} GB on each device ({parts})", room, activations=0))
 
 
-def check_steps(config: Config, setup: TrainSetup, *, first_step: int) -> None:
+def check_steps(config: Config, setup: TrainSetup, *, first_step: int, sizes: Sequence[Size]) -> None:
     """Compile the steps that are still to be taken, which then run as compiled here.
 
     Args:
         config: of the run.
         setup: its steps.
         first_step: steps that have been taken before.
+        sizes: of the instances' pictures; each has a step of its own.
 
     Raises:
         InputError: if one of them needs more memory than a device has.
@@ -73,9 +78,11 @@ def check_steps(config: Config, setup: TrainSetup, *, first_step: int) -> None:
     if jax.process_count() > 1 and isinstance(setup.mapper, Replicated):
         return  # pmap makes a program of the shapes of one process alone
     room = capacity(config, setup.mapper)
-    for active in dict.fromkeys(phase.active for phase in setup.phases if phase.stop > first_step):
-        with announced(f"compiling the step that trains {' and '.join(active)}", usually="a minute or two"):
-            idle, lowered = setup.idle(active), setup.lower(active)
+    steps = dict.fromkeys(phase.active for phase in setup.phases if phase.stop > first_step)
+    for active, size in product(steps, sizes):
+        what = f"the step that trains {' and '.join(active)}" + (f" on {size.words}" if len(sizes) > 1 else "")
+        with announced(f"compiling {what}", usually="a minute or two"):
+            idle, lowered = setup.idle(active), setup.lower(active, size)
             usage = usage_of(lowered)
         peak = bytes_per_device(idle) + usage.peak
         if room is not None and peak > room:

@@ -10,6 +10,7 @@ Nothing is allocated, and the devices need not be there.
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from dreambooth_jax.planning.measure import Compiler, work_of
 from dreambooth_jax.planning.result import DrawPlan, Plan, StepPlan
 from dreambooth_jax.prepare.batch_size import class_batch, encoded_at_once
 from dreambooth_jax.prepare.model import check_fit, describe_model
+from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
@@ -50,12 +52,13 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
     pipe = describe_model(config, target)
     check_fit(pipe, config)
     setup = build_train_setup(config, pipe, mapper)
-    steps = [step_plan(setup, active, compiler=compiler, chip=chip) for active in setup.steps]
+    programs = list(product(setup.steps, setup.buckets))
+    steps = [step_plan(setup, active, size, compiler=compiler, chip=chip) for active, size in programs]
     trained, at_rest = (
         " and ".join(f"{count(part) / 1e6:.1f}M {name}" for name, part in tree.items())
         for tree in (setup.trainable, setup.frozen)
     )
-    batch = max(bytes_per_device(mapper.batch_shapes(setup.batch(active))) for active in setup.steps)
+    batch = max(bytes_per_device(mapper.batch_shapes(setup.batch(*program))) for program in programs)
     return Plan(
         model=f"training {trained}; {at_rest} rest; {setup.batches.examples} examples a step",
         machine=_machine(mapper, np.dtype(pipe.unet.dtype).name),
@@ -77,17 +80,22 @@ def _machine(mapper: Mapper, dtype: str) -> str:
     return f"{line}: activations are a CPU's; --target names a GPU or TPU to compile for instead"
 
 
-def step_plan(setup: TrainSetup, active: Groups, *, compiler: Compiler, chip: Chip | None = None) -> StepPlan:
-    """Compile a step and ask what it needs."""
-    state, frozen, batch, key = setup.step_shapes(active)
+def step_plan(
+    setup: TrainSetup, active: Groups, size: Size, *, compiler: Compiler, chip: Chip | None = None
+) -> StepPlan:
+    """Compile a step for instances of a size, and ask what it needs."""
+    state, frozen, batch, key = setup.step_shapes(active, size)
     phases = [(phase.start, phase.stop) for phase in setup.phases if phase.active == active]
     stretches = ", ".join(f"{start} to {stop}" for start, stop in phases)
-    measured = compiler(f"steps {stretches}", lambda: setup.lower(active))
+    bucket = size.words if len(setup.buckets) > 1 else ""
+    name = f"steps {stretches}" + (f" on {bucket}" if bucket else "")
+    measured = compiler(name, lambda: setup.lower(active, size))
     operations = flops(setup.pure_steps[active], state, frozen, batch, key)
     dtype = np.dtype(setup.pipe.unet.dtype).name
     return StepPlan(
         active=active,
         phases=phases,
+        bucket=bucket,
         usage=measured.usage,
         idle=bytes_per_device(setup.idle(active)),
         flops=operations,

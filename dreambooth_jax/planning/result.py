@@ -60,16 +60,19 @@ class StepPlan(Program):
     Attributes:
         active: groups that it trains.
         phases: first step and end of each.
+        bucket: size of the instances' pictures, where there are several; else empty.
     """
 
     active: tuple[str, ...]
     phases: Sequence[tuple[int, int]]
+    bucket: str = ""
 
     @property
     def name(self) -> str:
         """What it is, in words."""
         stretches = ", ".join(f"{start} to {stop}" for start, stop in self.phases)
-        return f"steps {stretches}, training {' and '.join(self.active)}"
+        on = f", on {self.bucket}" if self.bucket else ""
+        return f"steps {stretches}, training {' and '.join(self.active)}{on}"
 
 
 @dataclass(frozen=True, kw_only=True)

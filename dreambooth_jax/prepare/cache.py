@@ -23,6 +23,7 @@ from jaxtyping import Float32, Int
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import DataConfig
+from dreambooth_jax.data.buckets import bucket_sizes, nearest
 from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
@@ -155,6 +156,16 @@ class Examples:
     photos: Sequence[Photo]
     moments: Moments
 
+    @property
+    def size(self) -> Size:
+        """Height and width of their latents."""
+        return Size(*self.moments[0].shape[2:4])
+
+
+def buckets_of(data: DataConfig) -> tuple[Size, ...]:
+    """The shapes that a run cuts its photos to."""
+    return bucket_sizes(data.size, count=data.buckets, step=data.bucket_step, longest=data.bucket_ratio)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
@@ -175,10 +186,18 @@ class Encoder:
     cache: Path
     _given: dict[Any, Examples] = field(default_factory=dict, init=False)
 
-    def instance(self, photos: Sequence[Photo]) -> Examples:
-        """Photos of a subject, with the moments of their latents."""
-        data = self.data
-        return self._examples(photos, Views(size=data.size, crop=data.crop, flip=data.flip, seed=self.seed))
+    def instance(self, photos: Sequence[Photo]) -> list[Examples]:
+        """Photos of a subject, with the moments of their latents: those of each bucket that some are in."""
+        data, buckets = self.data, buckets_of(self.data)
+        own = [nearest(photo.shape, buckets) for photo in photos]
+        return [
+            self._examples(
+                [photo for photo, size in zip(photos, own) if size == bucket],
+                Views(size=bucket, crop=data.crop, flip=data.flip, seed=self.seed),
+            )
+            for bucket in buckets
+            if bucket in own
+        ]
 
     def prior(self, photos: Sequence[Photo]) -> Examples:
         """Pictures of a class."""

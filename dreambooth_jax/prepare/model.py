@@ -9,6 +9,7 @@ from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import Pipeline, describe_pretrained, load_pretrained
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
+from dreambooth_jax.prepare.cache import buckets_of
 from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.pretrained import Place
@@ -72,8 +73,10 @@ def check_fit(pipe: Pipeline, config: Config) -> None:
     pipe.check_text_to_image()
     for concept in concepts_of(config):
         log.info("%s", pipe.tokenizer.report(concept.identifier))
-    if any(side % factor for side in data.size):
-        raise InputError(f"data.resolution={data.resolution} is no multiple of {factor}, the autoencoder's factor")
+    for size in buckets_of(data):
+        if any(side % factor for side in size):
+            key = "data.resolution" if size == data.size else f"data.bucket_step={data.bucket_step}, bucket"
+            raise InputError(f"{key}={size.setting} is no multiple of {factor}, the autoencoder's factor")
     objective_values(config.objective, trained_pipe(pipe, config.objective).schedule)
     native = (pipe.unet.config.sample_size or 0) * factor
     if native and native != data.resolution:

@@ -34,13 +34,13 @@ class PreparedConcept:
 
     Attributes:
         concept: its words and weights.
-        instance: its photos.
+        instance: its photos, those of each size together.
         prior: pictures of its class, or None without prior preservation.
         captions: how its photos are called.
     """
 
     concept: Concept
-    instance: Examples
+    instance: Sequence[Examples]
     prior: Examples | None
     captions: Captions
 

@@ -96,7 +96,7 @@ def _run(
             concepts=training.concepts,
             keep_last=keep_last,
         )
-        check_steps(config, training.setup, first_step=training.first_step)
+        check_steps(config, training.setup, first_step=training.first_step, sizes=training.sizes)
         state, step = _train(config, folder, training, grids, state, checkpoints, meta, interrupt, listeners)
     finished = step == config.train.steps
     if finished:

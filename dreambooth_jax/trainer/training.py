@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 
@@ -12,11 +13,11 @@ from dreambooth_jax.adapters import composed, part_for
 from dreambooth_jax.adapters.kernels import FIXED
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.batches import ConceptTables
-from dreambooth_jax.data.captions import ONE_EACH, Captions, draws_of, listed
-from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.prepare.cache import Examples, text_table
+from dreambooth_jax.data.captions import ONE_EACH
 from dreambooth_jax.prepare.prepared import Prepared, PreparedConcept
+from dreambooth_jax.size import Size
 from dreambooth_jax.train_setup import TrainSetup, build_train_setup
+from dreambooth_jax.trainer.tables import example_tables
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import Recorder
@@ -45,6 +46,13 @@ class Training:
     concepts: Sequence[PreparedConcept]
     first_step: int
     seed: int
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Sizes of the subjects' pictures: of each, some step of the run has a batch."""
+        factor = self.setup.pipe.vae.config.downscale
+        latents = dict.fromkeys(some.size for one in self.concepts for some in one.instance)
+        return [Size(factor * size.height, factor * size.width) for size in latents]
 
     def first_state(self, trainable: Tree, checkpoints: Checkpoints) -> TrainState:
         """The state to go on from, placed by the mapper; it takes ``trainable`` over."""
@@ -75,20 +83,13 @@ class Training:
         encode = not setup.trains_text_encoder(active)
         params = self.whole_params(state.trainable, *setup.encoders) if encode else {}
 
-        def table(examples: Examples, captions: Captions) -> ExampleTable:
-            called = [captions.texts(photo) for photo in examples.photos]
-            texts, index = text_table(setup.pipe, listed(called, captions), params=params, encode=encode)
-            mean, logvar = examples.moments
-            draws = draws_of(called, index, captions)
-            first = index[: len(called)] if draws is None else draws.choices[:, 0]
-            return ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=first, draws=draws)
-
+        tables = partial(example_tables, setup.pipe, params=params, encode=encode)
         rates = setup.learning_rates
         concepts = [
             ConceptTables(
                 name=one.concept.name,
-                instance=table(one.instance, one.captions),
-                prior=table(one.prior, ONE_EACH) if one.prior else None,
+                instance=tables(one.instance, one.captions),
+                prior=tables([one.prior], ONE_EACH)[0] if one.prior else None,
                 prior_weight=one.concept.weight,
                 repeats=one.concept.repeats,
             )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import jax
 from jaxtyping import Array, Key
 
 from dreambooth_jax.data.mixture import Mixture
@@ -49,9 +48,9 @@ class PhaseInputs:
     data: Mixture
     learning_rates: Callable[[int], dict[str, float]]
 
-    def batch_at(self, step: int, mapper: Mapper) -> dict[str, jax.Array]:
-        """This process's rows of a step's batch, on their way to its devices."""
-        return mapper.place_batch(self.data.batch_at(step, mapper.rows(self.data.rows)))
+    def batch_at(self, step: int, mapper: Mapper) -> Any:
+        """This process's rows of a step's batch, or of each of its parts, on their way to its devices."""
+        return mapper.place_batch(self.data.batch_at(step, mapper.rows))
 
 
 def split_phases(*, steps: int, stretches: Mapping[str, tuple[int, int]]) -> list[Phase]:

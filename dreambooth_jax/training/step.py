@@ -8,7 +8,8 @@
     trainable' = project(trainable[active] + AdamW(g)),   ema' = ema + (1 - decay) (trainable' - ema)
 
 The step is pure: the key of everything random is a function of the root key, the step and the example's number.
-Gradients add up over disjoint sets of examples; the rest is done once, with their sum.
+Gradients add up over disjoint sets of examples; the rest is done once, with their sum. So examples of two sizes are two
+parts of one batch, that the step takes one after the other.
 Which groups are ``active`` is fixed when the step is made, so a frozen text encoder has no backward pass at all.
 """
 
@@ -78,7 +79,7 @@ class TrainStep:
         self,
         trainable: Tree,
         frozen: Tree,
-        batch: Batch,
+        batch: Batch | tuple[Batch, ...],
         root_key: Key[Array, ""],
         step: Int[Array, ""],
         *,
@@ -89,7 +90,7 @@ class TrainStep:
 
         Args:
             trainable, frozen: as the adapter has them.
-            batch: some examples of the step.
+            batch: some examples of the step, or several parts, each of examples of one size.
             root_key: of the run.
             step: number of the step.
             whole_trainable, whole_frozen: make parameters whole before they are used, where devices have parts of them.
@@ -108,7 +109,14 @@ class TrainStep:
                 params = attached(*self.adapter.beside(*whole), keys=keys)
             return self.objective(params, examples, root_key=root_key, step=step)
 
-        return accumulate(jax.value_and_grad(loss_fn, has_aux=True), trained, batch, self.accumulation)
+        first, *others = batch if isinstance(batch, tuple) else (batch,)
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        total = accumulate(value_and_grad, trained, first, self.accumulation)
+        for part in others:
+            # not before the part before it is done: both at once would need the activations of both
+            trained, total = jax.lax.optimization_barrier((trained, total))
+            total = jax.tree.map(jnp.add, total, accumulate(value_and_grad, trained, part, self.accumulation))
+        return total
 
     def update(self, state: TrainState, grads: Tree, metrics: Metrics) -> tuple[TrainState, Metrics]:
         """(next state, metrics with the gradient's norm) from the sums over all examples of the step."""
@@ -126,7 +134,7 @@ class TrainStep:
         return new, metrics | {"grad_norm": norm}
 
     def __call__(
-        self, state: TrainState, frozen: Tree, batch: Batch, root_key: Key[Array, ""]
+        self, state: TrainState, frozen: Tree, batch: Batch | tuple[Batch, ...], root_key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """Both, one after the other."""
         return self.update(state, *self.gradients(state.trainable, frozen, batch, root_key, state.step))

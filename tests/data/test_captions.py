@@ -59,7 +59,11 @@ def stream(captions: Captions, photos: list[Photo], name: str = "instance") -> S
     different = sorted(set(all_texts))
     index = np.array([different.index(text) for text in all_texts])
     plain = table(len(photos), texts=len(different))
-    return Stream(name=name, table=replace(plain, draws=draws_of(called, index, captions)), rows=2)
+    return Stream(
+        name=name,
+        table=replace(plain, draws=draws_of(called, index, dropout=captions.dropout, dropped=int(index[-1]))),
+        rows=2,
+    )
 
 
 def called(captions: Captions, photos: list[Photo], steps: int, *, seed: int = 0) -> list[tuple[int, int]]:
@@ -115,6 +119,6 @@ def test_draws_depend_on_seed_and_step_alone():
 
 
 def test_one_text_each_is_not_drawn():
-    assert draws_of([["a"], ["b"]], np.array([0, 1]), ONE_EACH) is None
+    assert draws_of([["a"], ["b"]], np.array([0, 1]), dropout=0.0, dropped=1) is None
     draws = TextDraws(choices=np.array([[4], [5]]), counts=np.array([1, 1]))
     np.testing.assert_array_equal(draws.at(np.array([1, 0]), np.array([0, 1]), 0, "x"), [5, 4])

@@ -193,6 +193,41 @@ def test_of_two_sizes_every_picture_is_seen_equally_often(n, m, rows, first, see
     assert seen == Counter(dict.fromkeys([*range(n), *range(500, 500 + m)], rows))
 
 
+def with_class_images(n: int, m: int, *, classes: int = 3, rows: int = 2, seed: int = 0) -> Mixture:
+    """Pictures of two sizes, and class images of the first."""
+    prior = Stream(name="prior", table=table(classes, offset=900), rows=rows, weight=0.5, is_prior=True)
+    return Mixture(streams=[*two_sizes(n, m, rows).streams, prior], seed=seed)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), seeds)
+@few
+def test_class_images_of_another_size_are_a_part_of_their_own(n, m, rows, seed):
+    """They are the same at every step, whatever the size of the instances; row numbers go on."""
+    data = with_class_images(n, m, rows=rows, seed=seed)
+    assert (data.rows, data.n_instances) == (2 * rows, rows)
+    alone = Mixture(streams=[data.streams[2], Stream(name="x", table=table(1), rows=rows)], seed=seed)
+    for step in range(n + m):
+        batch = data.batch_at(step)
+        if data.size_at(step) == Size(2, 2):
+            assert batch["mean"].shape[0] == 2 * rows
+            prior = {name: values[rows:] for name, values in batch.items()}
+        else:
+            instances, prior = batch
+            assert not instances["is_prior"].any()
+            assert (instances["mean"].shape[1:3], prior["mean"].shape[1:3]) == ((2, 3), (2, 2))
+            np.testing.assert_array_equal(instances["index"], np.arange(rows))
+        assert prior["is_prior"].all()
+        np.testing.assert_array_equal(prior["index"], np.arange(rows, 2 * rows))
+        np.testing.assert_array_equal(prior["mean"], alone.batch_at(step)["mean"][:rows])
+
+
+def test_a_host_asks_for_its_rows_of_each_part():
+    data = with_class_images(1, 1, rows=4)
+    step = next(step for step in range(9) if data.size_at(step) == Size(2, 3))
+    for part, own in zip(data.batch_at(step), data.batch_at(step, lambda count: slice(count // 2, count))):
+        assert_equal(own, {name: values[2:] for name, values in part.items()})
+
+
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 10**6), seeds)
 @few
 def test_the_size_depends_on_seed_and_step_alone(n, m, step, seed):
@@ -243,7 +278,6 @@ def test_a_wrong_stream_is_named(options, complaint):
     [
         ([], "needs an instance stream"),
         ([("a", Size(2, 2), 1, True)], "needs an instance stream"),
-        ([("a", Size(2, 2), 1, False), ("b", Size(2, 3), 1, True)], "needs an instance stream"),
         ([("a", Size(2, 2), 1, False), ("a", Size(2, 2), 1, False)], "two streams are called 'a'"),
         ([("a", Size(2, 2), 1, False), ("b", Size(2, 3), 2, False)], "as many rows"),
         ([("a", Size(2, 2), 2, False), ("b", Size(2, 3), 1, False), ("c", Size(2, 3), 1, True)], "as many"),

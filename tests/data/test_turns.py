@@ -54,7 +54,7 @@ def test_shares_as_whole_numbers(shares):
 def concept(name: str, n: int, *, offset: int, classes: int = 3, **options) -> ConceptTables:
     """Its pictures count from the offset, those of its class from the offset and a hundred."""
     prior = table(classes, offset=offset + 100)
-    return ConceptTables(name=name, instance=table(n, offset=offset), prior=prior, **{"prior_weight": 1.0} | options)
+    return ConceptTables(name=name, instance=[table(n, offset=offset)], prior=prior, **{"prior_weight": 1.0} | options)
 
 
 def seen(mixture, steps: int) -> list[dict]:

@@ -39,7 +39,7 @@ def test_captions_leave_caches_untouched(tmp_path, monkeypatch):
     monkeypatch.setattr("dreambooth_jax.prepare.cache._encode_all", None)  # encoding again would fail
     config, mapper, after = prepared(tmp_path, *WAYS)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cache").iterdir()} == cache
-    for one, other in zip(before.concepts[0].instance.moments, after.concepts[0].instance.moments):
+    for one, other in zip(before.concepts[0].instance[0].moments, after.concepts[0].instance[0].moments):
         assert (one == other).all()
     training, trainable = set_up(config, after, mapper)
     state = training.setup.fresh_state(trainable)

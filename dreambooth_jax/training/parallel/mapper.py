@@ -103,8 +103,8 @@ class Mapper(Protocol):
         """Those of ``count`` rows of a global batch that this process has to bring."""
         ...
 
-    def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of a batch -> on their devices. Asynchronous."""
+    def place_batch(self, batch: Any) -> Any:
+        """This process's rows of a batch, or of each part of one -> on their devices. Asynchronous."""
         ...
 
     def map(self, step: Step) -> MappedStep:

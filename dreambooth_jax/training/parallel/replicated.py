@@ -60,10 +60,10 @@ class Replicated:
         """A share for each device."""
         return own_rows(self.target, count)
 
-    def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def place_batch(self, batch: Any) -> Any:
         """[b, ...] -> [devices, b / devices, ...]."""
         n = self._local.size
-        split = {name: rows.reshape(n, len(rows) // n, *rows.shape[1:]) for name, rows in batch.items()}
+        split = jax.tree.map(lambda rows: rows.reshape(n, len(rows) // n, *rows.shape[1:]), batch)
         return jax.device_put(split, self._split)
 
     def map(self, step: Step) -> MappedStep:

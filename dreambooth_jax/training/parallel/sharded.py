@@ -85,9 +85,9 @@ class Sharded:
         """A share for each device."""
         return own_rows(self.target, count)
 
-    def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def place_batch(self, batch: Any) -> Any:
         """Rows over all devices."""
-        return {name: jax.make_array_from_process_local_data(self._rows, rows) for name, rows in batch.items()}
+        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(self._rows, rows), batch)
 
     def map(self, step: Step) -> MappedStep:
         """jit; what comes out is sharded as what went in."""
