@@ -63,14 +63,14 @@ def check_state(config: Config, mapper: Mapper) -> None:
         raise InputError(refusal(config, setup, f"{gb(needed)} GB on each device ({parts})", room, activations=0))
 
 
-def check_steps(config: Config, setup: TrainSetup, *, first_step: int, sizes: Sequence[Size]) -> None:
+def check_steps(config: Config, setup: TrainSetup, *, first_step: int, sizes: Sequence[Size] = ()) -> None:
     """Compile the steps that are still to be taken, which then run as compiled here.
 
     Args:
         config: of the run.
         setup: its steps.
         first_step: steps that have been taken before.
-        sizes: of the instances' pictures; each has a step of its own.
+        sizes: of the instances' pictures, each of which has a step of its own; by default all that there may be.
 
     Raises:
         InputError: if one of them needs more memory than a device has.
@@ -79,6 +79,7 @@ def check_steps(config: Config, setup: TrainSetup, *, first_step: int, sizes: Se
         return  # pmap makes a program of the shapes of one process alone
     room = capacity(config, setup.mapper)
     steps = dict.fromkeys(phase.active for phase in setup.phases if phase.stop > first_step)
+    sizes = sizes or setup.buckets
     for active, size in product(steps, sizes):
         what = f"the step that trains {' and '.join(active)}" + (f" on {size.words}" if len(sizes) > 1 else "")
         with announced(f"compiling {what}", usually="a minute or two"):
