@@ -30,6 +30,7 @@ def prepared(root: Path, *overrides):
     return config, mapper, prepare(config, RunFolder(Path(config.run_dir)), Interrupt(), mapper)
 
 
+@pytest.mark.slow
 def test_captions_leave_caches_untouched(tmp_path, monkeypatch):
     draw_photos(tmp_path / "photos", 2)
     (tmp_path / "photos" / "0.txt").write_text("{identifier}, red, green, blue")
