@@ -44,6 +44,11 @@ class PreparedConcept:
     prior: Examples | None
     captions: Captions
 
+    @property
+    def n_photos(self) -> int:
+        """Photos of the subject, of all sizes."""
+        return sum(len(some.photos) for some in self.instance)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:

@@ -56,7 +56,7 @@ def _export_adapter(
     """Write the file; nothing where no kernels were trained. Returns what was written."""
     if not modules:
         return []
-    said = run_metadata(config, step=step, photos=[len(one.instance.photos) for one in training.concepts])
+    said = run_metadata(config, step=step, photos=[one.n_photos for one in training.concepts])
     asked = config.export.format
     form: Literal["auto", "kohya", "peft"] = asked if asked == "kohya" or asked == "peft" else "auto"
     pipe, dtype = training.setup.pipe, config.export.dtype

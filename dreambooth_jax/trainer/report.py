@@ -37,7 +37,7 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
         mapper.devices[0].device_kind,
         type(mapper).__name__.lower() if len(mapper.devices) > 1 else "alone",
     )
-    counts = [sum(len(some.photos) for some in one.instance) for one in concepts]
+    counts = [one.n_photos for one in concepts]
     for one, count_, share in zip(concepts, counts, shares_of(counts, [one.concept.repeats for one in concepts])):
         log.info(
             "%s%d instance and %d class images (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
