@@ -39,13 +39,11 @@ class KernelMethod(NamedTuple):
         name: as in ``adapter.kind``.
         kernel: (kernel, its tensors, fixed and trained) -> the changed kernel.
         beside: (kernel, its tensors) -> the same change without a dense kernel; None where it has none.
-        saved: (its tensors) -> those that a file holds: without what follows from the others and the kernel.
     """
 
     name: str
     kernel: Callable[[Any, Tensors], Any]
     beside: Callable[[Any, Tensors], Beside] | None = None
-    saved: Callable[[Tensors], Tensors] = dict
 
 
 Start = Callable[[Key[Array, ""], str, Any], tuple[Tensors, Tensors] | None]

@@ -84,11 +84,7 @@ def _beside(kernel: Any, tensors: Tensors) -> Beside:
     return Beside(down=down.reshape(*kernel.shape[:-1], -1), up=up[None, None] if is_convolution(kernel) else up)
 
 
-def _saved(tensors: Tensors) -> Tensors:
-    return {name: tensors[name] for name in ("lidb_down", "lidb_up", "lidb_seed")}
-
-
-LIDB = KernelMethod("lidb", _kernel, _beside, saved=_saved)
+LIDB = KernelMethod("lidb", _kernel, _beside)
 
 
 def lidb(layers: Layers, *, seed: int, down: int = 100, up: int = 50) -> Adapter:

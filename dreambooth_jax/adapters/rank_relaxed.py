@@ -58,7 +58,7 @@ def merged(tensors: Tensors) -> dict[str, Any]:
     }
 
 
-RANK_RELAXED = KernelMethod("rank_relaxed", _kernel, _beside, saved=merged)
+RANK_RELAXED = KernelMethod("rank_relaxed", _kernel, _beside)
 
 
 def rank_relaxed(begun: Mapping[str, Tensors], *, rank: int) -> Adapter:

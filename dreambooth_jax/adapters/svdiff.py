@@ -38,11 +38,7 @@ def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     return kernel + ((known["left"] * shift[None]) @ known["right"]).reshape(kernel.shape)
 
 
-def _saved(tensors: Tensors) -> Tensors:
-    return {"delta": tensors["delta"]}
-
-
-SVDIFF = KernelMethod("svdiff", _kernel, saved=_saved)
+SVDIFF = KernelMethod("svdiff", _kernel)
 
 
 def svdiff(layers: Layers) -> Adapter:
