@@ -65,10 +65,10 @@ def test_every_kind_is_run():
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_it_trains_and_goes_on_bit_for_bit(kind, root, begun, monkeypatch):
+def test_it_trains_and_goes_on_bit_for_bit(kind, root, request, monkeypatch):
     monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
     more = [*SETTINGS, f"adapter.kind={kind}", *MORE.get(kind, [])]
-    more += [f"adapter.begin={begun}"] if kind == "rank_relaxed" else []
+    more += [f"adapter.begin={request.getfixturevalue('begun')}"] if kind == "rank_relaxed" else []
     whole, killed = (tiny_config(root, f"run_dir={root / kind}-{name}", *more) for name in ("whole", "killed"))
     dbx.train(whole)
     with monkeypatch.context() as patch:
