@@ -1,30 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Whole runs of every kind of adapter: what is trained, what is kept, and that an interruption changes no bit."""
+"""Every kind of adapter by its settings, and whole runs of all ways to change a kernel at once."""
+
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dreambooth_jax as dbx
 from dreambooth_jax import rng, trees
+from dreambooth_jax.adapters import difference, ia3, lidb, loha, lokr, make_adapter, oft, rank_relaxed, registry, svdiff
 from dreambooth_jax.adapters.kernel_kinds import KINDS
-from dreambooth_jax.adapters.lidb import start
+from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
+from dreambooth_jax.adapters.low_rank import first_factors
+from dreambooth_jax.adapters.methods import METHODS
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.adapters import Module, write_adapter
+from dreambooth_jax.weights.adapters.methods import ALL_TENSORS, method_of
 from tests.runs import MODEL, assert_same, draw_photos, killed_at, tiny_config, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
-
-SETTINGS = [
-    "prior.weight=0",
-    "train.steps=2",
-    "train.batch_size=1",
-    "checkpoint.every=1",
-    "optimizer.learning_rate=1e-2",
-]
 TENSORS = {
     "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
     "lokr": {"lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b"},
@@ -36,7 +34,6 @@ TENSORS = {
     "custom_diffusion": {"diff"},
     "full": {"kernel", "bias", "scale"},
 }
-MORE = {"loha": ["adapter.rank=2"], "lokr": ["adapter.rank=2"], "full": ["adapter.targets=attn-mlp"]}
 
 
 @pytest.fixture(scope="module")
@@ -47,48 +44,132 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def begun(root):
+def params():
+    """Shapes of a tiny model."""
+    return trees.shapes(dbx.load_pretrained(MODEL).params)
+
+
+@pytest.fixture
+def begun(root, params):
     """The file of a LiDB of some layers."""
-    unet = trees.flatten(dbx.load_pretrained(MODEL).params["unet"])
     modules = {}
-    for name in choose_layers(unet=["cross-attention-kv"])([f"unet/{one}" for one in unet]):
-        path = name.removeprefix("unet/").removesuffix("/kernel")
-        fixed, trained = start(rng.root_key(0), unet[f"{path}/kernel"], seed=4_000_000_000)
-        tensors = {**trained, "lidb_up": trained["lidb_up"] + 0.05, "lidb_seed": fixed["lidb_seed"]}
-        modules[path] = Module("lidb", tensors)
+    for name in choose_layers(unet=["cross-attention-kv"])(list(trees.flatten(params))):
+        i, o = trees.flatten(params)[name].shape
+        tensors = {"lidb_down": np.ones((i, 1)), "lidb_up": np.ones((1, o)), "lidb_seed": np.int32(7)}
+        modules[name.removeprefix("unet/").removesuffix("/kernel")] = Module("lidb", tensors)
     write_adapter(root / "begun.safetensors", {"unet": modules})
     return root / "begun.safetensors"
 
 
-def test_every_kind_is_run():
-    assert TENSORS.keys() == {*KINDS, "full"}
+def trained_by(kind, root, params, *more):
+    """Name -> shape of what a run of this kind trains."""
+    config = tiny_config(root, f"adapter.kind={kind}", *more)
+    adapter = make_adapter(config, {})
+    _, trainable = jax.eval_shape(adapter.init, rng.root_key(0), params)
+    return trees.flatten(trainable)
+
+
+def last_parts(trained):
+    """Names of the layers within their blocks."""
+    return {name.rpartition("/")[0].rpartition("transformer_blocks_0/")[2] for name in trained}
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_it_trains_and_goes_on_bit_for_bit(kind, root, request, monkeypatch):
+def test_each_kind_trains_its_own_tensors(kind, root, params, request):
+    more = [f"adapter.begin={request.getfixturevalue('begun')}"] if kind == "rank_relaxed" else []
+    trained = trained_by(kind, root, params, *more)
+    assert {name.rpartition("/")[2] for name in trained} <= TENSORS[kind]
+    assert TENSORS.keys() >= KINDS.keys()
+
+
+def test_what_is_trained_where_nothing_is_said_is_what_authors_chose(root, params):
+    assert last_parts(trained_by("custom_diffusion", root, params)) == {"attn2/to_k", "attn2/to_v"}
+    attention = {f"attn{n}/{part}" for n in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out_0")}
+    assert last_parts(trained_by("lidb", root, params)) == attention
+    scaled = {f"attn{n}/to_{part}" for n in (1, 2) for part in "kv"} | {"ff/net_2"}
+    assert last_parts(trained_by("ia3", root, params)) == scaled
+    assert trained_by("full", root, params).keys() == {n for n in trees.flatten(params) if n.startswith("unet/")}
+
+
+def test_full_trains_all_of_the_layers_that_are_chosen(root, params):
+    """Biases and norms with them, and of the text encoder what is chosen there."""
+    more = ["adapter.targets=.*/mid_block/.*", "text_encoder.stop=-1", "adapter.text_encoder_targets=.*_embedding"]
+    trained = trained_by("full", root, params, *more)
+    expected = trees.matcher(["unet/mid_block/.*", "text_encoder/.*_embedding/.*"])
+    assert set(trained) == {name for name in trees.flatten(params) if expected(name)}
+    assert {"bias", "scale", "kernel", "embedding"} == {name.rpartition("/")[2] for name in trained}
+
+
+def relaxed(key, kernel):
+    fixed, begun = lidb.start(key, kernel, seed=4_000_000_000)
+    return {**fixed, **begun, "lidb_up": begun["lidb_up"] + 0.01}, first_factors(key, kernel.shape, 2, jnp.float32)
+
+
+WAYS = {
+    "ia3": (ia3.IA3, lambda key, kernel: ia3.start(kernel, on_input=kernel.shape[-2] < 64)),
+    "lidb": (lidb.LIDB, partial(lidb.start, seed=4_000_000_000)),
+    "rank relaxed": (rank_relaxed.RANK_RELAXED, relaxed),
+    "loha": (loha.LOHA, partial(loha.start, rank=2, alpha=1.0)),
+    "lokr": (lokr.LOKR, partial(lokr.start, rank=2, alpha=1.0)),
+    "oft": (oft.OFT, lambda key, kernel: oft.start(kernel, block_size=4)),
+    "svdiff": (svdiff.SVDIFF, lambda key, kernel: svdiff.start(kernel)),
+    "diff": (difference.DIFFERENCE, lambda key, kernel: difference.start(kernel)),
+}
+
+
+def way_of(tensors):
+    """The way that has these tensors, as of a file."""
+    if {"lidb_down", "lora_down"} <= tensors.keys():
+        return rank_relaxed.RANK_RELAXED
+    return METHODS[method_of({name: one for name, one in tensors.items() if name in ALL_TENSORS})]
+
+
+def by_turns(ways, names):
+    """Each layer is changed in another way."""
+
+    def start(key, name, kernel):
+        number = layers(names).index(name)
+        return WAYS[ways[number % len(ways)]][1](key, kernel)
+
+    layers = choose_layers(unet=["attn-mlp"])
+    mixed = KernelMethod(
+        "mixed",
+        lambda kernel, tensors: way_of(tensors).kernel(kernel, tensors),
+        (lambda kernel, tensors: way_of(tensors).beside(kernel, tensors))
+        if all(WAYS[way][0].beside for way in ways)
+        else None,
+    )
+    return kernel_adapter(mixed, start, layers)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+@pytest.mark.parametrize("ways", [list(WAYS), ["ia3", "lidb", "rank relaxed"]], ids=["composed", "beside"])
+def test_all_ways_go_on_bit_for_bit(ways, tmp_path, root, params, monkeypatch):
     monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
-    more = [*SETTINGS, f"adapter.kind={kind}", *MORE.get(kind, [])]
-    more += [f"adapter.begin={request.getfixturevalue('begun')}"] if kind == "rank_relaxed" else []
-    whole, killed = (tiny_config(root, f"run_dir={root / kind}-{name}", *more) for name in ("whole", "killed"))
+    names = list(trees.flatten(params))
+    monkeypatch.setitem(registry.ADAPTERS, "loha", lambda config, tokenizers: by_turns(ways, names))
+    settings = ["prior.weight=0", "train.steps=2", "train.batch_size=1", "checkpoint.every=1", "adapter.kind=loha"]
+    whole, killed = (
+        tiny_config(root, f"run_dir={tmp_path / name}", "optimizer.learning_rate=1e-2", *settings)
+        for name in ("whole", "killed")
+    )
     dbx.train(whole)
     with monkeypatch.context() as patch:
         patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(1))
         dbx.train(killed)
     dbx.train(killed)
-    folder = root / f"{kind}-whole"
-    trained = weights(folder, 2)
-    assert_same(trained, weights(root / f"{kind}-killed", 2))
-    assert {name.rpartition("/")[2] for name in trained} <= TENSORS[kind]
-    first = weights(folder, 1)
+    trained, first = weights(tmp_path / "whole", 2), weights(tmp_path / "whole", 1)
+    assert_same(trained, weights(tmp_path / "killed", 2))
+    assert len({name.rpartition("/")[2] for name in trained}) >= len(ways)
     for name, leaf in trained.items():
         assert (leaf != first[name]).any(), name
-    _only_the_layers_of_what_is_trained_change(folder, trained)
+    _the_layers_of_what_is_trained_change(tmp_path / "whole", trained)
 
 
-def _only_the_layers_of_what_is_trained_change(folder, trained):
+def _the_layers_of_what_is_trained_change(folder, trained):
     before = trees.flatten(dbx.load_pretrained(MODEL).params)
     layers = {name.rpartition("/")[0] for name in trained}
     for name, leaf in trees.flatten(open_model(str(folder)).params).items():
         differs = bool((np.asarray(leaf) != before[name]).any())
-        is_changed = name.rpartition("/")[0] in layers and (name in trained or name.endswith("/kernel"))
-        assert differs == is_changed, name
+        assert differs == (name.endswith("/kernel") and name.rpartition("/")[0] in layers), name
