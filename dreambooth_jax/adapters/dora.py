@@ -9,6 +9,7 @@ PEFT has outputs; OneTrainer, A1111 and ComfyUI inputs, LyCORIS either. The norm
 are taken (§ 4.3 of the paper), as everywhere.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -29,10 +30,14 @@ def magnitudes(kernel: Any, channels: Channels) -> Array:
     return _norm(_wide(kernel), jax.ShapeDtypeStruct(shape, kernel.dtype))
 
 
-def dora_kernel(kernel: Any, tensors: Tensors) -> Array:
-    """The kernel with its new lengths and directions."""
-    changed = low_rank_kernel(_wide(kernel), tensors)
-    return changed * _factors(tensors["dora_scale"], _norm(changed, tensors["dora_scale"]))
+def with_lengths(change: Callable[[Any, Tensors], Any]) -> Callable[[Any, Tensors], Array]:
+    """A way to change a kernel, after which its channels get their lengths."""
+
+    def changed(kernel: Any, tensors: Tensors) -> Array:
+        new = change(_wide(kernel), tensors)
+        return new * _factors(tensors["dora_scale"], _norm(new, tensors["dora_scale"]))
+
+    return changed
 
 
 def dora_beside(kernel: Any, tensors: Tensors) -> Beside:
@@ -43,7 +48,7 @@ def dora_beside(kernel: Any, tensors: Tensors) -> Beside:
     return low_rank._replace(inputs=factors) if _of_inputs(kernel, scale) else low_rank._replace(outputs=factors)
 
 
-DORA = KernelMethod("dora", dora_kernel, dora_beside)
+DORA = KernelMethod("dora", with_lengths(low_rank_kernel), dora_beside)
 
 
 def _wide(kernel: Any) -> Array:

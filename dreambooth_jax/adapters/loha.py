@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.dora import with_lengths
 from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
 from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import Layers
@@ -52,6 +53,8 @@ def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
 
 
 LOHA = KernelMethod("loha", _kernel)
+LOHA_WITH_DORA = KernelMethod("loha with dora", with_lengths(_kernel))
+"""What files of LyCORIS may hold."""
 
 
 def loha(layers: Layers, *, ranks: Ranks) -> Adapter:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.dora import with_lengths
 from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, is_convolution, kernel_adapter
 from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import Layers
@@ -101,6 +102,8 @@ def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
 
 
 LOKR = KernelMethod("lokr", _kernel)
+LOKR_WITH_DORA = KernelMethod("lokr with dora", with_lengths(_kernel))
+"""What files of LyCORIS may hold."""
 
 
 def lokr(layers: Layers, *, ranks: Ranks, factor: int = -1, decompose_both: bool = False) -> Adapter:

@@ -13,17 +13,22 @@ import dreambooth_jax as dbx
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import difference, ia3, lidb, loha, lokr, make_adapter, oft, rank_relaxed, registry, svdiff
 from dreambooth_jax.adapters.kernel_kinds import KINDS
-from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
+from dreambooth_jax.adapters.kernels import FIXED, KernelMethod, kernel_adapter, tensors_by_path
 from dreambooth_jax.adapters.low_rank import first_factors
 from dreambooth_jax.adapters.methods import METHODS
 from dreambooth_jax.adapters.targets import choose_layers
+from dreambooth_jax.models import CLIPTextConfig, UNetConfig
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.adapters import Module, write_adapter
+from dreambooth_jax.weights.adapters.metadata import network_metadata
 from dreambooth_jax.weights.adapters.methods import ALL_TENSORS, method_of
+from dreambooth_jax.weights.modules import parameter_shapes
 from tests.runs import MODEL, assert_same, draw_photos, killed_at, tiny_config, weights
 
 TENSORS = {
+    "lora": {"lora_down", "lora_up"},
     "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
     "lokr": {"lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b"},
     "ia3": {"weight"},
@@ -55,7 +60,7 @@ def begun(root, params):
     modules = {}
     for name in choose_layers(unet=["cross-attention-kv"])(list(trees.flatten(params))):
         i, o = trees.flatten(params)[name].shape
-        tensors = {"lidb_down": np.ones((i, 1)), "lidb_up": np.ones((1, o)), "lidb_seed": np.int32(7)}
+        tensors = {"lidb_down": np.ones((i, 1)), "lidb_up": np.ones((1, o)), "lidb_seed": np.uint32(4_000_000_000)}
         modules[name.removeprefix("unet/").removesuffix("/kernel")] = Module("lidb", tensors)
     write_adapter(root / "begun.safetensors", {"unet": modules})
     return root / "begun.safetensors"
@@ -98,6 +103,33 @@ def test_full_trains_all_of_the_layers_that_are_chosen(root, params):
     expected = trees.matcher(["unet/mid_block/.*", "text_encoder/.*_embedding/.*"])
     assert set(trained) == {name for name in trees.flatten(params) if expected(name)}
     assert {"bias", "scale", "kernel", "embedding"} == {name.rpartition("/")[2] for name in trained}
+
+
+SD15 = {
+    "unet": UNetConfig(),
+    "text_encoder": CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12),
+}
+
+
+@pytest.mark.parametrize(("networks", "dtype"), [(["unet"], "float32"), (["unet", "text_encoder"], "float16")])
+def test_a_lidb_of_stable_diffusion_takes_150_kilobytes(networks, dtype, root, tmp_path):
+    """By shapes: 150 numbers for each of 128 layers of the UNet and 48 of the text encoder, and their names."""
+    kinds = {name: SD.components[name] for name in networks}
+    shapes = {name: parameter_shapes(kind, kind.build(SD15[name])) for name, kind in kinds.items()}
+    more = ["text_encoder.stop=-1"] if len(networks) == 2 else []
+    adapter = make_adapter(tiny_config(root, "adapter.kind=lidb", *more), {})
+    described = jax.eval_shape(adapter.init, rng.root_key(0), shapes)
+    fixed = {network: tree[FIXED] for network, tree in described[0].items()}
+    seeds = {name: leaf for name, leaf in trees.flatten(fixed).items() if name.endswith("lidb_seed")}
+    leaves = {**trees.flatten(described[1]), **seeds}
+    zeros = trees.unflatten({name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items()})
+    modules = {
+        network: {path: Module("lidb", tensors) for path, tensors in tensors_by_path(tree).items()}
+        for network, tree in zeros.items()
+    }
+    assert sum(map(len, modules.values())) == (176 if len(networks) == 2 else 128)
+    write_adapter(tmp_path / "lidb.safetensors", modules, dtype=dtype, metadata=network_metadata(modules))
+    assert (tmp_path / "lidb.safetensors").stat().st_size <= 150_000
 
 
 def relaxed(key, kernel):

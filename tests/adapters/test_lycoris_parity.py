@@ -125,6 +125,22 @@ def test_lokr(layer, options):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("of_outputs", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "method"), [(modules.LohaModule, loha.LOHA_WITH_DORA), (modules.LokrModule, lokr.LOKR_WITH_DORA)]
+)
+def test_with_dora(layer, of_outputs, kind, method):
+    layer = layer_of(layer)
+    weight = ours(layer.weight)
+    module = module_of(kind, layer, lora_dim=2, alpha=2.0, weight_decompose=True, wd_on_out=of_outputs)
+    merged, _ = module.get_merged_weight(shape=layer.weight.shape)
+    stored = {name: ours(tensor) for name, tensor in module.custom_state_dict().items()}
+    with jax.enable_x64(True):
+        tensors = {name: jnp.asarray(value) for name, value in stored.items()}
+        np.testing.assert_allclose(method.kernel(jnp.asarray(weight), tensors), ours(merged), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("on_input", [False, True])
 def test_ia3(layer, on_input):
     layer = layer_of(layer)

@@ -58,7 +58,8 @@ def rank_of(module: Module) -> int | None:
 
 def alpha_of(module: Module) -> float | None:
     """Its alpha; the rank where it says none, so that the products count as they are."""
-    return float(module.tensors["alpha"]) if "alpha" in module.tensors else rank_of(module)
+    alpha = module.tensors.get("alpha", rank_of(module))
+    return None if alpha is None else float(alpha)
 
 
 def _is_window(module: Module) -> bool:
