@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""What ``sample`` and ``export`` can be told. The string after a field is its help text on the command line."""
+"""What ``sample``, ``export`` and ``check`` can be told. The string after a field is its help on the command line."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -95,3 +95,13 @@ class ExportOptions(ModelOptions):
     """Write the plain LoRA of this rank that is nearest to what was trained and added, whatever that is."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Settings):
+    """Which file to look at."""
+
+    file: str = setting(path=True, nonempty=True)
+    """An adapter, a word, a model, an autoencoder, a ControlNet ...: .safetensors, .ckpt, .pt or .bin."""
+    json: bool = False
+    """Print it as JSON."""

@@ -44,7 +44,9 @@ def normalise(verb: Verb, arguments: Sequence[str]) -> list[str]:
         name, _, value = option.partition("=")
         if name in named and name != "--config":
             raise InputError(f"{value} and {name} are both given: leave one out")
-    return [*placed, *_joined(words.options, verb.repeatable)]
+    switches = {f"--{entry.name}" for entry in dataclasses.fields(verb.settings) if entry.type is bool}
+    options = [f"{option}=true" if option in switches else option for option in words.options]
+    return [*placed, *_joined(options, verb.repeatable)]
 
 
 def _joined(options: Sequence[str], repeatable: Sequence[str]) -> list[str]:

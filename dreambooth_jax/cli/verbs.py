@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """All verbs. A new one is a file and a line."""
 
+from dreambooth_jax.cli.check import CHECK
 from dreambooth_jax.cli.export import EXPORT
 from dreambooth_jax.cli.plan import PLAN
 from dreambooth_jax.cli.prior import PRIOR
@@ -9,4 +10,4 @@ from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.cli.train import TRAIN
 from dreambooth_jax.cli.verb import Verb
 
-VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, PRIOR, PLAN, SAMPLE, EXPORT)}
+VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, PRIOR, PLAN, SAMPLE, EXPORT, CHECK)}

@@ -82,7 +82,9 @@ def by_layer(keys: Mapping[str, Key]) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _loaded(file: Path, name: str, leaf: Leaf) -> np.ndarray:
-    if leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.integer):  # an alpha, a seed, or which side is scaled
+    if leaf.shape in ((), (1,)) and jnp.issubdtype(
+        leaf.dtype, jnp.integer
+    ):  # an alpha, a seed, or which side is scaled
         return leaf.load().astype(np.float32) if name.endswith(".alpha") else leaf.load()
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise InputError(f"{file}: {name} is {leaf.dtype.name}, not real: take a file that is not quantised")
@@ -92,13 +94,8 @@ def _loaded(file: Path, name: str, leaf: Leaf) -> np.ndarray:
     return array
 
 
-def _module(file: Path, layer: str, tensors: Mapping[str, np.ndarray]) -> Module:
-    """The tensors of a layer as we lay them out."""
-    ours: dict[str, Any] = {name: to_ours(array) for name, array in tensors.items() if name != MAGNITUDE}
-    if MAGNITUDE in tensors:
-        ours["dora_scale"] = as_dora_scale(
-            tensors[MAGNITUDE], axes=ours["lora_down"].ndim if "lora_down" in ours else 2
-        )
+def _module(file: Path, layer: str, tensors: Mapping[str, Any]) -> Module:
+    ours = laid_out(tensors)
     method = method_of(ours)
     if method is None:
         raise InputError(
@@ -107,6 +104,13 @@ def _module(file: Path, layer: str, tensors: Mapping[str, np.ndarray]) -> Module
     return Module(method, ours)
 
 
-def as_dora_scale(magnitude: np.ndarray, *, axes: int) -> np.ndarray:
-    """PEFT's magnitudes, one for each output, as a ``dora_scale`` that multiplies a kernel of so many axes."""
-    return magnitude.reshape(*(1,) * (axes - 1), -1)
+def laid_out(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The tensors of a layer as we have them: PEFT's magnitudes are a ``dora_scale``, an alpha is one number."""
+    ours: dict[str, Any] = {name: to_ours(array) for name, array in tensors.items() if name != MAGNITUDE}
+    if MAGNITUDE in tensors:
+        axes = ours["lora_down"].ndim if "lora_down" in ours else 2
+        ours["dora_scale"] = tensors[MAGNITUDE].reshape(*(1,) * (axes - 1), -1)  # one for each output
+    for name in ("alpha", "on_input"):
+        if name in ours and ours[name].size == 1:  # some tools write [1]
+            ours[name] = ours[name].reshape(())
+    return ours

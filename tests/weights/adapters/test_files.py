@@ -147,6 +147,12 @@ class TestAlpha:
         alpha = {"unet.conv_in.alpha": np.asarray(7, np.float32)}
         assert self.write(tmp_path / "a.safetensors", {"unet.lora_alpha": 2}, **alpha)["alpha"] == 7
 
+    def test_as_an_array_of_one_number(self, tmp_path):
+        """As some tools write it."""
+        for name, alpha in (("a", np.full(1, 7, np.float32)), ("b", np.full(1, 7))):
+            found = self.write(tmp_path / f"{name}.safetensors", None, **{"unet.conv_in.alpha": alpha})["alpha"]
+            assert (found, found.shape) == (7, ())
+
     def test_nowhere_it_is_the_rank(self, tmp_path):
         assert "alpha" not in self.write(tmp_path / "a.safetensors", None)
         assert "alpha" not in self.write(tmp_path / "b.safetensors", {"text_encoder.lora_alpha": 3})

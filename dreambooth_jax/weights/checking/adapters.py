@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A file of an adapter: what it changes, for which model, and what is wrong with it. Nothing of it is refused."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.weights.adapters.dialects import Key, read_key
+from dreambooth_jax.weights.adapters.lidb_seed import with_seed
+from dreambooth_jax.weights.adapters.methods import Module, method_of
+from dreambooth_jax.weights.adapters.peft_settings import alphas_of
+from dreambooth_jax.weights.adapters.reading import EMBEDDINGS, by_layer, laid_out
+from dreambooth_jax.weights.checking.layers import UNKNOWN, Layer, dora_axis_of, layers_of, misfits, network_reports
+from dreambooth_jax.weights.checking.tools import tool_reports
+from dreambooth_jax.weights.files import Leaf
+
+BASES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
+"""By the width of the text that cross-attention sees."""
+_TEXT_WIDTHS = {768: BASES[768], 1024: BASES[1024]}
+_CALLED = {
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "ia3": "(IA)³",
+    "oft": "OFT",
+    "boft": "BOFT",
+    "diff": "differences of whole kernels",
+    "norm": "norms",
+    "svdiff": "SVDiff",
+    "lidb": "LiDB",
+    "glora": "GLoRA",
+}
+
+
+def is_adapter(leaves: Mapping[str, Leaf]) -> bool:
+    """By its names."""
+    return any(read_key(name) is not None for name in leaves)
+
+
+def adapter_facts(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a report says of it: the fields of ``FileReport`` that depend on what kind of file it is."""
+    keys = {name: key for name in leaves if (key := read_key(name)) is not None}
+    others = {name: leaf for name, leaf in leaves.items() if name not in keys}
+    words = sorted(name for name in others if name.startswith(EMBEDDINGS))
+    layers, damage = _layers(file, keys, leaves, metadata)
+    base = base_of(layers)
+    for layer in layers:
+        damage += misfits(layer)
+    damage += [f"{name} belongs to no layer" for name in sorted(others) if name not in words]
+    methods = Counter(layer.module.method for layer in layers)
+    called = " and ".join(_CALLED.get(method, method) for method, _ in methods.most_common())
+    facts = {"names": ", ".join(sorted({key.dialect for key in keys.values()}))}
+    if words:
+        facts["words"] = f"{len(words)} arrays of new words come with it"
+    if axes := sorted({axis for layer in layers if (axis := dora_axis_of(layer))}):
+        facts["magnitudes"] = f"along the {' and '.join(axes)}"
+    tools = tool_reports(layers, others, is_xl=base == BASES[2048])
+    return {
+        "kind": f"an adapter: {called}{', with new words' if words else ''}",
+        "base": base,
+        "networks": network_reports(layers),
+        "facts": facts,
+        "damage": tuple(damage),
+        "tools": tools,
+        "ways_out": tuple(_ways_out(file, layers, any(tool.notes for tool in tools))),
+    }
+
+
+def _layers(
+    file: Path, keys: Mapping[str, Key], leaves: Mapping[str, Leaf], metadata: Mapping[str, str]
+) -> tuple[list[Layer], list[str]]:
+    """(layers, what the metadata has wrong)."""
+    networks: dict[str, dict[str, Module]] = {}
+    damage: list[str] = []
+    for (network, path), names in by_layer(keys).items():
+        tensors = {tensor: leaves[name].load() for tensor, name in names.items()}
+        networks.setdefault(network, {})[path] = _module(tensors)
+    told = networks
+    try:
+        told = alphas_of(networks, keys, metadata, file=file)
+        for network, layers in told.items():
+            for path, module in layers.items():
+                if "lidb_down" in module.tensors:
+                    tensors = with_seed(module.tensors, metadata, file=file)
+                    told[network][path] = Module(method_of(tensors) or UNKNOWN, tensors)
+    except InputError as error:
+        damage.append(str(error))
+    scaled = frozenset(
+        (network, path)
+        for network, layers in told.items()
+        for path, module in layers.items()
+        if "alpha" not in networks[network][path].tensors and _alpha_is_not_rank(module)
+    )
+    modules = {(network, path): module for network, layers in told.items() for path, module in layers.items()}
+    return layers_of(keys, modules, scaled), damage
+
+
+def _alpha_is_not_rank(module: Module) -> bool:
+    tensors = module.tensors
+    return "alpha" in tensors and "lora_down" in tensors and float(tensors["alpha"]) != tensors["lora_down"].shape[-1]
+
+
+def _module(tensors: Mapping[str, np.ndarray]) -> Module:
+    ours = laid_out(tensors)
+    return Module(method_of(ours) or UNKNOWN, ours)
+
+
+def base_of(layers: list[Layer]) -> str | None:
+    """The model that it is for, by what its layers are given; None where that is none of the usual."""
+    if any(layer.network == "text_encoder_2" for layer in layers):
+        return BASES[2048]
+    for layer in layers:
+        width = _inputs(layer.module)
+        if width is None:
+            continue
+        if layer.network == "unet" and layer.path.endswith(("attn2/to_k", "attn2/to_v")):
+            return BASES.get(width, f"a model whose text has {width} channels")
+        if layer.network == "text_encoder" and layer.path.endswith("q_proj"):
+            return _TEXT_WIDTHS.get(width, f"a model whose text encoder has {width} channels")
+    return None
+
+
+def _inputs(module: Module) -> int | None:
+    """Of the layer that it changes, where one tensor tells."""
+    for name in ("lora_down", "hada_w1_b", "diff"):
+        if name in module.tensors and np.ndim(module.tensors[name]) >= 2:
+            return int(module.tensors[name].shape[-2])
+    return None
+
+
+def _ways_out(file: Path, layers: list[Layer], any_notes: bool) -> list[str]:
+    """Commands that make what more tools load."""
+    if not any_notes:
+        return []
+    ways = []
+    if any(layer.dialect != "kohya" for layer in layers) and not any(
+        dora_axis_of(layer) == "output" for layer in layers
+    ):
+        ways.append(f"dreambooth-jax export {file} OUT.safetensors format=kohya")
+    if any(layer.module.method != "lora" for layer in layers):
+        ways.append(
+            f"dreambooth-jax export MODEL OUT.safetensors lora={file} rank=16     (the plain LoRA nearest to it)"
+        )
+    return ways
