@@ -59,7 +59,7 @@ def problems(config: Config) -> Iterator[str]:
         text_encoder_stop=config.text_encoder.stop,
         subjects=len(concepts_of(config)),
     )
-    yield from _export(config.export.format, kind=config.adapter.kind)
+    yield from _export(config)
     yield from _sampling("prior", config.prior)
     yield from _sampling("samples", config.samples)
     text_encoder, steps = config.text_encoder, config.train.steps
@@ -121,11 +121,16 @@ def _optimizer(settings: OptimizerConfig, *, ema_decay: float) -> Iterator[str]:
         Rule.parse(text)  # raises
 
 
-def _export(format: str, *, kind: str) -> Iterator[str]:
-    if format in ("kohya", "peft") and kind == "full":
-        yield f"export.format is {format}, which is for adapters; adapter.kind=full trains whole networks: leave it out"
-    elif format == "peft" and kind not in ("lora", "dora", "rank_relaxed"):
+def _export(config: Config) -> Iterator[str]:
+    """What a run could not end with."""
+    form, kind, dora = config.export.format, config.adapter.kind, config.adapter.dora
+    if form in ("kohya", "peft") and kind == "full":
+        yield f"export.format is {form}, which is for adapters; adapter.kind=full trains whole networks: leave it out"
+    elif form == "peft" and kind not in ("lora", "rank_relaxed", "pivotal", "textual_inversion"):
         yield f"export.format is peft, which has no form for adapter.kind={kind}: kohya has"
+    elif dora and (form, dora) in (("kohya", "output"), ("peft", "input")):
+        other = {"kohya": "peft", "peft": "kohya"}[form]
+        yield f"export.format is {form}, whose readers take adapter.dora={dora} otherwise: export.format={other} has it"
 
 
 def _sampling(group: str, sampling: SamplingConfig) -> Iterator[str]:

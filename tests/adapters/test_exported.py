@@ -202,6 +202,9 @@ def test_what_cannot_be_is_one_line(run, tmp_path, capsys, words, message):
     [
         (["export.format=kohya"], "export.format is kohya, which is for adapters"),
         (["export.format=peft"], "export.format is peft, which is for adapters"),
+        (["export.format=peft", "adapter.kind=loha"], "export.format is peft, which has no form for adapter.kind=loha"),
+        (["export.format=peft", "adapter.kind=lora", "adapter.dora=input"], "export.format=kohya has it"),
+        (["export.format=kohya", "adapter.kind=lora", "adapter.dora=output"], "export.format=peft has it"),
     ],
 )
 def test_a_form_that_a_run_could_not_end_with_is_refused_before_it_starts(tmp_path, capsys, settings, message):

@@ -79,13 +79,6 @@ def method_of(tensors: Mapping[str, Any]) -> str | None:
     return None
 
 
-def written(method: str) -> frozenset[str]:
-    """Names of the tensors that files have of a method: others follow from these, or from the kernel."""
-    return frozenset().union(
-        *(names for one in METHODS if one.method == method for names in (*one.needed, one.optional))
-    )
-
-
 def to_ours(array: np.ndarray) -> np.ndarray:
     """A tensor of a file, as a view that lies as kernels do."""
     if array.ndim == 4:

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreambooth_jax.adapters.methods import METHODS
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights.adapters import applied, read_adapter, write_adapter
 from tests.test_pipeline_parity import NEGATIVE, PROMPTS, ours, run_theirs, theirs
@@ -87,7 +86,7 @@ def draw(pipes):
     torch_pipe.unload_lora_weights()
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if "DoRA" not in name or "dora" in METHODS])
+@pytest.mark.parametrize("case", CASES)
 def test_diffusers_draws_our_picture(pipes, draw, tmp_path, case):
     plain, _ = draw(None)
     expected, images = draw(write(tmp_path / "a.safetensors", pipes[1].params, **CASES[case]))

@@ -97,7 +97,7 @@ class TestAdapters:
         assert all(one.change is None for one in report.networks)
         for name, note in notes.items():
             assert note in " ".join(tool(report, name).notes)
-        assert not tool(report, "dreambooth-jax").notes or "dora" not in METHODS
+        assert not tool(report, "dreambooth-jax").notes
         assert not tool(report, "A1111" if dialect == "kohya" else "diffusers").notes
         assert any("rank=16" in way for way in report.ways_out)
 
