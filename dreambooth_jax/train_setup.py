@@ -57,6 +57,7 @@ class TrainSetup:
         concepts: names of its subjects, where there are several.
         size: of the pictures, apart from those in other buckets.
         buckets: all sizes that the subjects' pictures may have.
+        masked: do photos have weights at each position?
         keeps_ema: is there a moving average?
         keeps_average: does the optimizer average?
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
@@ -74,6 +75,7 @@ class TrainSetup:
     concepts: Sequence[str]
     size: Size
     buckets: Sequence[Size]
+    masked: bool
     keeps_ema: bool
     keeps_average: bool
     pure_steps: Mapping[Groups, TrainStep]
@@ -149,7 +151,8 @@ class TrainSetup:
         encoded = jax.eval_shape(pipe.conditioner.__call__, params, ids).leaves()
         mean, logvar = (_blank(one, axes=1) for one in moments)
         text = id_leaves(ids) if self.trains_text_encoder(active) else {n: _blank(one) for n, one in encoded.items()}
-        return ExampleTable(mean=mean, logvar=logvar, text=text, text_index=np.zeros(1, np.int64))
+        weights = np.broadcast_to(np.float32(1), mean.shape[:4]) if self.masked else None
+        return ExampleTable(mean=mean, logvar=logvar, weights=weights, text=text, text_index=np.zeros(1, np.int64))
 
     def step_shapes(self, active: Groups, size: Size | None = None) -> tuple[Any, ...]:
         """Logical shapes of all that a step takes: state, frozen networks, batch, root key."""
@@ -241,6 +244,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         concepts=names,
         size=config.data.size,
         buckets=buckets_of(config.data),
+        masked=config.data.masks != "none",
         keeps_ema=train.ema_decay > 0,
         keeps_average=KINDS[config.optimizer.kind].averages,
         pure_steps=pure_steps,

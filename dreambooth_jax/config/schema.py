@@ -76,6 +76,12 @@ class DataConfig(Settings):
     """Which part of a photo is seen: the middle, or one of four fixed random ones at each visit."""
     flip: bool = False
     """Also show mirror images. Leave off for faces and lettering."""
+    colour: float = setting(0.0, at_least=0, at_most=0.5)
+    """Also show views whose brightness, contrast and saturation differ by up to this share; 0.1 is mild."""
+    masks: Literal["none", "alpha", "files"] = "none"
+    """Where the loss of a photo counts: alpha, where it is opaque; files, where photo-mask.png is white."""
+    unmasked_weight: float = setting(0.1, at_least=0, at_most=1)
+    """Weight of the loss outside of masks."""
     background: str = "white"
     """Colour under transparent pixels."""
 

@@ -25,6 +25,8 @@ class ExampleTable:
     """Different texts, stored once: ``condition/...`` of frozen text encoders, or ``input_ids/...`` [u, 77]."""
     text_index: Int[np.ndarray, "n"]
     """Which of the texts an example has, or has first."""
+    weights: Float[np.ndarray, "n v h w"] | None = None
+    """Of the loss at each latent; None where all count whole."""
     draws: TextDraws | None = None
     """Where examples have several texts: which one they have at a visit."""
 
@@ -33,8 +35,11 @@ class ExampleTable:
         return self.text_index[example] if self.draws is None else self.draws.at(example, counter, *name)
 
     def take(self, example: Int[np.ndarray, "b"], view: Int[np.ndarray, "b"], text: Int[np.ndarray, "b"]) -> Batch:
-        """Moments [b, h, w, c] of the given examples in the given views, and the given texts."""
+        """Moments [b, h, w, c] of the given examples in the given views, and the given texts; with masks, weights
+        ``position_weight`` [b, h, w]."""
         texts = {name: rows[text] for name, rows in self.text.items()}
+        if self.weights is not None:
+            texts["position_weight"] = self.weights[example, view]
         return {"mean": self.mean[example, view], "logvar": self.logvar[example, view], **texts}
 
     @property

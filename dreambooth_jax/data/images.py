@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageColor, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from dreambooth_jax.data import host_rng
 from dreambooth_jax.data.png import without_text
@@ -58,6 +58,8 @@ class View:
     """Place between the upper (0) and the lower end (1)."""
     flip: bool = False
     """Mirrored, left for right."""
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Factors of brightness, contrast and saturation."""
 
 
 CENTER = View()
@@ -68,16 +70,24 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def views(crop: Literal["center", "random"], *, flip: bool, digest: str, seed: int) -> tuple[View, ...]:
+def views(
+    crop: Literal["center", "random"], *, flip: bool, digest: str, seed: int, colour: float = 0.0
+) -> tuple[View, ...]:
     """The fixed list of views of the photo whose :func:`content_hash` is ``digest``.
 
-    One for ``center``; for ``random`` four that depend on the photo and the seed alone. With ``flip``, the same again
-    mirrored.
+    One for ``center``; for ``random`` four that depend on the photo and the seed alone. With ``colour``, there are four
+    of both, and all but the first have brightness, contrast and saturation of their own, each a factor from 1 - colour
+    to 1 + colour. With ``flip``, the same again mirrored.
     """
     rectangles = [CENTER]
     if crop == "random":
         shares = host_rng.uniform(3 * RANDOM_VIEWS, seed, "views", digest).reshape(RANDOM_VIEWS, 3).tolist()
         rectangles = [View(side=MIN_SIDE + (1 - MIN_SIDE) * s, x=x, y=y) for s, x, y in shares]
+    if colour:
+        rectangles = rectangles if crop == "random" else RANDOM_VIEWS * rectangles
+        draws = host_rng.uniform(3 * RANDOM_VIEWS, seed, "colours", digest).reshape(RANDOM_VIEWS, 3)
+        factors = (1 + colour * (2 * draws - 1)).tolist()
+        rectangles[1:] = [replace(view, colour=(b, c, s)) for view, (b, c, s) in zip(rectangles[1:], factors[1:])]
     mirrored = [replace(view, flip=True) for view in rectangles] if flip else []
     return (*rectangles, *mirrored)
 
@@ -86,12 +96,22 @@ def crop_resize(
     image: Image.Image, *, size: Size, view: View = CENTER
 ) -> UInt8[np.ndarray, "{size.height} {size.width} 3"]:
     """The view of an RGB picture in so many pixels, antialiased, aspect preserved."""
+    part = Image.fromarray(cut(image, size=size, view=replace(view, flip=False)))
+    for change, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), view.colour):
+        part = part if factor == 1 else change(part).enhance(factor)
+    return np.asarray(ImageOps.mirror(part) if view.flip else part)
+
+
+def cut(
+    image: Image.Image, *, size: Size, view: View, kernel: Image.Resampling = Image.Resampling.LANCZOS
+) -> UInt8[np.ndarray, "{size.height} {size.width} *c"]:
+    """The rectangle of a view in so many pixels, mirrored where the view is; colours are as they are."""
     width = view.side * min(image.width, image.height * size.width / size.height)
     height = view.side * min(image.height, image.width * size.height / size.width)
     left, top = view.x * (image.width - width), view.y * (image.height - height)
     # Rounding may put the far edges a hair outside, which Pillow refuses.
     box = (left, top, min(left + width, image.width), min(top + height, image.height))
-    part = image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box)
+    part = image.resize((size.width, size.height), kernel, box=box)
     return np.asarray(ImageOps.mirror(part) if view.flip else part)
 
 

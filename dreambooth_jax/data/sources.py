@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from dreambooth_jax.data import images, prompts
+from dreambooth_jax.data.loss_masks import MaskKind, is_mask, latent_mask, mask_of, read_mask
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.size import Size
@@ -54,18 +55,39 @@ class Photo:
     """Is the prompt its own?"""
     shape: Size = SQUARE
     """Height and width, up to a factor."""
+    masks: MaskKind = "none"
+    """What says where its loss counts."""
+    mask_digest: str = ""
+    """Content hash of its mask's file, where it has one."""
 
     def image(self, at_least: int | None = None) -> Image.Image:
         """The upright RGB picture; see :func:`images.decode` for ``at_least``."""
         return images.decode(self.file, background=self.background, at_least=at_least, name=self.name)
 
     def views(
-        self, *, size: Size, crop: Literal["center", "random"], flip: bool, seed: int
+        self, *, size: Size, crop: Literal["center", "random"], flip: bool, seed: int, colour: float = 0.0
     ) -> UInt8[np.ndarray, "v {size.height} {size.width} 3"]:
         """Its fixed list of views, in so many pixels."""
         image = self.image(at_least=max(size))
-        chosen = images.views(crop, flip=flip, digest=self.digest, seed=seed)
+        chosen = images.views(crop, flip=flip, digest=self.digest, seed=seed, colour=colour)
         return np.stack([images.crop_resize(image, size=size, view=view) for view in chosen])
+
+    def latent_masks(
+        self, *, size: Size, crop: Literal["center", "random"], flip: bool, seed: int, colour: float, factor: int
+    ) -> Float32[np.ndarray, "v h w"]:
+        """Of each of its views, where its loss counts: the masked share of the pixels of each latent."""
+        chosen = images.views(crop, flip=flip, digest=self.digest, seed=seed, colour=colour)
+        mask = self.mask()
+        if mask is None:
+            return np.ones((len(chosen), *size.latents(factor)), np.float32)
+        return np.stack([latent_mask(mask, size=size, view=view, factor=factor) for view in chosen])
+
+    def mask(self) -> Image.Image | None:
+        """Its mask, of its own size; None where it counts everywhere."""
+        if self.masks == "alpha":
+            return read_mask(self.file, "alpha", name=self.name)
+        file = mask_of(self.file) if self.masks == "files" and isinstance(self.file, Path) else None
+        return read_mask(file, "files", name=file.name) if file else None
 
 
 def load_images(
@@ -76,6 +98,7 @@ def load_images(
     use_captions: bool = True,
     background: str = "white",
     size: Size = SQUARE,
+    masks: MaskKind = "none",
 ) -> tuple[Photo, ...]:
     """The usable pictures of a source, in the order of their names (a data set keeps its own order).
 
@@ -84,6 +107,7 @@ def load_images(
             or ``owner/name:config``; only a hub id touches the network.
         prompt: template of the pictures that have no caption.
         size: of a training image; smaller pictures are reported.
+        masks: what says where a picture counts; files of masks are then no pictures.
 
     Raises:
         InputError: nothing is there, nothing in it is usable, or prompt, captions or background cannot be read.
@@ -91,7 +115,7 @@ def load_images(
     images.colour(background)
     default = subject.fill(prompt)
     photos, small, failed = [], [], []
-    for name, file, caption in _find(str(source), use_captions):
+    for name, file, caption in _without_masks(list(_find(str(source), use_captions)), masks):
         try:
             data = file.read_bytes() if isinstance(file, Path) else file
             width, height = images.decode(data, background=background, at_least=max(size), name=name).size
@@ -113,6 +137,8 @@ def load_images(
                 file=file,
                 background=background,
                 shape=Size(height, width),
+                masks=masks,
+                mask_digest=_mask_digest(file, Size(height, width)) if masks == "files" else "",
             )
         )
         if width < size.width or height < size.height:
@@ -121,6 +147,24 @@ def load_images(
         raise InputError(f"{source}: no usable picture; {_inventory(at_home(source), failed)}")
     _report(str(source), photos, small, failed, size)
     return tuple(photos)
+
+
+def _without_masks(found: list[Found], masks: MaskKind) -> list[Found]:
+    names = {name for name, _, _ in found}
+    return [one for one in found if masks != "files" or not is_mask(one[0], names)]
+
+
+def _mask_digest(file: Path | bytes, shape: Size) -> str:
+    """Raises InputError, now rather than later, if the mask cannot be read or is of another shape than its photo."""
+    mask = mask_of(file) if isinstance(file, Path) else None
+    if mask is None:
+        return ""
+    width, height = read_mask(mask, "files", name=mask.name).size
+    if abs(width * shape.height - height * shape.width) > 0.02 * width * shape.height:
+        raise InputError(
+            f"{mask}: {width}x{height} is not the shape of its photo, {shape.words}: make it as the photo is"
+        )
+    return images.content_hash(mask.read_bytes())
 
 
 def _report(source: str, photos: list[Photo], small: list[str], failed: list[str], size: Size) -> None:

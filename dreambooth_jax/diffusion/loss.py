@@ -31,16 +31,23 @@ def example_errors(
     target: Float[Array, "b *shape"],
     *,
     penalty: Callable[[Float[Array, "b *shape"]], Float[Array, "b *shape"]] = jnp.square,
+    position_weight: Float[Array, "b ..."] | None = None,
 ) -> Float[Array, "b"]:
     """The mean error of each example, at least in float32.
+
+    Weights of positions multiply errors before the mean over all positions, which is not divided by the weights' own
+    mean, as in kohya's sd-scripts and OneTrainer's default: a photo whose mask is small counts less.
 
     Args:
         prediction: of the network, any float dtype.
         target: what it should be.
         penalty: what an error of each number costs.
+        position_weight: of all channels at each position; None is 1.
     """
     dtype = jnp.promote_types(jnp.promote_types(prediction.dtype, target.dtype), jnp.float32)
     error = penalty(prediction.astype(dtype) - target.astype(dtype))
+    if position_weight is not None:
+        error = error * position_weight[..., None].astype(dtype)
     return jnp.mean(error, axis=tuple(range(1, error.ndim)))
 
 

@@ -12,7 +12,7 @@ Several processes encode a share of the photos each, and all get the moments of 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -43,6 +43,7 @@ class Views:
     crop: Literal["center", "random"] = "center"
     flip: bool = False
     seed: int = 0
+    colour: float = field(default=0.0, repr=False)  # what is cached without it keeps its name
 
 
 Moments = tuple[Float32[np.ndarray, "n v h w c"], Float32[np.ndarray, "n v h w c"]]
@@ -50,7 +51,8 @@ Moments = tuple[Float32[np.ndarray, "n v h w c"], Float32[np.ndarray, "n v h w c
 
 def cache_key(photos: Sequence[Photo], views: Views, model: str, dtype: str = "float32") -> str:
     """Changes with anything that the moments depend on."""
-    parts = [repr(views), model, dtype, *(f"{photo.digest} {photo.background}" for photo in photos)]
+    colour = [f"colour {views.colour}"] if views.colour else []
+    parts = [repr(views), *colour, model, dtype, *(f"{photo.digest} {photo.background}" for photo in photos)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -104,9 +106,13 @@ def _encode_shares(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_
     return of_all(mean), of_all(logvar)
 
 
+def _arguments(views: Views) -> dict[str, Any]:
+    return {entry.name: getattr(views, entry.name) for entry in fields(views)}
+
+
 def _encode_all(pipe: Pipeline, photos: Sequence[Photo], views: Views, batch_size: int) -> Moments:
     def pictures(photo: Photo) -> np.ndarray:
-        return photo.views(size=views.size, crop=views.crop, flip=views.flip, seed=views.seed)
+        return photo.views(**_arguments(views))
 
     waiting: list[np.ndarray] = []
     done: list[tuple[np.ndarray, np.ndarray]] = []
@@ -155,6 +161,8 @@ class Examples:
 
     photos: Sequence[Photo]
     moments: Moments
+    weights: Float32[np.ndarray, "n v h w"] | None = None
+    """Of the loss at each latent; None where all count whole."""
 
     @property
     def size(self) -> Size:
@@ -193,7 +201,7 @@ class Encoder:
         return [
             self._examples(
                 [photo for photo, size in zip(photos, own) if size == bucket],
-                Views(size=bucket, crop=data.crop, flip=data.flip, seed=self.seed),
+                Views(size=bucket, crop=data.crop, flip=data.flip, seed=self.seed, colour=data.colour),
             )
             for bucket in buckets
             if bucket in own
@@ -202,6 +210,13 @@ class Encoder:
     def prior(self, photos: Sequence[Photo]) -> Examples:
         """Pictures of a class."""
         return self._examples(photos, Views(size=self.data.size))
+
+    def _weights(self, photos: Sequence[Photo], views: Views) -> Float32[np.ndarray, "n v h w"] | None:
+        if self.data.masks == "none":
+            return None
+        factor, least = self.pipe.vae.config.downscale, np.float32(self.data.unmasked_weight)
+        masks = np.stack([photo.latent_masks(**_arguments(views), factor=factor) for photo in photos])
+        return 1 - (1 - least) * (1 - masks)  # of a photo without a mask exactly 1
 
     def _examples(self, photos: Sequence[Photo], views: Views) -> Examples:
         pipe, key = self.pipe, (tuple((photo.digest, photo.prompt) for photo in photos), views)
@@ -215,7 +230,7 @@ class Encoder:
                 dtype=np.dtype(pipe.vae.dtype).name,
                 batch_size=encoded_at_once(pipe.target),
             )
-            self._given[key] = Examples(photos=photos, moments=moments)
+            self._given[key] = Examples(photos=photos, moments=moments, weights=self._weights(photos, views))
         return self._given[key]
 
 

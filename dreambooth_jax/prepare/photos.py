@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dreambooth_jax.config import DataConfig
 from dreambooth_jax.config.concepts import Concept
 from dreambooth_jax.data.captions import Captions
+from dreambooth_jax.data.loss_masks import MaskKind
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
 from dreambooth_jax.pipeline.load import EMBEDDED
@@ -23,7 +24,9 @@ def subject_of(concept: Concept) -> Subject:
     return Subject(identifier=concept.identifier, class_noun=concept.class_noun)
 
 
-def read_photos(source: str, *, prompt: str, concept: Concept, data: DataConfig) -> tuple[Photo, ...]:
+def read_photos(
+    source: str, *, prompt: str, concept: Concept, data: DataConfig, masks: MaskKind = "none"
+) -> tuple[Photo, ...]:
     """Usable pictures of a source, with their prompts.
 
     Args:
@@ -31,6 +34,7 @@ def read_photos(source: str, *, prompt: str, concept: Concept, data: DataConfig)
         prompt: of those that have no caption.
         concept: its words fill prompts and captions.
         data: how pictures are read.
+        masks: what says where they count.
     """
     with announced(f"reading the pictures of {source}", usually="a second for each dozen"):
         return load_images(
@@ -40,12 +44,16 @@ def read_photos(source: str, *, prompt: str, concept: Concept, data: DataConfig)
             use_captions=data.use_captions,
             background=data.background,
             size=data.size,
+            masks=masks,
         )
 
 
 def read_instance_photos(concept: Concept, data: DataConfig) -> tuple[Photo, ...]:
     """The subject's pictures; captions that do not name it get a warning."""
-    photos = read_photos(concept.instance_images, prompt=concept.instance_prompt, concept=concept, data=data)
+    source, prompt = concept.instance_images, concept.instance_prompt
+    photos = read_photos(source, prompt=prompt, concept=concept, data=data, masks=data.masks)
+    if data.masks == "files" and not any(photo.mask_digest for photo in photos):
+        log.warning("%s: no photo has a mask beside it (photo-mask.png), so all count everywhere", source)
     check_captions(photos, identifier=concept.identifier)
     return photos
 
@@ -79,5 +87,8 @@ def check_captions(photos: Sequence[Photo], *, identifier: str) -> None:
 
 def digest(photos: Iterable[Photo]) -> str:
     """Changes with any picture or prompt."""
-    text = "\n".join(f"{photo.digest} {photo.background} {photo.prompt}" for photo in photos)
+    text = "\n".join(
+        f"{photo.digest} {photo.background} {photo.prompt}" + (photo.mask_digest and f" {photo.mask_digest}")
+        for photo in photos
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -34,5 +34,7 @@ def example_tables(
         draws = draws_of(own, places, dropout=captions.dropout, dropped=int(index[-1]))
         starts = places if draws is None else draws.choices[:, 0]
         mean, logvar = some.moments
-        tables.append(ExampleTable(mean=mean, logvar=logvar, text=texts, text_index=starts, draws=draws))
+        tables.append(
+            ExampleTable(mean=mean, logvar=logvar, weights=some.weights, text=texts, text_index=starts, draws=draws)
+        )
     return tables

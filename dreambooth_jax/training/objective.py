@@ -74,14 +74,20 @@ class Scoring:
     deltas: Float[np.ndarray, "T"] | None = None
 
     def errors(
-        self, prediction: Float[Array, "b *shape"], target: Float[Array, "b *shape"], timesteps: Int[Array, "b"]
+        self,
+        prediction: Float[Array, "b *shape"],
+        target: Float[Array, "b *shape"],
+        timesteps: Int[Array, "b"],
+        position_weight: Float[Array, "b ..."] | None = None,
     ) -> Float[Array, "b"]:
-        """Of each example, without the weights."""
+        """Of each example, without the weights of examples."""
         penalty = self.penalty
         if penalty is None or self.deltas is None:
-            return example_errors(prediction, target)
+            return example_errors(prediction, target, position_weight=position_weight)
         delta = jnp.asarray(self.deltas, jnp.promote_types(target.dtype, jnp.float32))[timesteps]
-        return example_errors(prediction, target, penalty=lambda error: penalty(error, delta))
+        return example_errors(
+            prediction, target, penalty=lambda error: penalty(error, delta), position_weight=position_weight
+        )
 
     def weight(self, weight: Float[Array, "b"], timesteps: Int[Array, "b"]) -> Float[Array, "b"]:
         """Weights of examples at their timesteps."""
@@ -152,7 +158,7 @@ class DenoisingObjective:
         noisy = add_noise(draws.latents, draws.noise if draws.added is None else draws.added, alpha_bar)
         prediction: Any = apply(self.unet, params["unet"], noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
-        errors = self.scoring.errors(prediction, target, draws.timesteps)
+        errors = self.scoring.errors(prediction, target, draws.timesteps, batch.get("position_weight"))
         weight, is_prior = self.scoring.weight(batch["weight"], draws.timesteps), batch["is_prior"]
         loss = weighted_loss(errors, weight=weight, is_prior=is_prior, n_instances=self.n_instances)
         metrics = {"instance_loss": loss.instance, "prior_loss": loss.prior}

@@ -113,3 +113,30 @@ def test_to_float_spans_minus_one_to_one():
     assert floats.dtype == np.float32
     assert (floats.min(), floats.max()) == (-1, 1)
     np.testing.assert_array_equal(np.rint((floats + 1) * 127.5).astype(np.uint8), levels)
+
+
+def test_colours_of_views_are_mild_and_the_first_has_its_own():
+    for crop in ("center", "random"):
+        plain = images.views(crop, flip=False, digest="ab", seed=0)
+        chosen = images.views(crop, flip=True, digest="ab", seed=0, colour=0.2)
+        assert len(set(chosen)) == len(chosen) == 8
+        assert chosen[0] == plain[0]
+        assert [(one.side, one.x, one.y) for one in chosen[:4]] == [
+            (one.side, one.x, one.y) for one in plain * (4 // len(plain))
+        ]
+        factors = np.array([one.colour for one in chosen[1:4]])
+        assert 0.8 <= factors.min() < factors.max() <= 1.2
+        assert [one.colour for one in chosen[4:]] == [one.colour for one in chosen[:4]]
+    assert images.views("center", flip=True, digest="ab", seed=0) == (images.CENTER, images.View(flip=True))
+
+
+def test_brightness_contrast_and_saturation_are_what_they_are_called():
+    photo = noise(5, 32, 32)
+    size = Size(16, 16)
+    plain = images.crop_resize(photo, size=size).astype(float)
+    darker = images.crop_resize(photo, size=size, view=images.View(colour=(0.5, 1.0, 1.0))).astype(float)
+    np.testing.assert_allclose(darker, plain / 2, atol=1)
+    flatter = images.crop_resize(photo, size=size, view=images.View(colour=(1.0, 0.5, 1.0))).astype(float)
+    assert flatter.std() == pytest.approx(plain.std() / 2, rel=0.05)
+    grey = images.crop_resize(photo, size=size, view=images.View(colour=(1.0, 1.0, 0.0))).astype(float)
+    assert (np.ptp(grey, axis=-1) <= 1).all()

@@ -38,7 +38,7 @@ def test_captions_leave_caches_untouched(tmp_path, monkeypatch):
     cache = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cache").iterdir()}
     assert cache
     monkeypatch.setattr("dreambooth_jax.prepare.cache._encode_all", None)  # encoding again would fail
-    config, mapper, after = prepared(tmp_path, *WAYS)
+    config, mapper, after = prepared(tmp_path, *WAYS, "data.masks=alpha")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cache").iterdir()} == cache
     for one, other in zip(before.concepts[0].instance[0].moments, after.concepts[0].instance[0].moments):
         assert (one == other).all()
