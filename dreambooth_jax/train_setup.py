@@ -8,13 +8,15 @@ Of the model only modules and shapes are used. Phases that train the same groups
 knows no config.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import Adapter, make_adapter, part_for
@@ -38,7 +40,7 @@ from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible
 from dreambooth_jax.training.rules import Rule, check_used
 from dreambooth_jax.training.state import TrainState, init_state
 from dreambooth_jax.training.step import TrainStep
-from dreambooth_jax.trees import Tree, shapes
+from dreambooth_jax.trees import Tree, flatten, map_named, shapes
 
 Groups = tuple[str, ...]
 
@@ -62,7 +64,7 @@ class TrainSetup:
         keeps_average: does the optimizer average?
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
         steps: the same, mapped.
-        frozen: shapes of what is never trained.
+        frozen: shapes of what is never trained, as it is kept during the run.
         trainable: shapes of what is, at some time.
     """
 
@@ -116,6 +118,12 @@ class TrainSetup:
     def encoders(self) -> Groups:
         """Networks that read prompts."""
         return _encoders(self.pipe)
+
+    def at_rest(self, frozen: Tree) -> Tree:
+        """What is never trained, in the dtypes that it is kept in during the run."""
+        return jax.tree.map(
+            lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), frozen, self.frozen
+        )
 
     def trains_text_encoder(self, active: Groups) -> bool:
         """Does one of these groups change one?"""
@@ -198,6 +206,8 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     """Make all steps of a run; nothing is computed or compiled."""
     adapter, train = make_adapter(config, pipe.tokenizers), config.train
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), shapes(pipe.params))
+    dtype = frozen_dtype(train.frozen_dtype, adapter, computing=pipe.unet.dtype)
+    frozen = narrowed(frozen, set(flatten(pipe.params)), dtype)
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
     pipe = trained_pipe(pipe, config.objective)
     encoders, batches = _encoders(pipe), batches_of(config)
@@ -252,6 +262,39 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         frozen=frozen,
         trainable=trainable,
     )
+
+
+def frozen_dtype(said: str, adapter: Adapter, *, computing: DTypeLike) -> DTypeLike:
+    """The dtype of kernels at rest.
+
+    Args:
+        said: by the settings. "auto" is the computing dtype if the adapter stands beside the layers, which then round
+            kernels to it anyway; where kernels are composed, it is float32, so that no small change is lost.
+        adapter: of the run.
+        computing: dtype that networks compute in.
+    """
+    if said != "auto":
+        return said
+    return computing if adapter.beside else np.float32
+
+
+def narrowed(frozen: Tree, networks: Collection[str], dtype: DTypeLike) -> Tree:
+    """Shapes with all kernels and embeddings of networks in ``dtype``, where that is narrower than their own. Biases
+    and scales stay: norms use them in float32 whatever the networks compute in.
+
+    Args:
+        frozen: shapes.
+        networks: names of leaves that are a network's own, and no adapter's.
+        dtype: of the result.
+    """
+
+    def narrow(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        is_large = name in networks and name.rpartition("/")[2] in ("kernel", "embedding")
+        if is_large and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize:
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+        return leaf
+
+    return map_named(narrow, frozen)
 
 
 def _encoders(pipe: Pipeline) -> Groups:

@@ -183,6 +183,8 @@ class TrainConfig(Settings):
     """Everything random descends from it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype; auto is bfloat16 on TPU and GPU, float32 on CPU. Parameters and optimizer stay float32."""
+    frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of large weights that are never trained; auto is dtype where small matrices stand beside them."""
     remat: Literal["nothing", "blocks", "attention"] = setting("nothing", resumable=True)
     """What the backward pass computes again instead of keeping it: blocks saves most memory for a third more time."""
     ema_decay: float = setting(0.0, at_least=0, below=1)

@@ -15,9 +15,10 @@ from typing import Any, Literal
 from dreambooth_jax import distributed
 from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.export import run_metadata, save_adapter, save_pretrained
+from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.text_files import write_text
-from dreambooth_jax.trainer.training import Training
+from dreambooth_jax.trainer.training import Training, as_it_was_read
 from dreambooth_jax.training.resume import changed_past
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.weights.adapters import Module
@@ -35,7 +36,7 @@ def export(config: Config, folder: RunFolder, training: Training, state: TrainSt
     """
     settings = config.export
     modules = None if settings.format in WHOLE else training.best_modules(state)
-    params = training.best_params(state) if modules is None else {}
+    params = _in_full(config, training).best_params(state) if modules is None else {}
     if not distributed.is_main():
         return
     folder.exported.unlink(missing_ok=True)
@@ -48,6 +49,14 @@ def export(config: Config, folder: RunFolder, training: Training, state: TrainSt
         files = _export_adapter(config, folder, training, modules, step=step)
     record = {"step": step, **asdict(settings), "files": [str(file.relative_to(folder.path)) for file in files]}
     write_text(folder.exported, json.dumps(record) + "\n")
+
+
+def _in_full(config: Config, training: Training) -> Training:
+    """The run with all digits of what is frozen, which is read again if they were not kept."""
+    mapper = training.setup.mapper
+    if not training.is_rounded:
+        return training
+    return as_it_was_read(training, load_model(config, mapper.target, place=mapper.load).params, config)
 
 
 def _export_adapter(

@@ -3,10 +3,11 @@
 """A run that is about to take steps, as values, and the steps. They know no config."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import composed, part_for
@@ -112,6 +113,12 @@ class Training:
         """The whole model with the average, where one is kept: what is sampled and exported."""
         return self.whole_params(self.averaged(state) or state.trainable)
 
+    @property
+    def is_rounded(self) -> bool:
+        """Is what is frozen kept with fewer digits than the model has?"""
+        leaves = jax.tree.leaves(self.frozen)
+        return any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4 for leaf in leaves)
+
     def averaged(self, state: TrainState) -> Tree:
         """The weights that are drawn with, laid out as the trained ones, where they are others; else empty."""
         if state.ema or not self.setup.keeps_average:
@@ -130,6 +137,12 @@ class Training:
         return modules_of(*replicate((fixed, trainable), self.setup.mapper.target.mesh))
 
 
+def as_it_was_read(training: Training, params: Tree, config: Config) -> Training:
+    """The run with what is frozen in full, for a model that is written: of the pretrained parameters, read again."""
+    frozen, _ = training.setup.adapter.init(rng.root_key(config.train.seed), params)
+    return replace(training, frozen=training.setup.mapper.place(frozen))
+
+
 def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training, Tree]:
     """(the run, what the adapter trains as it is at first). Nothing is compiled or read.
 
@@ -140,7 +153,7 @@ def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training
     frozen, trainable = setup.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
     training = Training(
         setup=setup,
-        frozen=mapper.place(frozen),  # it may have numbers of its own beside the networks
+        frozen=mapper.place(setup.at_rest(frozen)),  # it may have numbers of its own beside the networks
         concepts=prepared.concepts,
         first_step=prepared.first_step,
         seed=config.train.seed,

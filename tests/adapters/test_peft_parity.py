@@ -100,7 +100,8 @@ def ours(models, base, start, dtype, *, dora):
         (state, metrics), grads = run(state, batch)
         losses.append(float(metrics["loss"]))
         first = grads if first is None else first
-    return losses, trees.flatten(first), draws, trees.flatten(state.trainable)
+    first, trained = (jax.tree.map(np.asarray, trees.flatten(tree)) for tree in (first, state.trainable))
+    return losses, first, draws, trained
 
 
 def theirs(models, parameters, dtype, draws):

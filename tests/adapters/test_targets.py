@@ -4,28 +4,54 @@
 
 import re
 
+import jax
+import numpy as np
+import optax
 import pytest
 
-from dreambooth_jax import trees
-from dreambooth_jax.adapters import targets
+from dreambooth_jax import rng, trees
+from dreambooth_jax.adapters import lora, targets
+from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.config import add_settings, new_parser
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models import CLIPTextConfig, UNetConfig
 from dreambooth_jax.models.families import SD
+from dreambooth_jax.training.optimizer import adamw
+from dreambooth_jax.training.state import init_state
 from dreambooth_jax.weights.modules import parameter_shapes
 
 SD15 = {
-    "unet": UNetConfig(),
+    "unet": UNetConfig(cross_attention_dim=768),
     "text_encoder": CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12),
 }
 
 
 @pytest.fixture(scope="module")
-def names():
-    """Of all leaves of Stable Diffusion 1.5's UNet and text encoder."""
+def shapes():
+    """Of all leaves of Stable Diffusion 1.5's UNet and text encoder, by name."""
     kinds = {name: SD.components[name] for name in SD15}
-    return list(trees.flatten({name: parameter_shapes(kind, kind.build(SD15[name])) for name, kind in kinds.items()}))
+    return trees.flatten({name: parameter_shapes(kind, kind.build(SD15[name])) for name, kind in kinds.items()})
+
+
+@pytest.fixture(scope="module")
+def names(shapes):
+    """Of all these leaves."""
+    return list(shapes)
+
+
+def test_what_is_kept_of_a_run_of_rank_16_is_small(shapes):
+    """Weights and moments are of the 192 layers' small matrices alone."""
+    adapter = lora(choose_layers(unet=["attn-mlp"]), ranks=Ranks(16))
+    _, trainable = jax.eval_shape(adapter.init, rng.root_key(0), trees.unflatten(shapes))
+    assert trees.count(trainable) == sum(
+        16 * (np.prod(shapes[name].shape[:-1]) + shapes[name].shape[-1])
+        for name in choose_layers(unet=["attn-mlp"])(list(shapes))
+    )
+    assert 2 * trees.count(trainable) <= 14e6, "exported in half precision"
+    optimizers = {"unet": adamw(optax.constant_schedule(1e-4), group="unet")}
+    state = jax.eval_shape(lambda tree: init_state(tree, optimizers, with_ema=False), trainable)
+    assert trees.nbytes(state) <= 85e6, "a checkpoint"
 
 
 def lierla(layer):
