@@ -74,6 +74,8 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     crossed: bool = False
     """Every subject with every seed. Otherwise each subject has one seed, in turn: more subjects for the same time."""
+    costs: bool = False
+    """Also tell what training takes and what comes of it weighs."""
 
     @property
     def slug(self) -> str:
@@ -93,6 +95,9 @@ def _at_high_rate(name: str, *, instances: int = 5, words: str = WORDS, **settin
 
 
 _HIGH_RATE = {"optimizer__learning_rate": 1e-3}
+_LORA = {"adapter__kind": "lora", "optimizer__learning_rate": 3e-3}
+_WORDS = {"tokens__learning_rate": 1e-2}
+_WORDS_ALONE = {"adapter__kind": "textual_inversion", "prior__weight": 0.0, "text_encoder__stop": 0}
 _PROMPTS = {"plain": "{a_class}", "specific": "a flat {class_noun}"}
 
 PAPER, CAT, GRID, TALK = (
@@ -272,5 +277,24 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             Claim("The right noun is truer than none.", PAPER, "fidelity", "correct", "none"),
             Claim("The right noun is truer than a wrong one.", PAPER, "fidelity", "correct", "wrong"),
         ),
+    ),
+    Experiment(
+        title="Ways to personalise",
+        conditions=(
+            _of("full"),
+            _of("LoRA, rank 4", **_LORA, adapter__rank=4),
+            _of("LoRA, rank 16", **_LORA),
+            _of("DoRA, rank 16", **_LORA, adapter__dora="input"),
+            _of("LoKr", **(_LORA | {"adapter__kind": "lokr"})),
+            _of("textual inversion", **_WORDS, **_WORDS_ALONE),
+            _of("pivotal tuning", **(_LORA | _WORDS | {"adapter__kind": "pivotal"})),
+            _of("LiDB", **(_LORA | {"adapter__kind": "lidb"})),
+        ),
+        claims=(
+            Claim("LoRA is as true as full fine-tuning, or truer.", TALK, "fidelity", "LoRA, rank 16", "full"),
+            Claim("DreamBooth is truer than textual inversion.", PAPER, "fidelity", "full", "textual inversion"),
+            Claim("Textual inversion keeps the class more diverse.", PAPER, "diversity", "textual inversion", "full"),
+        ),
+        costs=True,
     ),
 )

@@ -36,6 +36,8 @@ from .subjects import DRAWN, Subject, write_instances
 log = logging.getLogger(__name__)
 
 IDENTIFIER, WRONG_NOUN = "sks", "house"
+EXPORTED = ("model", "lora.safetensors", "embedding.safetensors")
+"""What runs end with."""
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
@@ -127,11 +129,24 @@ def run(study: Study, job: Job) -> None:
             class_pictures=of_class,
             elsewhere_pictures=elsewhere,
         )
+        scores |= costs(Path(config.run_dir)) if training.trained else {}
         line = identity(training, sampling, subject.name, seed) | {name: round(x, 4) for name, x in scores.items()}
         with study.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", line)
     shutil.rmtree(config.run_dir, ignore_errors=True)
+
+
+def costs(run: Path) -> dict[str, float]:
+    """``seconds`` of all steps, at the rate that half of the log's lines show or better, so that neither compiling nor
+    other work on the machine counts; and ``megabytes`` of the files that the run ends with.
+    """
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rate = float(np.median([line["images_per_s"] for line in lines if "images_per_s" in line]))
+    config = load_config(run / "config.yaml")
+    examples = config.train.steps * config.train.batch_size * (2 if config.prior.weight else 1)
+    files = [file for name in EXPORTED for file in [run / name, *(run / name).rglob("*.safetensors")] if file.is_file()]
+    return {"seconds": examples / rate, "megabytes": sum(file.stat().st_size for file in files) / 1e6}
 
 
 def prepare(

@@ -25,6 +25,8 @@ from jaxtyping import Float, UInt8
 from .judge import Judge
 
 METRICS = ("recognised", "fidelity", "prompt", "leaked", "elsewhere", "drift", "diversity", "class")
+COSTS = ("seconds", "megabytes")
+"""Of the training, and of the files that it ends with."""
 
 _WHERE = (
     "on a white background",

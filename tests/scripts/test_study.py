@@ -17,6 +17,7 @@ from study import figures, judge_training, report, runs, scores, subjects
 from study import judge as judges
 from study.conditions import EXPERIMENTS, Claim, Condition, Experiment, Sampling, Training
 
+from dreambooth_jax.config import load_config, save_config
 from tests.scripts import sprites
 
 NOUNS, NAMES = ["alien", "ball", "box"], ["alien", "robot"]
@@ -202,6 +203,20 @@ class TestScores:
         assert 0 <= found["prompt"] < 0.5  # backgrounds at random
 
 
+def test_what_a_run_takes_and_weighs(tmp_path):
+    """Half the steps at twice the rate are half the seconds, whatever the first line, which compiled, says."""
+    config = load_config(None, ["train.steps=100", "train.batch_size=4"])
+    save_config(tmp_path / "config.yaml", config)
+    rates = [0.1, 8.0, 16.0, 16.0, 17.0]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"images_per_s": rate}) + "\n" for rate in rates))
+    (tmp_path / "lora.safetensors").write_bytes(bytes(1_500_000))
+    found = runs.costs(tmp_path)
+    assert found == {"seconds": 100 * 4 * 2 / 16.0, "megabytes": 1.5}
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    (tmp_path / "model" / "unet" / "a.safetensors").write_bytes(bytes(500_000))
+    assert runs.costs(tmp_path)["megabytes"] == 2.0
+
+
 class TestReport:
     EXPERIMENT = Experiment(
         title="Of a test",
@@ -219,6 +234,16 @@ class TestReport:
             for condition, value in zip(self.EXPERIMENT.conditions, (more, less))
             for seed, subject in enumerate(("robot", "poodle", "parrot", "alien"))
         ]
+
+    def test_what_training_costs_stands_in_the_table_that_asks_for_it(self):
+        rows = [row | {"seconds": 20.0, "megabytes": 1.25} for row in self.rows(0.9, 0.5)]
+        for costs in (False, True):
+            experiment = replace(self.EXPERIMENT, costs=costs)
+            text = report.section(experiment, report.comparable(experiment, rows))
+            assert ("| seconds | megabytes |" in text) == costs
+            assert ("| 20.00 ± 0.00 | 1.25 ± 0.00 |" in text) == costs
+            old = report.section(experiment, report.comparable(experiment, self.rows(0.9, 0.5)))
+            assert ("| - | - |" in old) == costs, "of rows that were measured before costs were"
 
     @pytest.mark.parametrize(
         ("more", "less", "noise", "said"),
