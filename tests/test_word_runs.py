@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Whole runs that learn a word, as the shipped settings have them: train, be killed, go on, draw, export."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import dreambooth_jax as dbx
+from dreambooth_jax.config import load_config
+from dreambooth_jax.runs import open_model
+from dreambooth_jax.target import Target
+from dreambooth_jax.trees import flatten
+from tests.runs import MODEL, assert_same, draw_photos, killed_at, weights
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+
+DRAW = {"steps": 2, "height": 16, "width": 16, "output": "float32", "prompt_syntax": "a1111"}
+PROMPT, NEGATIVE = "a photo of (sks:1.2) on the beach", "sks"
+TINY = [
+    *("train.steps=4", "train.batch_size=2", "checkpoint.every=2", "checkpoint.keep_last=9", "train.log_every=1"),
+    *("data.class_noun=dog", "data.resolution=16", f"model.path={MODEL}"),
+    *("prior.num_images=2", "prior.steps=2", "prior.batch_size=1"),
+    *("samples.every=4", "samples.steps=2", "samples.num_images=1"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("words")
+    draw_photos(root / "photos", 3)
+    return root
+
+
+def config_of(root, name, folder, *overrides):
+    """Shipped settings at tiny size."""
+    places = [
+        f"data.instance_images={root / 'photos'}",
+        f"run_dir={root / folder}",
+        f"prior.class_images={root / 'dogs'}",
+    ]
+    return load_config(name, [*TINY, *places, *overrides])
+
+
+@pytest.fixture(scope="module")
+def inversion(root):
+    return dbx.train(config_of(root, "sd15_textual_inversion", "inversion")).folder
+
+
+PIVOTAL = ("tokens.alone=2", "tokens.stop=2", "adapter.rank=2", "optimizer.learning_rate=1e-2")
+
+
+@pytest.fixture(scope="module")
+def pivotal(root):
+    return dbx.train(config_of(root, "sd15_pivotal", "pivotal", *PIVOTAL)).folder
+
+
+def picture(pipe, **options):
+    return pipe(PROMPT, negative_prompt=NEGATIVE, **DRAW, **options)
+
+
+def test_the_vectors_are_all_that_is_trained_and_kept(inversion):
+    before, after = weights(inversion, 2), weights(inversion, 4)
+    assert {name: leaf.shape for name, leaf in after.items()} == {"tokens/text_encoder": (4, 32)}
+    assert (before["tokens/text_encoder"] != after["tokens/text_encoder"]).all(axis=1).all()
+    rates = [json.loads(line) for line in (inversion / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["learning_rate/tokens"] == pytest.approx(2e-3) for line in rates)
+    original, model = (flatten(one.params) for one in (dbx.load_pretrained(MODEL), open_model(str(inversion))))
+    (new,) = model.keys() - original.keys()
+    assert new == "text_encoder/text_model/embeddings/token_embedding/added"
+    np.testing.assert_array_equal(model[new], after["tokens/text_encoder"])
+    assert_same({name: np.asarray(model[name]) for name in original}, {n: np.asarray(x) for n, x in original.items()})
+
+
+def test_words_come_first_and_then_lora_with_them(pivotal):
+    middle, last = weights(pivotal, 2), weights(pivotal, 4)
+    assert {name.split("/")[0] for name in last} == {"tokens", "unet"}
+    for name, leaf in last.items():
+        if name.startswith("tokens/"):
+            np.testing.assert_array_equal(leaf, middle[name])
+        else:
+            assert name.endswith("lora_down") or not middle[name].any(), "no LoRA before its stretch"
+            assert (leaf != middle[name]).any(), name
+    lines = [json.loads(line) for line in (pivotal / "metrics.jsonl").read_text().splitlines()]
+    rates = [{key: value for key, value in line.items() if key.startswith("learning_rate")} for line in lines]
+    assert (
+        rates == [{"learning_rate/tokens": pytest.approx(1e-3)}] * 2 + [{"learning_rate/unet": pytest.approx(1e-2)}] * 2
+    )
+
+
+@pytest.mark.parametrize(("name", "kill", "more"), [("sd15_textual_inversion", 2, ()), ("sd15_pivotal", 3, PIVOTAL)])
+def test_killed_and_resumed_is_bit_identical(root, inversion, pivotal, monkeypatch, name, kill, more):
+    whole = pivotal if more else inversion
+    config = config_of(root, name, f"killed-{name}", *more, "samples.every=0")
+    with monkeypatch.context() as patch:
+        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(kill))
+        assert dbx.train(config).step == kill
+    assert_same(weights(whole, 4), weights(dbx.train(config).folder, 4))
+
+
+@pytest.mark.parametrize("name", ["inversion", "pivotal"])
+def test_its_files_draw_the_runs_own_picture(inversion, pivotal, name):
+    folder = {"inversion": inversion, "pivotal": pivotal}[name]
+    run = open_model(str(folder))
+    own = picture(run.pipe, params=run.params)
+    added = {"lora": (str(folder / "lora.safetensors"),)} if name == "pivotal" else {}
+    other = open_model(str(MODEL), **added)
+    taught = other.pipe.with_embeddings([folder / "embedding.safetensors"])
+    assert np.abs(own - picture(taught)).max() < 1e-5
+    assert np.abs(own - picture(other.pipe)).max() > 1e-3
+    assert (folder / "lora.safetensors").exists() == (name == "pivotal")
+    assert not (folder / "model").exists()
