@@ -91,6 +91,8 @@ class ExportOptions(ModelOptions):
     format: Literal["auto", "safetensors", "flax", "ldm", "kohya", "peft"] = "auto"
     """A folder of the whole model with safetensors (PyTorch diffusers) or legacy Flax msgpack, one file of it for A1111
     and ComfyUI (ldm); or an adapter alone, for most tools (kohya) or as PEFT has it. auto goes by OUT."""
+    bundle: bool = False
+    """Put new words into an adapter's file, as A1111, ComfyUI and OneTrainer read them; diffusers refuses it."""
     rank: int | None = setting(None, at_least=1, at_most=4096)
     """Write the plain LoRA of this rank that is nearest to what was trained and added, whatever that is."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax import distributed, rng
-from dreambooth_jax.adapters import Adapter, composed, make_adapter
+from dreambooth_jax.adapters import Adapter, composed, make_adapter, part_for
 from dreambooth_jax.config import Config, load_config, save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
@@ -27,7 +27,8 @@ from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.adapters.asked import with_adapters
+from dreambooth_jax.weights.adapters.asked import file_and_weight, with_adapters
+from dreambooth_jax.weights.embeddings import has_words
 
 PLACES = ("path", "vae", "tokenizer")
 """Settings of a model that are folders or files."""
@@ -72,6 +73,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """What was trained, where it is an adapter of kernels: one file."""
         return self.path / "lora.safetensors"
+
+    @property
+    def embedding(self) -> Path:
+        """What was trained, where it is a new word: one file; of several words names of files begin as its does."""
+        return self.path / "embedding.safetensors"
 
     def samples(self, step: int) -> Path:
         """The grid made after so many steps."""
@@ -125,6 +131,12 @@ class OpenedRun:
     frozen: Tree
     trainable: Tree
     step: int
+
+    @property
+    def taught(self) -> Pipeline:
+        """The model whose text encoders are as they were trained, and whose prompts may have the words of the run."""
+        own = composed(self.adapter, *part_for(self.adapter, self.pipe.tokenizers, self.frozen, self.trainable))
+        return self.adapter.extend(replace(self.pipe, params={**self.pipe.params, **own}))
 
 
 def model_path(folder: RunFolder, config: Config) -> str:
@@ -198,7 +210,7 @@ def open_model(
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
         pipe = load_pretrained(source, dtype=dtype, vae=vae, **of_model)
-        pipe = replace(pipe, params=with_adapters(pipe.params, lora))
+        pipe = _with_adapters(pipe, lora)
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
     if told := [name for name, value in of_model.items() if value is not None]:
         raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
@@ -207,8 +219,15 @@ def open_model(
     pipe = run.adapter.extend(replace(run.pipe, params=composed(run.adapter, run.frozen, run.trainable)))
     pipe = with_zero_terminal_snr(pipe) if config.objective.zero_terminal_snr else pipe
     pipe = pipe if vae is None else with_vae(pipe, vae)
-    pipe = replace(pipe, params=with_adapters(pipe.params, lora))
+    pipe = _with_adapters(pipe, lora)
     return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {run.step}", config=config)
+
+
+def _with_adapters(pipe: Pipeline, lora: Sequence[str]) -> Pipeline:
+    """With the words, too, that some bring."""
+    pipe = replace(pipe, params=with_adapters(pipe.params, lora))
+    files = [file for file, _ in map(file_and_weight, lora)]
+    return pipe.with_embeddings([file for file in files if has_words(file)])
 
 
 def open_run(

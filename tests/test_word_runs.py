@@ -7,8 +7,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
+from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
@@ -107,15 +110,63 @@ def test_killed_and_resumed_is_bit_identical(root, inversion, pivotal, monkeypat
     assert_same(weights(whole, 4), weights(dbx.train(config).folder, 4))
 
 
-@pytest.mark.parametrize("name", ["inversion", "pivotal"])
-def test_its_files_draw_the_runs_own_picture(inversion, pivotal, name):
-    folder = {"inversion": inversion, "pivotal": pivotal}[name]
-    run = open_model(str(folder))
-    own = picture(run.pipe, params=run.params)
-    added = {"lora": (str(folder / "lora.safetensors"),)} if name == "pivotal" else {}
-    other = open_model(str(MODEL), **added)
-    taught = other.pipe.with_embeddings([folder / "embedding.safetensors"])
-    assert np.abs(own - picture(taught)).max() < 1e-5
-    assert np.abs(own - picture(other.pipe)).max() > 1e-3
-    assert (folder / "lora.safetensors").exists() == (name == "pivotal")
+@pytest.fixture(scope="module", params=["inversion", "pivotal"])
+def run(request):
+    """(kind, folder, a picture that it draws)"""
+    folder = request.getfixturevalue(request.param)
+    model = open_model(str(folder))
+    return request.param, folder, picture(model.pipe, params=model.params)
+
+
+def with_files(words, lora=(), model=MODEL):
+    """The picture of a model with files."""
+    other = open_model(str(model), lora=tuple(map(str, lora)))
+    return picture(other.pipe.with_embeddings(words), params=None)
+
+
+def test_its_files_draw_the_runs_own_picture(run):
+    kind, folder, own = run
+    lora = [folder / "lora.safetensors"] if kind == "pivotal" else []
+    assert np.abs(own - with_files([folder / "embedding.safetensors"], lora)).max() < 1e-5
+    assert np.abs(own - with_files([], lora)).max() > 1e-3
+    assert (folder / "lora.safetensors").exists() == (kind == "pivotal")
     assert not (folder / "model").exists()
+    with safe_open(folder / "embedding.safetensors", "np") as file:
+        assert list(file.keys()) == ["sks"]
+        said = file.metadata()
+    assert said["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert said["modelspec.trigger_phrase"] == "sks"
+    assert said["ss_base_model_version"] == "sd_v1"
+
+
+def test_what_is_exported_draws_it_too(run, tmp_path):
+    kind, folder, own = run
+    assert main(["export", str(folder), str(tmp_path / "sks.safetensors"), "format=kohya"]) == 0
+    word = tmp_path / ("sks.safetensors" if kind == "inversion" else "sks-embedding.safetensors")
+    assert load_file(word).keys() == {"emb_params"}
+    lora = [] if kind == "inversion" else [tmp_path / "sks.safetensors"]
+    assert np.abs(own - with_files({"sks": word}, lora)).max() < 1e-5
+    assert main(["export", str(word), str(tmp_path / "again.safetensors")]) == 0
+    (again,) = load_file(tmp_path / "again.safetensors").values()
+    np.testing.assert_array_equal(again, load_file(word)["emb_params"])
+    assert main(["export", str(folder), str(tmp_path / "model"), "format=safetensors"]) == 0
+    drawn = with_files([tmp_path / "model" / "learned_embeds.safetensors"], model=tmp_path / "model")
+    assert np.abs(own - drawn).max() < 1e-5
+    assert "added" not in str(flatten(dbx.load_pretrained(tmp_path / "model").params).keys())
+
+
+def test_a_loras_file_may_bring_the_word(pivotal, tmp_path):
+    one = tmp_path / "both.safetensors"
+    assert main(["export", str(pivotal), str(one), "bundle=true"]) == 0
+    assert not (tmp_path / "both-embedding.safetensors").exists()
+    names = {name for name in load_file(one) if name.startswith("bundle_emb.")}
+    assert names == {"bundle_emb.sks.clip_l", "bundle_emb.sks.string_to_param.*"}
+    model = open_model(str(pivotal))
+    assert np.abs(picture(model.pipe, params=model.params) - with_files([], [one])).max() < 1e-5
+    for library in ("torch", "diffusers", "peft"):
+        pytest.importorskip(library)
+    from tests.test_pipeline_parity import theirs
+
+    theirs("sd15", double=False).load_lora_weights(str(pivotal / "lora.safetensors"))
+    with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
+        theirs("sd15", double=False).load_lora_weights(str(one))

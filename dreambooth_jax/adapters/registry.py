@@ -46,7 +46,7 @@ def _textual_inversion(config: Config, tokenizers: Mapping[str, Tokenizer]) -> A
 
 
 def _pivotal(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
-    return join(_textual_inversion(config, tokenizers), KINDS["lora"](config.adapter, layers_of(config)))
+    return join(KINDS["lora"](config.adapter, layers_of(config)), _textual_inversion(config, tokenizers))
 
 
 ADAPTERS: dict[str, Build] = {

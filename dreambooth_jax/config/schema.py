@@ -242,6 +242,8 @@ class ExportConfig(Settings):
     whole model, for PyTorch diffusers (safetensors) or legacy Flax (flax). auto is kohya, or safetensors."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the exported weights."""
+    bundle: bool = False
+    """Put new words into the adapter's file, too, as A1111, ComfyUI and OneTrainer read them; diffusers refuses it."""
 
 
 @dataclass(frozen=True, kw_only=True)

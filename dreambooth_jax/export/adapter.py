@@ -12,6 +12,7 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.weights.adapters import Module, write_adapter
 from dreambooth_jax.weights.adapters.metadata import base_metadata, network_metadata
 from dreambooth_jax.weights.adapters.writing import dialect_for_most
+from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.modelspec import modelspec
 
 
@@ -23,6 +24,7 @@ def save_adapter(
     format: Literal["auto", "kohya", "peft"] = "auto",
     dtype: DTypeLike = "float32",
     metadata: Mapping[str, str] | None = None,
+    words: Mapping[str, Leaf] | None = None,
 ) -> str:
     """Write an adapter as one file.
 
@@ -34,6 +36,7 @@ def save_adapter(
             where it has a form for all of it.
         dtype: float32, float16 or bfloat16.
         metadata: what else it says of itself, such as of the run: texts whose names begin with ss_ or modelspec.
+        words: new words to put into the file, as :func:`~dreambooth_jax.export.words.bundle_of` gives them.
 
     Returns:
         The format that was taken.
@@ -50,5 +53,5 @@ def save_adapter(
         **modelspec(Path(path).stem, *model, part="lora"),
         **(metadata or {}),
     }
-    write_adapter(path, networks, dialect=dialect, dtype=dtype, metadata=texts)
+    write_adapter(path, networks, dialect=dialect, dtype=dtype, metadata=texts, words=words)
     return dialect

@@ -2,9 +2,9 @@
 # Copyright The dreambooth_jax authors
 """What the verb ``export`` writes, by what it is given.
 
-A file of an adapter becomes one in another form. A run that trained an adapter becomes the adapter's file where a file
-is asked for. With ``rank`` anything that was trained or added becomes the plain LoRA that is nearest to it. All else is
-a whole model.
+A file of an adapter, or of new words, becomes one in another form. A run that trained an adapter becomes the adapter's
+file where a file is asked for. With ``rank`` anything that was trained or added becomes the plain LoRA that is nearest
+to it. All else is a whole model.
 """
 
 import logging
@@ -16,6 +16,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.export.adapter import save_adapter
 from dreambooth_jax.export.model import save_pretrained
 from dreambooth_jax.export.run_metadata import run_metadata
+from dreambooth_jax.export.words import beside, bundle_of, files_of, form_of_words, save_words
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import load_pretrained
@@ -24,6 +25,7 @@ from dreambooth_jax.weights.adapters import Module, read_adapter, write_adapter
 from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.adapters.trained import is_of_kernels, modules_of
 from dreambooth_jax.weights.adapters.writing import SUFFIX, dialect_for_most
+from dreambooth_jax.weights.embeddings import is_embedding, read_embeddings, write_embedding
 from dreambooth_jax.weights.single_file import is_single_file, read_single
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ def export(options: ExportOptions) -> None:
     """
     if is_adapter(options.source):
         _convert(options)
+    elif is_embedding(options.source):
+        _convert_words(options)
     elif options.rank is not None:
         _nearest(options)
     elif not _run_adapter(options):
@@ -73,8 +77,9 @@ def _convert(options: ExportOptions) -> None:
             f"lora={options.source} and rank={options.rank or 16}"
         )
     adapter = read_adapter(options.source)
-    if adapter.embeddings:
-        log.warning("%s holds words besides, which are left out: %s", adapter.file, ", ".join(adapter.embeddings))
+    if adapter.embeddings and not options.bundle:
+        names = ", ".join(adapter.embeddings)
+        log.warning("%s holds words besides, which are left out: %s; bundle=true keeps them", adapter.file, names)
     said = {name: text for name, text in adapter.metadata.items() if not name.startswith(_HASHES)}
     write_adapter(
         options.out,
@@ -82,7 +87,15 @@ def _convert(options: ExportOptions) -> None:
         dialect=_dialect(options) or dialect_for_most(adapter.networks),
         dtype=options.dtype,
         metadata=said,
+        words=adapter.embeddings if options.bundle else None,
     )
+
+
+def _convert_words(options: ExportOptions) -> None:
+    """From one form to another, a file for each word."""
+    found = read_embeddings(options.source)
+    for one, file in zip(found, files_of(at_home(options.out), [one.word for one in found])):
+        write_embedding(file, one.word, one.parts, form=form_of_words(options.format))
 
 
 def _run_adapter(options: ExportOptions) -> bool:
@@ -94,10 +107,24 @@ def _run_adapter(options: ExportOptions) -> bool:
     config = load_config(folder.config)
     run = open_run(folder, config, step=options.step, ema=options.ema)
     modules = modules_of(run.frozen, run.trainable) if is_of_kernels(run.frozen, run.trainable) else {}
-    if not modules:
+    taught = run.taught
+    if not modules and not taught.tokenizer.added:
         return False
     said = run_metadata(config, step=run.step)
-    save_adapter(options.out, run.pipe, modules, format=_dialect(options) or "auto", dtype=options.dtype, metadata=said)
+    if modules:
+        save_adapter(
+            options.out,
+            run.pipe,
+            modules,
+            format=_dialect(options) or "auto",
+            dtype=options.dtype,
+            metadata=said,
+            words=bundle_of(taught, taught.params) if options.bundle else None,
+        )
+    if not (modules and options.bundle):
+        place = beside(options.out) if modules else at_home(options.out)
+        for file in save_words(place, taught, taught.params, form=form_of_words(options.format), metadata=said):
+            log.info("a new word of the run is in %s", file)
     return True
 
 

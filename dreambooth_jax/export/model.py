@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from jax.typing import DTypeLike
 
+from dreambooth_jax.adapters.textual_inversion import without_added
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.export.words import beside, save_words
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.runs import RunFolder
@@ -26,7 +28,8 @@ def save_pretrained(
     dtype: DTypeLike = "float32",
 ) -> None:
     """Write ``params`` as a diffusers folder, with the configurations and the tokenizer that ``pipe`` was loaded with,
-    or as a single file, which holds no tokenizer.
+    or as a single file, which holds no tokenizer. New words of the pipeline have files of their own: the folder's
+    learned_embeds.safetensors, or one beside the single file.
 
     Args:
         path: the folder to write; see ``write_folder`` for what happens to one that exists. The file, for "ldm".
@@ -46,7 +49,10 @@ def save_pretrained(
     expected, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (pipe.params, params))
     check_shapes(expected=expected, found=found, source="what is to be saved")
     what: dict[str, Any] = {
-        "params": params,
+        "params": {
+            name: without_added(tree) if name in pipe.components.family.text_encoders else tree
+            for name, tree in params.items()
+        },
         "configs": pipe.components.configs,
         "scheduler_config": pipe.components.scheduler_config,
         "family": pipe.components.family,
@@ -55,6 +61,7 @@ def save_pretrained(
     }
     if format == "ldm":
         write_single_file(path, **what)
+        save_words(beside(path), pipe, dict(params))
         return
     if str(path).endswith(".safetensors"):
         raise InputError(f"{path} is the name of a single file: add format=ldm, or give a folder")
@@ -62,6 +69,7 @@ def save_pretrained(
         name: pipe.tokenizers[encoder].folder for encoder, name in pipe.components.family.text_encoders.items()
     }
     write_folder(path, tokenizers=tokenizers, format=format, **what)
+    save_words(beside(path), pipe, dict(params))
 
 
 def _check_place(target: Path, pipe: Pipeline) -> None:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreambooth_jax import distributed
-from dreambooth_jax.config import Config, to_dict
-from dreambooth_jax.export import run_metadata, save_adapter, save_pretrained
+from dreambooth_jax.config import Config, ExportConfig, to_dict
+from dreambooth_jax.export import bundle_of, run_metadata, save_adapter, save_pretrained, save_words
+from dreambooth_jax.export.words import form_of_words
 from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.text_files import write_text
 from dreambooth_jax.trainer.training import Training, as_it_was_read
 from dreambooth_jax.training.resume import changed_past
 from dreambooth_jax.training.state import TrainState
+from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters import Module
 from dreambooth_jax.weights.writing import Format
 
@@ -36,17 +38,21 @@ def export(config: Config, folder: RunFolder, training: Training, state: TrainSt
     """
     settings = config.export
     modules = None if settings.format in WHOLE else training.best_modules(state)
-    params = _in_full(config, training).best_params(state) if modules is None else {}
+    setup = training.setup
+    if modules is None:
+        params = _in_full(config, training).best_params(state)
+    else:
+        params = training.best_params(state, *setup.encoders) if setup.pipe.tokenizer.added else {}
     if not distributed.is_main():
         return
     folder.exported.unlink(missing_ok=True)
     if modules is None:
         whole: Format = "flax" if settings.format == "flax" else "safetensors"
-        save_pretrained(folder.model, training.setup.pipe, params, format=whole, dtype=settings.dtype)
+        save_pretrained(folder.model, setup.pipe, params, format=whole, dtype=settings.dtype)
         log.info("the personalised model is in %s", folder.model)
         files = [folder.model]
     else:
-        files = _export_adapter(config, folder, training, modules, step=step)
+        files = _export_adapter(config, folder, training, modules, params, step=step)
     record = {"step": step, **asdict(settings), "files": [str(file.relative_to(folder.path)) for file in files]}
     write_text(folder.exported, json.dumps(record) + "\n")
 
@@ -60,21 +66,47 @@ def _in_full(config: Config, training: Training) -> Training:
 
 
 def _export_adapter(
-    config: Config, folder: RunFolder, training: Training, modules: dict[str, dict[str, Module]], *, step: int
+    config: Config,
+    folder: RunFolder,
+    training: Training,
+    modules: dict[str, dict[str, Module]],
+    params: Tree,
+    *,
+    step: int,
 ) -> list[Path]:
-    """Write the file; nothing where no kernels were trained. Returns what was written."""
-    if not modules:
-        return []
+    """Write the files of what changes kernels, and of new words, if there are any. Returns what was written.
+
+    Args:
+        config, folder, training: of the run.
+        modules: what becomes of which layers.
+        params: of the text encoders, where there are new words.
+        step: of the run.
+    """
     said = run_metadata(config, step=step, photos=[one.n_photos for one in training.concepts])
-    asked = config.export.format
-    form: Literal["auto", "kohya", "peft"] = asked if asked == "kohya" or asked == "peft" else "auto"
-    pipe, dtype = training.setup.pipe, config.export.dtype
-    dialect = save_adapter(folder.adapter, pipe, modules, format=form, dtype=dtype, metadata=said)
-    readers = "A1111, Forge, ComfyUI and diffusers" if dialect == "kohya" else "diffusers and PEFT"
-    log.info(
-        "the adapter is in %s, in the form of %s; dreambooth-jax check says what they load", folder.adapter, readers
-    )
-    return [folder.adapter]
+    settings, pipe = config.export, training.setup.pipe
+    files = []
+    if modules:
+        form: Literal["auto", "kohya", "peft"] = "auto"
+        if settings.format == "kohya" or settings.format == "peft":
+            form = settings.format
+        dialect = save_adapter(
+            folder.adapter,
+            pipe,
+            modules,
+            format=form,
+            dtype=settings.dtype,
+            metadata=said,
+            words=bundle_of(pipe, params) if settings.bundle else None,
+        )
+        readers = "A1111, Forge, ComfyUI and diffusers" if dialect == "kohya" else "diffusers and PEFT"
+        log.info(
+            "the adapter is in %s, in the form of %s; dreambooth-jax check says what they load", folder.adapter, readers
+        )
+        files.append(folder.adapter)
+    words = save_words(folder.embedding, pipe, params, form=form_of_words(settings.format), metadata=said)
+    for word, file in zip(pipe.tokenizer.added, words):
+        log.info("the new word %s is in %s; in A1111 and ComfyUI it is called as the file is", word, file)
+    return [*files, *words]
 
 
 def is_finished(config: Config, folder: RunFolder, *, step: int) -> bool:
@@ -124,4 +156,5 @@ def _is_wanted(config: Config, folder: RunFolder, step: int) -> bool:
     found = _record(folder)
     if "files" not in found and found.get("format") == "safetensors":  # what runs of before called the default
         found = {**found, "format": config.export.format if config.export.format == "auto" else "safetensors"}
+    found = asdict(ExportConfig()) | found  # what runs of before did not know had its default
     return {name: value for name, value in found.items() if name != "files"} == {"step": step, **asdict(config.export)}

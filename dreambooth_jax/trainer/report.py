@@ -30,7 +30,7 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
     log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", nbytes(setup.state) / 1e9, keep_last)
     log.info(
         "training %s (%s), computing in %s on %d x %s, %s",
-        " and ".join(f"{count(tree) / 1e6:.1f}M {group}" for group, tree in setup.trainable.items()),
+        " and ".join(f"{_short(count(tree))} {group}" for group, tree in setup.trainable.items()),
         setup.pipe.schedule.prediction_type,
         np.dtype(setup.pipe.unet.dtype).name,
         len(mapper.devices),
@@ -50,6 +50,10 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
             last,
             (last - first_step) * batches.rows * float(share) / count_,
         )
+
+
+def _short(number: int) -> str:
+    return f"{number / 1e6:.1f}M" if number >= 50_000 else f"{number / 1e3:.1f}k"
 
 
 def after_not_finite(folder: Path, *, learning_rate: float) -> str:

@@ -20,6 +20,7 @@ class RunResult:
         finished: were all steps taken, and the model or adapter written?
         model: the diffusers folder; None before the run is finished, and where it trained an adapter.
         adapter: the adapter's file; None before the run is finished, and where it trained whole networks.
+        words: files of the new words that it learned.
         picture: the grid of pictures to look at; None where no samples were asked for.
         signal: that ended this call, if one did.
     """
@@ -31,6 +32,7 @@ class RunResult:
     adapter: Path | None
     picture: Path | None
     signal: Signals | None = None
+    words: tuple[Path, ...] = ()
 
 
 def result_of(folder: RunFolder, *, step: int, finished: bool, stopped_by: Signals | None = None) -> RunResult:
@@ -45,4 +47,5 @@ def result_of(folder: RunFolder, *, step: int, finished: bool, stopped_by: Signa
         adapter=folder.adapter if folder.adapter in files else None,
         picture=next((grid for grid in grids if grid.exists()), None),
         signal=stopped_by,
+        words=tuple(file for file in files if file not in (folder.model, folder.adapter)),
     )

@@ -109,9 +109,9 @@ class Training:
         frozen, trainable = part_for(adapter, networks or self.setup.pipe.params, self.frozen, trainable)
         return replicate(composed(adapter, frozen, mapper.place(trainable)), mapper.target.mesh)
 
-    def best_params(self, state: TrainState) -> Tree:
-        """The whole model with the average, where one is kept: what is sampled and exported."""
-        return self.whole_params(self.averaged(state) or state.trainable)
+    def best_params(self, state: TrainState, *networks: str) -> Tree:
+        """Some networks, or all, with the average, where one is kept: what is sampled and exported."""
+        return self.whole_params(self.averaged(state) or state.trainable, *networks)
 
     @property
     def is_rounded(self) -> bool:

@@ -22,7 +22,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.hashes import sshs_hashes
 from dreambooth_jax.weights.files import Leaf
-from dreambooth_jax.weights.single_file import read_single
+from dreambooth_jax.weights.single_file import is_single_file, read_single
 from dreambooth_jax.weights.whole_files import in_order, write_whole
 
 Form: TypeAlias = Literal["diffusers", "a1111"]
@@ -33,7 +33,8 @@ BUNDLE = "bundle_emb."
 _A1111 = ("emb_params", "string_to_param.*")
 _OTHER_PARTS = ("t5", "clip_l_out", "clip_g_out", "t5_out")
 """What OneTrainer writes for other models, or for after the text encoder."""
-MOST_VECTORS = 75
+MOST_VECTORS, MOST_WORDS = 75, 100
+"""Of a word, and of a file."""
 
 
 class Embedding(NamedTuple):
@@ -55,6 +56,32 @@ class Embedding(NamedTuple):
         return max(len(part) for part in self.parts.values())
 
 
+def is_embedding(path: str | Path) -> bool:
+    """Whether it is a file of new words and of nothing else, by its names and shapes.
+
+    Raises:
+        InputError: if it is a broken file.
+    """
+    file = at_home(path)
+    if not (file.is_file() and is_single_file(file)):
+        return False
+    leaves, _ = read_single(file)
+    return bool(leaves) and all(_may_be_words(leaf.shape) for leaf in leaves.values()) and len(leaves) <= MOST_WORDS
+
+
+def _may_be_words(shape: Sequence[int]) -> bool:
+    return len(shape) in (1, 2) and min(shape) > 0 and (len(shape) == 1 or shape[0] <= MOST_VECTORS)
+
+
+def has_words(path: str | Path) -> bool:
+    """Whether the file of a LoRA brings new words.
+
+    Raises:
+        InputError: if it is not there, or broken.
+    """
+    return any(name.startswith(BUNDLE) for name in read_single(at_home(path))[0])
+
+
 def read_embeddings(path: str | Path) -> list[Embedding]:
     """The words of a file of words, or of a LoRA with words.
 
@@ -68,8 +95,7 @@ def read_embeddings(path: str | Path) -> list[Embedding]:
         return embeddings_of_bundle(file, bundled)
     if set(leaves) & {*PARTS, *_A1111}:
         return [_embedding(file, file.stem, leaves)]
-    shapes = [leaf.shape for leaf in leaves.values()]
-    if not shapes or not all(len(shape) in (1, 2) and shape[0] > 0 for shape in shapes) or len(shapes) > 100:
+    if not leaves or any(len(leaf.shape) not in (1, 2) for leaf in leaves.values()) or len(leaves) > MOST_WORDS:
         raise InputError(
             f"{file} is no file of new words: its arrays are called {', '.join(sorted(leaves)[:3]) or 'nothing'}"
         )

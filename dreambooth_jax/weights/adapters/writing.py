@@ -36,6 +36,7 @@ def write_adapter(
     dialect: Dialect = "kohya",
     dtype: DTypeLike = "float32",
     metadata: Mapping[str, str] | None = None,
+    words: Mapping[str, Leaf] | None = None,
 ) -> None:
     """Write a file, all of it or nothing.
 
@@ -45,6 +46,7 @@ def write_adapter(
         dialect: how tensors are named.
         dtype: float32, float16 or bfloat16; alphas are float32 in any, and whole numbers stay what they are.
         metadata: texts for the header; the hashes that A1111 and others look for are added.
+        words: arrays of new words, ``bundle_emb.…``, which are written as they are.
 
     Raises:
         InputError: if the dialect has no form for what is to be written, a value is beyond the dtype's range or not
@@ -57,7 +59,7 @@ def write_adapter(
         raise InputError(f"dialect = {dialect!r}: choose one of {', '.join(get_args(Dialect))}")
     name = {"kohya": kohya_key, "peft": peft_key}[dialect]
     tensors = {"kohya": _kohya_tensors, "peft": _peft_tensors}[dialect]
-    leaves = in_order(_leaves(networks, name, tensors, dtype=checked_dtype(dtype)))
+    leaves = in_order({**_leaves(networks, name, tensors, dtype=checked_dtype(dtype)), **(words or {})})
     texts = {**(metadata or {}), **(settings_of(networks) if dialect == "peft" else {}), **seed_metadata(networks)}
     write_whole(target, leaves, texts | sshs_hashes(leaves, texts))
 
