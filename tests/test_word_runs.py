@@ -59,7 +59,7 @@ def inversion(root):
     return dbx.train(config_of(root, "sd15_textual_inversion", "inversion")).folder
 
 
-PIVOTAL = ("tokens.alone=2", "tokens.stop=2", "adapter.rank=2", "optimizer.learning_rate=1e-2")
+PIVOTAL = ("tokens.alone=2", "tokens.stop=2", "adapter.rank=2", "adapter.alpha=1", "optimizer.learning_rate=1e-2")
 
 
 @pytest.fixture(scope="module")
