@@ -25,6 +25,7 @@ def test_words_find_their_options():
         "--source=run", '--prompts=["a, b", "c"]', "--steps=3", "--seed=4", "--num_images=2",
     ]  # fmt: skip
     assert words("export", "run", "out") == ["--source=run", "--out=out"]
+    assert words("check", "a.pt", "--json") == words("check", "--json=true", "a.pt") == ["--file=a.pt", "--json=true"]
     assert words("export", "run", "model", "dtype=float16") == ["--source=run", "--out=model", "--dtype=float16"]
 
 
@@ -35,7 +36,7 @@ SPELLINGS = (lambda key, value: [f"{key}={value}"], lambda k, v: [f"--{k}={v}"],
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_spelling_of_a_setting_means_the_same_to_every_verb(verb, spell):
     values = {"run_dir": "here", "train.steps": "7", "steps": "7", "dtype": "float32", "step": "3"}
-    needed = {"source": "run", "out": "model"}
+    needed = {"source": "run", "out": "model", "file": "a.safetensors"}
     fields = {field.name: field for field in dataclasses.fields(VERBS[verb].settings)}
     given = {k: v for k, v in (values | needed).items() if k.split(".")[0] in fields}
     settings = read_call(VERBS[verb], [word for key, value in given.items() for word in spell(key, value)]).settings
