@@ -48,6 +48,14 @@ def problems(config: Config) -> Iterator[str]:
     """All of them, one line each."""
     for key, value, rule in broken(config):
         yield f"{key} is {value}, but must be {rule}"
+    if config.prior.kind != "teacher":
+        for name in ("prompts", "other_subjects"):
+            if value := getattr(config.prior, name):
+                yield f"prior.{name} is {shown(value)}, but pictures have no use for it: set prior.kind=teacher"
+    elif config.data.buckets > 1 and len({bool(one.weight) for one in concepts_of(config)}) > 1:
+        yield "prior.kind=teacher with data.buckets needs a weight above 0 for all of data.concepts, or for none"
+    elif config.prior.other_subjects and not config.data.concepts:
+        yield "prior.other_subjects is True, but there is one subject only: list them in data.concepts"
     yield from _optimizer(config.optimizer, ema_decay=config.train.ema_decay)
     yield from objective_problems(config.objective)
     yield from adapter_problems(config.adapter)
@@ -179,6 +187,8 @@ def _templates(config: Config) -> Iterator[tuple[str, str, Syntax, Concept]]:
             yield _key(config, concept, "class_prompt"), concept.class_prompt, "plain", concept
             images_prompt = concept.class_images_prompt
             yield _key(config, concept, "class_images_prompt"), images_prompt, prior.prompt_syntax, concept
+        for template in expanded(prior.prompts):
+            yield "prior.prompts", template, "plain", concept
         for key in ("prompts", "class_prompts"):
             for template in expanded(getattr(samples, key)):
                 yield f"samples.{key}", template, samples.prompt_syntax, concept

@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import Adapter, make_adapter, part_for
+from dreambooth_jax.adapters import TEACHER, Adapter, make_adapter, part_for, with_teacher
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.concepts import concepts_of, has_prior
 from dreambooth_jax.data.batches import Batches, ConceptTables
@@ -29,12 +29,11 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
 from dreambooth_jax.prepare.cache import buckets_of
 from dreambooth_jax.prepare.model import trained_pipe
-from dreambooth_jax.prepare.objective import objective_values
+from dreambooth_jax.prepare.objective import objective_of
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_groups import GroupTraining, group_training
 from dreambooth_jax.training.loop import Phase, split_phases
-from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer_kinds import KINDS, averaged_weights
 from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible, make_mapper
 from dreambooth_jax.training.rules import Rule, check_used
@@ -52,7 +51,7 @@ class TrainSetup:
     Attributes:
         pipe: the model as the adapter extends it; its parameters are the shapes of what the adapter composes.
         mapper: spreads steps over devices.
-        adapter: says what is trained.
+        adapter: says what is trained, and keeps the teacher where there is one.
         groups: of what is trained, each with its stretch, learning rate and optimizer.
         phases: of the run.
         batches: what a step learns from.
@@ -129,9 +128,14 @@ class TrainSetup:
         """Does one of these groups change one?"""
         return not set(self.encoders).isdisjoint(networks_in_step(self.adapter, active, encoders=self.encoders))
 
+    @property
+    def drawn_with(self) -> tuple[Tree, Tree]:
+        """Shapes of what is frozen and trained that a model is composed of: without the teacher."""
+        return part_for(self.adapter, self.pipe.params, self.frozen, self.trainable)
+
     def frozen_in_step(self, active: Groups, frozen: Tree) -> Tree:
         """Of the frozen parameters, those that a step needs."""
-        networks = networks_in_step(self.adapter, active, encoders=self.encoders)
+        networks = networks_in_step(self.adapter, active, encoders=self.encoders, teaches=TEACHER in self.frozen)
         return part_for(self.adapter, networks, frozen, {})[0]
 
     def idle(self, active: Groups) -> Tree:
@@ -148,6 +152,8 @@ class TrainSetup:
         """
         instance, prior = self._table(active, size or self.size), self._table(active, self.size)
         one = ConceptTables(name="", instance=[instance], prior=prior, prior_weight=1.0)
+        if TEACHER in self.frozen:
+            one = replace(one, prior=None, lessons=[instance])
         concepts = [replace(one, name=name) for name in self.concepts] or [one]
         return shapes(self.batches.of(concepts).batch_at(0))
 
@@ -158,7 +164,10 @@ class TrainSetup:
         ids = pipe.input_ids([""])
         encoded = jax.eval_shape(pipe.conditioner.__call__, params, ids).leaves()
         mean, logvar = (_blank(one, axes=1) for one in moments)
-        text = id_leaves(ids) if self.trains_text_encoder(active) else {n: _blank(one) for n, one in encoded.items()}
+        states = {name: _blank(one) for name, one in encoded.items()}
+        text = id_leaves(ids) if self.trains_text_encoder(active) else states
+        if TEACHER in self.frozen:
+            text = text | {f"{TEACHER}/{name}": rows for name, rows in states.items()}
         weights = np.broadcast_to(np.float32(1), mean.shape[:4]) if self.masked else None
         return ExampleTable(mean=mean, logvar=logvar, weights=weights, text=text, text_index=np.zeros(1, np.int64))
 
@@ -205,12 +214,18 @@ def mapper_of(config: Config, target: Target) -> Mapper:
 def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSetup:
     """Make all steps of a run; nothing is computed or compiled."""
     adapter, train = make_adapter(config, pipe.tokenizers), config.train
-    frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), shapes(pipe.params))
+    plain = shapes(pipe.params)
+    frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)
     dtype = frozen_dtype(train.frozen_dtype, adapter, computing=pipe.unet.dtype)
     frozen = narrowed(frozen, set(flatten(pipe.params)), dtype)
     pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
     pipe = trained_pipe(pipe, config.objective)
     encoders, batches = _encoders(pipe), batches_of(config)
+    teaches, halves = batches.with_prior and config.prior.kind == "teacher", None
+    if teaches:
+        adapter = with_teacher(adapter, dtype=pipe.unet.dtype)
+        frozen[TEACHER] = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)[0][TEACHER]
+        halves = batches.shared_out(devices=len(mapper.devices), accumulation=train.accumulation)
     names = tuple(concept.name for concept in concepts_of(config) if concept.name)
     rules = [Rule.parse(text) for text in config.optimizer.rules]
     check_used(rules, trainable)
@@ -219,17 +234,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         for name, tree in trainable.items()
     }
     phases = split_phases(steps=train.steps, stretches={name: (one.start, one.stop) for name, one in groups.items()})
-    values = objective_values(config.objective, pipe.schedule)
-    objective = DenoisingObjective(
-        unet=pipe.unet.clone(remat=train.remat),
-        conditioner=pipe.conditioner.clone(remat=train.remat),
-        schedule=pipe.schedule,
-        scaling_factor=pipe.vae.config.scaling_factor,
-        n_instances=batches.rows,
-        noising=values.noising,
-        scoring=values.scoring,
-        concepts=names,
-    )
+    objective = objective_of(config, pipe, n_instances=batches.rows, concepts=names, halves=halves is not None)
     pure_steps = {
         active: TrainStep(
             objective=objective,
@@ -240,7 +245,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
             clip_norm=config.optimizer.clip_norm,
             ema_decay=train.ema_decay,
             dtype=pipe.unet.dtype,
-            networks=networks_in_step(adapter, active, encoders=encoders),
+            networks=networks_in_step(adapter, active, encoders=encoders, teaches=teaches),
         )
         for active in dict.fromkeys(phase.active for phase in phases)
     }
@@ -250,7 +255,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         adapter=adapter,
         groups=groups,
         phases=phases,
-        batches=batches,
+        batches=halves or batches,
         concepts=names,
         size=config.data.size,
         buckets=buckets_of(config.data),
@@ -301,8 +306,9 @@ def _encoders(pipe: Pipeline) -> Groups:
     return tuple(pipe.components.family.text_encoders)
 
 
-def networks_in_step(adapter: Adapter, active: Groups, *, encoders: Sequence[str]) -> Groups:
+def networks_in_step(adapter: Adapter, active: Groups, *, encoders: Sequence[str], teaches: bool = False) -> Groups:
     """Networks that a step runs which trains some groups. The work of the others is in the batch: of the autoencoder,
-    and of the text encoders unless one of them is trained."""
+    and of the text encoders unless one of them is trained. A teacher is one more."""
     changed = {network for group in active for network in adapter.networks(group)}
-    return ("unet",) if changed.isdisjoint(encoders) else (*encoders, "unet")
+    run = ("unet",) if changed.isdisjoint(encoders) else (*encoders, "unet")
+    return (*run, TEACHER) if teaches else run

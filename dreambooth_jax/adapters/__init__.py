@@ -10,3 +10,5 @@ from dreambooth_jax.adapters.full import full as full
 from dreambooth_jax.adapters.join import join as join
 from dreambooth_jax.adapters.lora import lora as lora
 from dreambooth_jax.adapters.registry import make_adapter as make_adapter
+from dreambooth_jax.adapters.teacher import TEACHER as TEACHER
+from dreambooth_jax.adapters.teacher import with_teacher as with_teacher

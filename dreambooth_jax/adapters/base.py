@@ -68,6 +68,8 @@ class Adapter(NamedTuple):
             must stay, such as vectors to their length.
         beside: (frozen, trainable) -> (params, deltas): what is applied next to layers instead of put into their
             kernels, for :func:`~dreambooth_jax.models.beside.attached`; None where it is all in ``compose``.
+        base: frozen -> the networks as they were before training, of what ``frozen`` alone has; None where it does not
+            have all of them.
         groups: names of its groups, where these are not names of networks: for :func:`~dreambooth_jax.adapters.join`.
     """
 
@@ -78,6 +80,7 @@ class Adapter(NamedTuple):
     project: Callable[[str, Tree, Tree], Tree] = _as_it_came
     beside: Callable[[Tree, Tree], tuple[Tree, Deltas]] | None = None
     groups: tuple[str, ...] = ()
+    base: Callable[[Tree], Tree] | None = None
 
 
 def part_for(adapter: Adapter, networks: Iterable[str], frozen: Tree, trainable: Tree) -> tuple[Tree, Tree]:

@@ -98,7 +98,10 @@ def kernel_adapter(method: KernelMethod, start: Start, layers: Layers = all_laye
         }
         return {network: params for network, (params, _) in split.items()}, deltas
 
-    return Adapter(init, compose, lambda group: (group,), beside=beside if method.beside else None)
+    def base(frozen: Tree) -> Tree:
+        return {network: without_fixed(tree)[0] for network, tree in frozen.items()}
+
+    return Adapter(init, compose, lambda group: (group,), beside=beside if method.beside else None, base=base)
 
 
 def without_fixed(frozen: Tree) -> tuple[Tree, Tree]:

@@ -102,6 +102,11 @@ def _images_prompt(one: ConceptConfig, config: "Config") -> str:
     return one.class_images_prompt or one.class_prompt or shared
 
 
+def makes_class_images(config: "Config") -> bool:
+    """Are pictures of the classes needed?"""
+    return config.prior.kind == "pictures" and has_prior(config)
+
+
 def has_prior(config: "Config") -> bool:
-    """Does any of a run's subjects have class images?"""
+    """Does any of a run's subjects have a prior term?"""
     return any(concept.weight for concept in concepts_of(config))

@@ -97,8 +97,14 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(SamplingConfig):
-    """Prior preservation: pictures of the class, made by the frozen model, keep it from forgetting the class."""
+    """Prior preservation: what the frozen model makes of the class keeps the trained one from forgetting it."""
 
+    kind: Literal["pictures", "teacher"] = "pictures"
+    """Pictures of the class that it makes beforehand; or none, but its predictions at the photos with other prompts."""
+    prompts: tuple[str, ...] = ()
+    """Of teacher: more prompts to stay as they were, besides class_prompt, such as those of other people."""
+    other_subjects: bool = False
+    """Of teacher and data.concepts: also prompts of the other subjects, which keeps these from bleeding into it."""
     weight: float = setting(1.0, at_least=0)
     """λ of the loss; 0 turns prior preservation off."""
     class_prompt: str = "a photo of a {class_noun}"

@@ -10,7 +10,7 @@ have several sizes, as many on the average:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from dreambooth_jax.data.examples import ExampleTable
@@ -30,6 +30,7 @@ class ConceptTables:
         prior: pictures of its class, or None without prior preservation.
         prior_weight: lambda of its class images.
         repeats: how often each of its pictures comes in an epoch; None shows all concepts equally often.
+        lessons: in the place of class images, its pictures as a teacher sees them, of the same sizes as ``instance``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ConceptTables:
     prior: ExampleTable | None
     prior_weight: float
     repeats: int | None = None
+    lessons: Sequence[ExampleTable] = ()
 
     @property
     def count(self) -> int:
@@ -52,11 +54,14 @@ class Batches:
         rows: instance examples of each step, over all devices.
         with_prior: does a class example come with each?
         seed: that orders are drawn from.
+        stretches: of a batch, one after the other, that each have their share of class examples; by default those come
+            after all others.
     """
 
     rows: int
     with_prior: bool
     seed: int
+    stretches: int = 1
 
     @property
     def copies(self) -> int:
@@ -68,30 +73,57 @@ class Batches:
         """Examples of each step, instance and class together."""
         return self.rows * self.copies
 
+    def shared_out(self, *, devices: int, accumulation: int) -> "Batches | None":
+        """The same where each device has its share of class examples, as the second half of every micro-batch; None if
+        the numbers do not allow it."""
+        return None if self.rows % (devices * accumulation) else replace(self, stretches=devices)
+
     def of(self, concepts: Sequence[ConceptTables]) -> Mixture:
         """Batches of these concepts; without prior preservation class images are left out."""
         shares = shares_of([one.count for one in concepts], [one.repeats for one in concepts])
         sizes = dict.fromkeys(table.size for one in concepts for table in one.instance)
-        of_size = [self._instances(concepts, size, shares, suffix=len(sizes) > 1) for size in sizes]
+        of_size = [self._pictures(concepts, size, shares, suffix=len(sizes) > 1) for size in sizes]
         streams = [turns for turns, _ in of_size]
+        if self.with_prior and any(one.lessons for one in concepts):
+            streams += [self._pictures(concepts, size, shares, suffix=len(sizes) > 1, prior=True)[0] for size in sizes]
         with_prior = [i for i, one in enumerate(concepts) if self.with_prior and one.prior_weight and one.prior]
         if with_prior:
             streams.append(self._class_images(concepts, with_prior, shares))
-        return Mixture(streams=streams, seed=self.seed, size_shares=[share for _, share in of_size])
+        return Mixture(
+            streams=streams,
+            seed=self.seed,
+            size_shares=[share for _, share in of_size],
+            stretches=self.stretches,
+        )
 
-    def _instances(
-        self, concepts: Sequence[ConceptTables], size: Size, shares: Sequence[Fraction], *, suffix: bool
+    def _pictures(
+        self,
+        concepts: Sequence[ConceptTables],
+        size: Size,
+        shares: Sequence[Fraction],
+        *,
+        suffix: bool,
+        prior: bool = False,
     ) -> tuple[Stream | Turns, Fraction]:
-        """(the pictures of one size, their share in the steps): each picture of a concept comes as often as another."""
-        end = f"@{size.setting}" if suffix else ""
+        """(the pictures of one size, or their lessons, and their share in the steps): each picture of a concept comes
+        as often as another."""
+        end, kind = f"@{size.setting}" if suffix else "", "prior" if prior else "instance"
         streams, parts = [], []
         for i, concept in enumerate(concepts):
-            for table in concept.instance:
+            for table in concept.lessons if prior else concept.instance:
                 if table.size == size:
-                    number = i if len(concepts) > 1 else None
-                    name = _name("instance", concept) + end
-                    streams.append(Stream(name=name, table=table, rows=self.rows, concept=number))
+                    stream = Stream(
+                        name=_name(kind, concept) + end,
+                        table=table,
+                        rows=self.rows,
+                        weight=concept.prior_weight if prior else 1.0,
+                        is_prior=prior,
+                        concept=i if len(concepts) > 1 else None,
+                    )
+                    streams.append(stream)
                     parts.append(shares[i] * Fraction(table.counts[0], concept.count))
+        if prior and not suffix:  # where others have no lessons, these come more often, and weigh less
+            streams = [replace(stream, weight=stream.weight * float(sum(parts))) for stream in streams]
         return self._turns(streams, parts, order=f"concepts{end}"), sum(parts, Fraction(0))
 
     def _class_images(

@@ -154,6 +154,7 @@ class Mixture:
         streams: of instance examples and of class examples.
         seed: that orders are drawn from.
         size_shares: of each of ``sizes`` in the steps; by default of as many as there are examples.
+        stretches: of a batch, one after the other, each of which has its share of the rows of every stream.
 
     Raises:
         InputError: without an instance stream, for two streams of one name, or if a batch of instances of one size had
@@ -163,8 +164,11 @@ class Mixture:
     streams: Sequence[Stream | Turns]
     seed: int = 0
     size_shares: Sequence[Fraction | int] | None = None
+    stretches: int = 1
 
     def __post_init__(self) -> None:
+        if odd := [stream.rows for stream in self.streams if stream.rows % self.stretches]:
+            raise InputError(f"{odd[0]} rows of a stream cannot be shared out over {self.stretches} stretches")
         names = [name for stream in self.streams for name in _names(stream)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(
@@ -182,9 +186,11 @@ class Mixture:
         sizes = dict.fromkeys(stream.size for stream in instance)
         return {size: [stream for stream in instance if stream.size == size] for size in sizes}
 
-    @cached_property
-    def _prior(self) -> list[Stream | Turns]:
-        return [stream for stream in self.streams if stream.is_prior]
+    def _prior(self, size: Size) -> list[Stream | Turns]:
+        """The class streams of a step: of its size, where they have several; else those that there are."""
+        prior = [stream for stream in self.streams if stream.is_prior]
+        several = len({stream.size for stream in prior}) > 1
+        return [stream for stream in prior if stream.size == size or not several]
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -194,7 +200,7 @@ class Mixture:
     @property
     def rows(self) -> int:
         """Rows of the global batch, of all its parts."""
-        return self.n_instances + _rows(self._prior)
+        return self.n_instances + _rows(self._prior(self.sizes[0]))
 
     @property
     def n_instances(self) -> int:
@@ -230,9 +236,12 @@ class Mixture:
         """
         size, visit = self._visit(step)
         parts: dict[Size, list[tuple[Stream | Turns, int]]] = {}
+        prior = self._prior(size)
+        of_size = len(prior) < sum(stream.is_prior for stream in self.streams)
         for stream in self.streams:
-            if stream.is_prior or stream.size == size:
-                parts.setdefault(stream.size, []).append((stream, step if stream.is_prior else visit))
+            if any(stream is one for one in (*self._of_size[size], *prior)):
+                before = step if stream.is_prior and not of_size else visit
+                parts.setdefault(stream.size, []).append((stream, before))
         batches, first = [], 0
         for part in parts.values():
             batches.append(self._part(part, first, rows))
@@ -244,14 +253,24 @@ class Mixture:
     ) -> Batch:
         """Rows of streams of one size, with how often each has been drawn from; the first has the number ``start``."""
         count = _rows([stream for stream, _ in streams])
-        chosen = np.arange(count)[rows(count) if callable(rows) else rows]
+        chosen = self._order([stream for stream, _ in streams])[rows(count) if callable(rows) else rows]
         parts, first = [], 0
         for stream, visit in streams:
             own = chosen[(chosen >= first) & (chosen < first + stream.rows)] - first
             if len(own):
                 parts.append(stream.take(visit * stream.rows + own, seed=self.seed))
             first += stream.rows
-        return _joined(parts) | {"index": (start + chosen).astype(np.int32)}
+        found = _joined(parts)
+        if self.stretches > 1:  # what is joined is in ascending order
+            places = np.argsort(np.argsort(chosen))
+            found = {name: values[places] for name, values in found.items()}
+        return found | {"index": (start + chosen).astype(np.int32)}
+
+    def _order(self, streams: Sequence[Stream | Turns]) -> Int[np.ndarray, "b"]:
+        """The number of the row at each place of a part."""
+        ends = np.cumsum([stream.rows for stream in streams])
+        parts = [np.arange(end - stream.rows, end) for stream, end in zip(streams, ends)]
+        return np.concatenate([part.reshape(self.stretches, -1) for part in parts], axis=1).ravel()
 
 
 def _names(stream: Stream | Turns) -> list[str]:

@@ -120,7 +120,8 @@ def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iter
     def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
         return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, idle=at_rest, flops=0)
 
-    if wanted := [concept.num_images for concept in concepts_of(config) if concept.weight]:
+    wanted = [concept.num_images for concept in concepts_of(config) if concept.weight]
+    if wanted and config.prior.kind == "pictures":
         room = capacity(config, setup.mapper)
         missing = -(-max(wanted) * n // everyone)
         usage_at = partial(sampler, config.prior.sampling(size=size))
@@ -134,7 +135,7 @@ def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iter
         held = bytes_per_device(setup.mapper.shapes((setup.state, setup.frozen)))
         # Where all is whole on each device, pictures are drawn with what the model shares with it; else with a copy.
         is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
-        shared = nbytes(passed_on(setup.adapter, setup.frozen, setup.trainable)) if is_whole else 0
+        shared = nbytes(passed_on(setup.adapter, *setup.drawn_with)) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
         usage = sampler(config.samples.sampling(size=size), pictures)
         yield draw("sample grids", pictures, usage, held - shared)

@@ -18,7 +18,7 @@ import numpy as np
 from dreambooth_jax import distributed, memory
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, DataConfig, PriorConfig
-from dreambooth_jax.config.concepts import Concept, concepts_of
+from dreambooth_jax.config.concepts import Concept, concepts_of, makes_class_images
 from dreambooth_jax.data.sources import Photo, check_deeper
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
@@ -45,7 +45,8 @@ def make_class_images(config: Config) -> Path:
         make_deterministic()
     folders = class_folders(config)
     if not folders:
-        raise InputError("prior.weight is 0: this run uses no class images")
+        why = f"weight is {config.prior.weight:g}" if config.prior.kind == "pictures" else "kind is teacher"
+        raise InputError(f"prior.{why}: this run uses no class images")
     check_hosts(config, *folders.values())
     pipe = load_model(config, Target.here())
     check_same("weights of the model", pipe.components.fingerprint)
@@ -61,6 +62,8 @@ def make_class_images(config: Config) -> Path:
 
 def class_folders(config: Config) -> dict[str, Path]:
     """Where the class images of each concept belong, by its name; those without class images are left out."""
+    if not makes_class_images(config):
+        return {}
     return {concept.name: class_folder(config, concept) for concept in concepts_of(config) if concept.weight}
 
 

@@ -4,13 +4,14 @@
 
 from typing import NamedTuple
 
-from dreambooth_jax.config import ObjectiveConfig
+from dreambooth_jax.config import Config, ObjectiveConfig
 from dreambooth_jax.diffusion.loss_weights import loss_weights, signal_to_noise
 from dreambooth_jax.diffusion.penalties import PENALTIES, deltas
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.diffusion.timesteps import Probabilities, cumulative, importance, probabilities
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.training.objective import Noising, Scoring
+from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.training.objective import DenoisingObjective, Noising, Scoring
 
 
 class ObjectiveValues(NamedTuple):
@@ -78,4 +79,28 @@ def objective_values(objective: ObjectiveConfig, schedule: NoiseSchedule) -> Obj
             deltas=deltas(objective.huber_schedule, objective.huber_delta, snr) if is_huber else None,
         ),
         timesteps=chosen,
+    )
+
+
+def objective_of(
+    config: Config, pipe: Pipeline, *, n_instances: int, concepts: tuple[str, ...], halves: bool
+) -> DenoisingObjective:
+    """What a run's steps minimise.
+
+    Args:
+        config: of the run.
+        pipe: the model, with the noise that is trained with.
+        n_instances, concepts, halves: as :class:`DenoisingObjective` has them.
+    """
+    values, remat = objective_values(config.objective, pipe.schedule), config.train.remat
+    return DenoisingObjective(
+        unet=pipe.unet.clone(remat=remat),
+        conditioner=pipe.conditioner.clone(remat=remat),
+        schedule=pipe.schedule,
+        scaling_factor=pipe.vae.config.scaling_factor,
+        n_instances=n_instances,
+        noising=values.noising,
+        scoring=values.scoring,
+        concepts=concepts,
+        halves=halves,
     )

@@ -8,17 +8,20 @@ Whatever can be wrong is found before anything is compiled, and what is made is 
 Several processes first make sure that they mean the same run, then share out what takes long.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.data.captions import Captions
+from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.begun import begun_run
 from dreambooth_jax.prepare.cache import Encoder, Examples
 from dreambooth_jax.prepare.class_photos import class_folders, photos_of_classes
+from dreambooth_jax.prepare.lessons import Lessons, lessons_of
 from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import captions_of, digest, read_instance_photos
@@ -37,12 +40,14 @@ class PreparedConcept:
         instance: its photos, those of each size together.
         prior: pictures of its class, or None without prior preservation.
         captions: how its photos are called.
+        lessons: of the teacher, if there is one, in the place of ``prior``.
     """
 
     concept: Concept
     instance: Sequence[Examples]
     prior: Examples | None
     captions: Captions
+    lessons: Lessons | None = None
 
     @property
     def n_photos(self) -> int:
@@ -115,7 +120,21 @@ def prepare(
     fingerprints["prior"] = digest(chain(*class_images.values()))
     check_same("class images", fingerprints["prior"])
     begun.check_unchanged(config, pipe, fingerprints)
-    encoder = Encoder(pipe=whole, data=config.data, seed=config.train.seed, cache=folder.cache)
+    concepts = _concepts(config, whole, photos, captions, class_images, cache=folder.cache)
+    return Prepared(pipe=pipe, concepts=concepts, first_step=begun.first_step, fingerprints=fingerprints)
+
+
+def _concepts(
+    config: Config,
+    whole: Pipeline,
+    photos: Mapping[str, Sequence[Photo]],
+    captions: Mapping[str, Captions],
+    class_images: Mapping[str, Sequence[Photo]],
+    *,
+    cache: Path,
+) -> list[PreparedConcept]:
+    """The subjects, encoded; all that is given is by their names."""
+    encoder = Encoder(pipe=whole, data=config.data, seed=config.train.seed, cache=cache)
     concepts = [
         PreparedConcept(
             concept=concept,
@@ -125,4 +144,9 @@ def prepare(
         )
         for concept in concepts_of(config)
     ]
-    return Prepared(pipe=pipe, concepts=concepts, first_step=begun.first_step, fingerprints=fingerprints)
+    if config.prior.kind == "teacher":
+        return [
+            replace(one, lessons=lessons_of(config, one.concept, whole)) if one.concept.weight else one
+            for one in concepts
+        ]
+    return concepts

@@ -40,10 +40,12 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
     counts = [one.n_photos for one in concepts]
     for one, count_, share in zip(concepts, counts, shares_of(counts, [one.concept.repeats for one in concepts])):
         log.info(
-            "%s%d instance and %d class images (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
+            "%s%d instance images and %s (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
             f"{one.concept.name}: " if one.concept.name else "",
             count_,
-            len(one.prior.photos) if one.prior else 0,
+            f"a teacher of {len(one.lessons.captions.templates)} prompts"
+            if one.lessons
+            else f"{len(one.prior.photos) if one.prior else 0} class images",
             one.concept.weight,
             batches.examples,
             first_step,

@@ -3,12 +3,16 @@
 """What streams draw from, put together: moments of photos, and states or ids of all that they may be called."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
+
+import numpy as np
 
 from dreambooth_jax.data.captions import Captions, draws_of, listed
 from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.cache import Examples, text_table
+from dreambooth_jax.prepare.lessons import Lessons
 from dreambooth_jax.trees import Tree
 
 
@@ -38,3 +42,32 @@ def example_tables(
             ExampleTable(mean=mean, logvar=logvar, weights=some.weights, text=texts, text_index=starts, draws=draws)
         )
     return tables
+
+
+def lesson_tables(
+    pipe: Pipeline, examples: Sequence[Examples], lessons: Lessons, *, params: Tree, encode: bool
+) -> list[ExampleTable]:
+    """Photos with what a teacher is asked about them, and with its own states of the texts. Masks are the subject's: of
+    these all positions count."""
+    untitled = [replace(some, photos=[replace(photo, has_caption=False) for photo in some.photos]) for some in examples]
+    tables = example_tables(pipe, untitled, lessons.captions, params=params, encode=encode)
+    return [
+        replace(
+            table,
+            text={**table.text, **lessons.texts},
+            weights=None if table.weights is None else np.broadcast_to(np.float32(1), table.weights.shape),
+        )
+        for table in tables
+    ]
+
+
+def without_lessons(tables: Sequence[ExampleTable], lessons: Lessons | None) -> list[ExampleTable]:
+    """Tables whose rows have the entries that lessons have, but nothing in them: a batch holds rows of both."""
+    if lessons is None:
+        return list(tables)
+
+    def nothing(table: ExampleTable) -> dict[str, np.ndarray]:
+        count = len(next(iter(table.text.values())))
+        return {name: np.broadcast_to(np.float32(0), (count, *rows.shape[1:])) for name, rows in lessons.texts.items()}
+
+    return [replace(table, text={**table.text, **nothing(table)}) for table in tables]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import composed, part_for
+from dreambooth_jax.adapters import TEACHER, composed, part_for
 from dreambooth_jax.adapters.kernels import FIXED
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.batches import ConceptTables
@@ -18,7 +18,7 @@ from dreambooth_jax.data.captions import ONE_EACH
 from dreambooth_jax.prepare.prepared import Prepared, PreparedConcept
 from dreambooth_jax.size import Size
 from dreambooth_jax.train_setup import TrainSetup, build_train_setup
-from dreambooth_jax.trainer.tables import example_tables
+from dreambooth_jax.trainer.tables import example_tables, lesson_tables, without_lessons
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import Recorder
@@ -85,14 +85,18 @@ class Training:
         params = self.whole_params(state.trainable, *setup.encoders) if encode else {}
 
         tables = partial(example_tables, setup.pipe, params=params, encode=encode)
+        taught = next((one.lessons for one in self.concepts if one.lessons), None)
         rates = setup.learning_rates
         concepts = [
             ConceptTables(
                 name=one.concept.name,
-                instance=tables(one.instance, one.captions),
+                instance=without_lessons(tables(one.instance, one.captions), taught),
                 prior=tables([one.prior], ONE_EACH)[0] if one.prior else None,
                 prior_weight=one.concept.weight,
                 repeats=one.concept.repeats,
+                lessons=lesson_tables(setup.pipe, one.instance, one.lessons, params=params, encode=encode)
+                if one.lessons
+                else (),
             )
             for one in self.concepts
         ]
@@ -116,7 +120,7 @@ class Training:
     @property
     def is_rounded(self) -> bool:
         """Is what is frozen kept with fewer digits than the model has?"""
-        leaves = jax.tree.leaves(self.frozen)
+        leaves = jax.tree.leaves({name: tree for name, tree in self.frozen.items() if name != TEACHER})
         return any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4 for leaf in leaves)
 
     def averaged(self, state: TrainState) -> Tree:
@@ -129,7 +133,7 @@ class Training:
     def best_modules(self, state: TrainState) -> dict[str, dict[str, Module]] | None:
         """What an adapter's file holds, with the moving average where one is kept; None where whole networks are
         trained. All processes call it."""
-        trainable = state.ema or state.trainable
+        trainable = self.averaged(state) or state.trainable
         fixed = {network: {FIXED: tree[FIXED]} for network, tree in self.frozen.items() if FIXED in tree}
         if not is_of_kernels(fixed, trainable):
             return None

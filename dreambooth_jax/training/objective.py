@@ -7,7 +7,8 @@ z_t = α z + σ ε,   t ~ U{0, ..., T - 1}                  each example its own
 L   = Σ_i w_i · mse(network(z_t, t, condition)_i, target_i) / n_instances
 
 Other laws of t and ε are a :class:`Noising`, other weights and costs of an error a :class:`Scoring`; they hold for both
-terms.
+terms. Where the parameters have a ``teacher``, the target of class examples is its prediction, at the same noise and
+with the texts (``teacher/condition/...``) that they bring.
 """
 
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from dreambooth_jax import rng
+from dreambooth_jax.adapters.teacher import TEACHER
 from dreambooth_jax.diffusion.loss import example_errors, loss_of_concepts, weighted_loss
 from dreambooth_jax.diffusion.penalties import Penalty
 from dreambooth_jax.diffusion.process import add_noise, sample_posterior, training_target
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.diffusion.timesteps import draw_timesteps
 from dreambooth_jax.models.beside import apply
-from dreambooth_jax.models.condition import Conditioner
+from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
 
@@ -111,6 +113,7 @@ class DenoisingObjective:
         scoring: what errors cost.
         concepts: names of several subjects, in the order of their numbers in batches: each one's part of
             ``instance_loss`` is logged.
+        halves: are the second half of all rows, and they alone, class examples? It spares a teacher the others.
     """
 
     unet: nn.Module
@@ -121,6 +124,7 @@ class DenoisingObjective:
     noising: Noising = Noising()
     scoring: Scoring = Scoring()
     concepts: tuple[str, ...] = ()
+    halves: bool = False
 
     def draw(self, batch: Batch, *, root_key: Key[Array, ""], step: int | Int[Array, ""]) -> Draws:
         """Every example from its own keys, so that it does not matter on which device it lies."""
@@ -158,6 +162,8 @@ class DenoisingObjective:
         noisy = add_noise(draws.latents, draws.noise if draws.added is None else draws.added, alpha_bar)
         prediction: Any = apply(self.unet, params["unet"], noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
+        if TEACHER in params:
+            target = self._taught(params[TEACHER], batch, noisy, draws.timesteps, target)
         errors = self.scoring.errors(prediction, target, draws.timesteps, batch.get("position_weight"))
         weight, is_prior = self.scoring.weight(batch["weight"], draws.timesteps), batch["is_prior"]
         loss = weighted_loss(errors, weight=weight, is_prior=is_prior, n_instances=self.n_instances)
@@ -167,6 +173,23 @@ class DenoisingObjective:
             parts = loss_of_concepts(terms, batch["concept"], is_prior, self.concepts)
             metrics |= {f"instance_loss/{name}": part for name, part in parts.items()}
         return loss.total, metrics
+
+    def _taught(
+        self,
+        teacher: Tree,
+        batch: Batch,
+        noisy: Float[Array, "b h w c"],
+        timesteps: Int[Array, "b"],
+        target: Float[Array, "b h w c"],
+    ) -> Float[Array, "b h w c"]:
+        """Targets of which those of class examples are what the untouched network predicts."""
+        first = len(noisy) // 2 if self.halves else 0
+        texts = {name.removeprefix(f"{TEACHER}/"): rows[first:] for name, rows in batch.items()}
+        texts = {name: rows for name, rows in texts.items() if f"{TEACHER}/{name}" in batch}
+        said: Any = self.unet.apply({"params": teacher}, noisy[first:], timesteps[first:], Condition.of_batch(texts))
+        said = jax.lax.stop_gradient(said).astype(target.dtype)
+        is_prior = jnp.broadcast_to(batch["is_prior"][first:, None, None, None], said.shape)
+        return jnp.concatenate([target[:first], jnp.where(is_prior, said, target[first:])])
 
     def __call__(
         self, params: Tree, batch: Batch, *, root_key: Key[Array, ""], step: Int[Array, ""]

@@ -53,7 +53,7 @@ def batch_at(step):
     }
 
 
-def objective(*overrides, prediction="epsilon", zero_snr=False, **changes):
+def objective(*overrides, prediction="epsilon", zero_snr=False, n_instances=N, **changes):
     config = load_config(None, [f"objective.{one}" for one in overrides]).objective
     raw = {**SCHEDULE, "prediction_type": prediction, "rescale_betas_zero_snr": zero_snr}
     schedule = NoiseSchedule.from_config(raw)
@@ -63,7 +63,7 @@ def objective(*overrides, prediction="epsilon", zero_snr=False, **changes):
         conditioner=Conditioner((), SD.condition),
         schedule=schedule,
         scaling_factor=0.18215,
-        n_instances=N,
+        n_instances=n_instances,
         noising=values.noising,
         scoring=values.scoring,
         **changes,
