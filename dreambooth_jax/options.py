@@ -95,6 +95,14 @@ class ExportOptions(ModelOptions):
     """Put new words into an adapter's file, as A1111, ComfyUI and OneTrainer read them; diffusers refuses it."""
     rank: int | None = setting(None, at_least=1, at_most=4096)
     """Write the plain LoRA of this rank that is nearest to what was trained and added, whatever that is."""
+    base: str | None = setting(None, path=True, nonempty=True)
+    """With rank: what SOURCE was before it was trained, where it is no run: folder, single file or hub id."""
+    conv_rank: int | None = setting(None, at_least=0, at_most=4096)
+    """With rank: that of convolutions larger than 1x1; 0 leaves them out. By default rank."""
+    clamp_quantile: float | None = setting(None, above=0, at_most=1)
+    """With rank: bound of a layer's numbers, as a quantile of them; sd-scripts has 0.99. By default none."""
+    min_diff: float = setting(0.0, at_least=0)
+    """With rank: leave a text encoder out if no number of its kernels changed by more; sd-scripts has 0.01."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the weights."""
 

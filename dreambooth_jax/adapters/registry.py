@@ -45,14 +45,20 @@ def _textual_inversion(config: Config, tokenizers: Mapping[str, Tokenizer]) -> A
     return textual_inversion(words_of(config), beginnings_of(config, tokenizers), norm=config.tokens.norm)
 
 
-def _pivotal(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
-    return join(KINDS["lora"](config.adapter, layers_of(config)), _textual_inversion(config, tokenizers))
+def _with_words(kind: str) -> Build:
+    """New words, and an adapter of kernels."""
+
+    def build(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
+        return join(KINDS[kind](config.adapter, layers_of(config)), _textual_inversion(config, tokenizers))
+
+    return build
 
 
 ADAPTERS: dict[str, Build] = {
     "full": _full,
     "textual_inversion": _textual_inversion,
-    "pivotal": _pivotal,
+    "pivotal": _with_words("lora"),
+    "custom_diffusion_words": _with_words("custom_diffusion"),
     **dict.fromkeys(KINDS, _of_kernels),
 }
 """Kinds of training, by name."""

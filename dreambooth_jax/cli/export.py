@@ -40,5 +40,6 @@ EXPORT = Verb(
         ),
         ("a model with two adapters", "export MODEL merged --lora dog.safetensors:0.8 --lora style.safetensors:0.5"),
         ("a plain LoRA of whatever was trained", "export runs/dog dog-lora.safetensors rank=16"),
+        ("one of a model that others tuned", "export TUNED tuned-lora.safetensors rank=16 base=MODEL dtype=float16"),
     ),
 )

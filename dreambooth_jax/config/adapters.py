@@ -27,12 +27,14 @@ class AdapterConfig(Settings):
         "custom_diffusion",
         "textual_inversion",
         "pivotal",
+        "custom_diffusion_words",
     ] = "full"
     """What becomes of a layer. full: all its numbers are trained. lora: the product of two small matrices is added to
     its kernel (a rate of about 1e-4). loha, lokr: an elementwise, or Kronecker product of small ones. ia3: its channels
     are scaled. oft: its outputs are rotated in blocks. svdiff: its singular values are shifted. lidb: lora of rank 1
     within fixed random bases, 100 KB a file. rank_relaxed: lora on a lidb. custom_diffusion: cross-attention alone.
-    textual_inversion: a new word is learned, and nothing else changes. pivotal: that first, then lora."""
+    textual_inversion: a new word is learned, and nothing else changes. pivotal: that first, then lora.
+    custom_diffusion_words: custom_diffusion with a new word, as its authors do it."""
     targets: tuple[str, ...] = setting(("auto",), pattern=True, nonempty=True)
     """Layers of the UNet: attn-mlp, attn-mlp-conv, attn-only, cross-attention, cross-attention-kv, ia3, full, or
     patterns of their names; auto is attn-mlp, or what the authors of full, ia3, lidb and custom_diffusion chose."""
@@ -81,6 +83,7 @@ AUTO: dict[str, dict[str, str]] = {
     "ia3": {"unet": "ia3", "text_encoder": "ia3"},
     "lidb": {"unet": "attn-only", "text_encoder": "attn-only"},
     "custom_diffusion": {"unet": "cross-attention-kv"},
+    "custom_diffusion_words": {"unet": "cross-attention-kv"},
 }
 """Kind -> network -> its usual targets, where they are not attn-mlp."""
 _TARGETS = ("targets", "text_encoder_targets")
@@ -96,6 +99,7 @@ USED: dict[str, tuple[str, ...]] = {
     "lidb": (*_TARGETS, "lidb_down", "lidb_up", "lidb_seed"),
     "rank_relaxed": ("rank", "begin"),
     "custom_diffusion": _TARGETS,
+    "custom_diffusion_words": _TARGETS,
     "textual_inversion": (),
     "pivotal": (*_TARGETS, *_RANKS, "dora", "dropout"),
 }

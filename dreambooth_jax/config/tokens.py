@@ -8,13 +8,13 @@ from typing import Literal
 
 from dreambooth_jax.config.setting import Settings, setting, shown
 
-KINDS = ("textual_inversion", "pivotal")
+KINDS = ("textual_inversion", "pivotal", "custom_diffusion_words")
 """Kinds of adapters that learn words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig(Settings):
-    """New words that are learned, with adapter.kind=textual_inversion or pivotal."""
+    """New words that are learned, with adapter.kind=textual_inversion, pivotal or custom_diffusion_words."""
 
     words: tuple[str, ...] = ()
     """The words, which prompts must have; by default the identifier of each subject."""

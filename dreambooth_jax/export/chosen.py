@@ -10,18 +10,17 @@ to it. All else is a whole model.
 import logging
 from typing import Literal
 
-from dreambooth_jax.adapters.extract import extract, shares_kept
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.export.adapter import save_adapter
 from dreambooth_jax.export.model import save_pretrained
+from dreambooth_jax.export.nearest import export_nearest
 from dreambooth_jax.export.run_metadata import run_metadata
 from dreambooth_jax.export.words import beside, bundle_of, files_of, form_of_words, save_words
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
-from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.runs import OF_MODEL, RunFolder, open_model, open_run
-from dreambooth_jax.weights.adapters import Module, read_adapter, write_adapter
+from dreambooth_jax.runs import RunFolder, open_model, open_run
+from dreambooth_jax.weights.adapters import read_adapter, write_adapter
 from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.adapters.trained import is_of_kernels, modules_of
 from dreambooth_jax.weights.adapters.writing import SUFFIX, dialect_for_most
@@ -32,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _HASHES = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
 """Beginnings of metadata that are made anew."""
+_OF_RANK = ("base", "conv_rank", "clamp_quantile", "min_diff")
 
 
 def export(options: ExportOptions) -> None:
@@ -40,12 +40,15 @@ def export(options: ExportOptions) -> None:
     Raises:
         InputError: if it cannot be written in that form, or not at all.
     """
+    for name in _OF_RANK:
+        if options.rank is None and getattr(options, name) != getattr(ExportOptions, name):
+            raise InputError(f"{name} = {getattr(options, name)} has no use without rank, such as rank=16")
     if is_adapter(options.source):
         _convert(options)
     elif is_embedding(options.source):
         _convert_words(options)
     elif options.rank is not None:
-        _nearest(options)
+        export_nearest(options, format=_dialect(options) or "auto")
     elif not _run_adapter(options):
         if options.format in ("kohya", "peft"):
             raise InputError(
@@ -126,41 +129,6 @@ def _run_adapter(options: ExportOptions) -> bool:
         for file in save_words(place, taught, taught.params, form=form_of_words(options.format), metadata=said):
             log.info("a new word of the run is in %s", file)
     return True
-
-
-def _nearest(options: ExportOptions) -> None:
-    """A plain LoRA of what was trained and what is added."""
-    assert options.rank is not None
-    folder = RunFolder(at_home(options.source))
-    said: dict[str, str] = {}
-    if folder.is_run():
-        config = load_config(folder.config)
-        run = open_run(folder, config, step=options.step, ema=options.ema)
-        base, said = run.pipe, run_metadata(config, step=run.step)
-    else:
-        base = load_pretrained(options.source, **{name: getattr(options, name) for name in OF_MODEL})
-    after = open_model(**options.told()).params
-    found = {
-        network: extract(tree, after[network], rank=options.rank)
-        for network, tree in base.params.items()
-        if network != "vae"
-    }
-    networks = {
-        network: {path: Module("lora", tensors) for path, tensors in one.tensors.items()}
-        for network, one in found.items()
-        if one.tensors
-    }
-    if not networks:
-        raise InputError(
-            f"{options.source} is as it was: rank={options.rank} is for what was trained, or lora=FILE adds"
-        )
-    format = _dialect(options) or "auto"
-    save_adapter(options.out, base, networks, format=format, dtype=options.dtype, metadata=said)
-    of_kernels, of_all = shares_kept(list(found.values()), options.rank)
-    log.info(
-        "rank %d keeps %.1f %% of what changed in kernels (of ‖ΔW‖²), %.1f %% of all that changed",
-        *(options.rank, 100 * of_kernels, 100 * of_all),
-    )
 
 
 def _dialect(options: ExportOptions) -> Literal["kohya", "peft"] | None:

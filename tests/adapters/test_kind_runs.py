@@ -17,6 +17,7 @@ from dreambooth_jax.adapters.kernels import FIXED, KernelMethod, kernel_adapter,
 from dreambooth_jax.adapters.low_rank import first_factors
 from dreambooth_jax.adapters.methods import METHODS
 from dreambooth_jax.adapters.targets import choose_layers
+from dreambooth_jax.checks import check_config
 from dreambooth_jax.models import CLIPTextConfig, UNetConfig
 from dreambooth_jax.models.families import SD
 from dreambooth_jax.runs import open_model
@@ -96,6 +97,19 @@ def test_what_is_trained_where_nothing_is_said_is_what_authors_chose(root, param
     assert trained_by("full", root, params).keys() == {n for n in trees.flatten(params) if n.startswith("unet/")}
 
 
+def test_custom_diffusion_may_learn_a_new_word(root):
+    pipe = dbx.load_pretrained(MODEL)
+    config = tiny_config(root, "adapter.kind=custom_diffusion_words", "tokens.words=<dog>", "prior.weight=0")
+    check_config(config)
+    adapter = make_adapter(config, pipe.tokenizers)
+    frozen, trainable = adapter.init(rng.root_key(0), pipe.params)
+    assert {name.rpartition("/")[2] for name in trees.flatten(trainable["unet"])} == {"diff"}
+    (vectors,) = jax.tree.leaves(trainable["tokens"])
+    assert vectors.shape[0] == 1
+    assert adapter.networks("tokens") == ("text_encoder",)
+    assert adapter.compose(frozen, trainable).keys() == pipe.params.keys()
+
+
 def test_full_trains_all_of_the_layers_that_are_chosen(root, params):
     """Biases and norms with them, and of the text encoder what is chosen there."""
     more = ["adapter.targets=.*/mid_block/.*", "text_encoder.stop=-1", "adapter.text_encoder_targets=.*_embedding"]
@@ -106,7 +120,7 @@ def test_full_trains_all_of_the_layers_that_are_chosen(root, params):
 
 
 SD15 = {
-    "unet": UNetConfig(),
+    "unet": UNetConfig(cross_attention_dim=768),
     "text_encoder": CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12),
 }
 
