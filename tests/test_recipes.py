@@ -24,10 +24,13 @@ TINY = [
 ]
 
 
-@pytest.mark.parametrize("name", ["sd15_lora", "sd15_hyper"])
+SMALLER = {"sd15_style": ["data.resolution=24", "data.bucket_step=16", "train.batch_size=8"]}
+
+
+@pytest.mark.parametrize("name", ["sd15_lora", "sd15_hyper", "sd15_style"])
 def test_it_trains_and_draws(name, tmp_path):
-    places = [f"run_dir={tmp_path / 'run'}", f"data.instance_images={draw_photos(tmp_path / 'photos')}"]
-    result = dbx.train(dbx.load_config(name, [*TINY, *places, "optimizer.learning_rate=0.1"]))
+    places = [f"run_dir={tmp_path / 'run'}", f"data.instance_images={draw_photos(tmp_path / 'photos', 2)}"]
+    result = dbx.train(dbx.load_config(name, [*TINY, *SMALLER.get(name, []), *places, "optimizer.learning_rate=0.1"]))
     assert result.finished
     opened, options = open_model(str(result.folder)), {"steps": 2, "height": 16, "width": 16, "output": "float32"}
     drawn = opened.pipe("a photo of sks dog", params=opened.params, **options)

@@ -37,7 +37,7 @@ class ConceptConfig(Settings):
     """Prompt that its class images are made with; by default prior.class_images_prompt, or else class_prompt."""
     class_images: str | None = setting(None, path=True, nonempty=True, resumable=True)
     """Folder of its class images; by default one for each prompt that they are made with, so same classes share it."""
-    num_images: int | None = setting(None, at_least=1, at_most=1_000_000)
+    num_images: int | None = setting(None, at_least=0, at_most=1_000_000)
     """How many class images to have; by default prior.num_images."""
     weight: float | None = setting(None, at_least=0)
     """λ of its class images; by default prior.weight, 0 for none."""

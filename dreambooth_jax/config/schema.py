@@ -113,8 +113,8 @@ class PriorConfig(SamplingConfig):
     """Prompt that class images are made with; by default class_prompt."""
     class_images: str | None = setting(None, path=True, nonempty=True, resumable=True)
     """Folder of class images, filled up to num_images; by default class_images in the run folder."""
-    num_images: int = setting(200, at_least=1, at_most=1_000_000)
-    """How many class images to have."""
+    num_images: int = setting(200, at_least=0, at_most=1_000_000)
+    """How many class images to have; 0 makes none and takes all that are there, such as photos with captions."""
     batch_size: int | None = setting(None, at_least=1, at_most=4096, resumable=True)
     """Class images made at once on each device; by default as many as fit, and 4 on a CPU."""
     seed: int = setting(0, at_least=0, below=2**32)

@@ -120,7 +120,7 @@ def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iter
     def draw(purpose: str, pictures: int, usage: Usage, at_rest: int) -> DrawPlan:
         return DrawPlan(purpose=purpose, pictures=pictures, usage=usage, idle=at_rest, flops=0)
 
-    wanted = [concept.num_images for concept in concepts_of(config) if concept.weight]
+    wanted = [concept.num_images for concept in concepts_of(config) if concept.weight and concept.num_images]
     if wanted and config.prior.kind == "pictures":
         room = capacity(config, setup.mapper)
         missing = -(-max(wanted) * n // everyone)

@@ -162,6 +162,8 @@ def class_photos(
 ) -> tuple[Photo, ...] | None:
     """The class images of one concept, made where they are not there; None if ``should_stop`` broke it off.
 
+    Where none are to be made, it is all pictures that are there.
+
     Args:
         pipe: the frozen model.
         concept: its words and prompts, and how many.
@@ -171,12 +173,17 @@ def class_photos(
         should_stop: asked between batches; of several processes all must get the same answer.
         begun_with: digest of the class images that a run has begun with.
     """
+    read = partial(read_photos, str(folder), prompt=concept.class_prompt, concept=concept, data=data)
+    num_images = concept.num_images
+    if not num_images:
+        if not folder.is_dir():
+            raise InputError(f"prior.num_images is 0, so no class images are made, and there is no folder {folder}")
+        return read()
     recipe = Recipe(
         prompt=images_prompt(concept, prior),
         sampling=prior.sampling(size=data.size),
         model=pipe.components.known_as({line.get("model") for line in read_manifest(folder)}),
     )
-    num_images = concept.num_images
     batch_size = partial(_pictures_at_once, pipe, prior, data)
     if not restore_class_images(
         pipe,
@@ -199,7 +206,7 @@ def class_photos(
     if present < num_images:
         return None
     wait_until(lambda: len(usable_pictures(folder)) >= present)  # process 0 may have written them on another host
-    photos = read_photos(str(folder), prompt=concept.class_prompt, concept=concept, data=data)
+    photos = read()
     first = photos[:num_images]
     if len(first) == len(photos) or digest(photos) == begun_with:  # versions before took all
         return photos

@@ -47,6 +47,27 @@ def test_of_more_pictures_than_were_asked_for_the_first_are_used(tmp_path, caplo
     assert "holds 6 pictures; the first prior.num_images=4 are used" in caplog.text
 
 
+def test_of_photos_of_ones_own_all_are_taken_with_their_captions_and_none_are_made(tmp_path):
+    folder = draw(tmp_path / "reg", 6)
+    (folder / "2.txt").write_text("a {class_noun} in the snow")
+    before = sorted(path.name for path in folder.iterdir())
+    photos, pipe = photos_of(config_of(folder, "prior.num_images=0"), folder)
+    prompts = ["a photo of a dog"] * 6
+    prompts[2] = "a dog in the snow"
+    assert [photo.prompt for photo in photos] == prompts
+    assert pipe.calls == []
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_where_none_are_made_some_must_be_there(tmp_path):
+    config = config_of(tmp_path / "reg", "prior.num_images=0")
+    with pytest.raises(InputError, match=r"prior.num_images is 0, so no class images are made, and there is no .*reg"):
+        photos_of(config, tmp_path / "reg")
+    (tmp_path / "reg").mkdir()
+    with pytest.raises(InputError, match="no usable picture"):
+        photos_of(config, tmp_path / "reg")
+
+
 def test_a_run_that_has_begun_with_all_of_them_goes_on_with_them(tmp_path):
     folder = draw(tmp_path / "reg", 6)
     everything, _ = photos_of(config_of(folder, "prior.num_images=6"), folder)
