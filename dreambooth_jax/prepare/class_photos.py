@@ -176,8 +176,7 @@ def class_photos(
     read = partial(read_photos, str(folder), prompt=concept.class_prompt, concept=concept, data=data)
     num_images = concept.num_images
     if not num_images:
-        if not folder.is_dir():
-            raise InputError(f"prior.num_images is 0, so no class images are made, and there is no folder {folder}")
+        _check_there(folder)
         return read()
     recipe = Recipe(
         prompt=images_prompt(concept, prior),
@@ -212,6 +211,11 @@ def class_photos(
         return photos
     log.warning("%s: holds %d pictures; the first prior.num_images=%d are used", folder, len(photos), num_images)
     return first
+
+
+def _check_there(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"prior.num_images is 0, so no class images are made, and there is no folder {folder}")
 
 
 def _pictures_at_once(pipe: Pipeline, prior: PriorConfig, data: DataConfig, missing: int) -> int:
