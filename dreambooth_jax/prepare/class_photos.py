@@ -184,23 +184,16 @@ def class_photos(
         model=pipe.components.known_as({line.get("model") for line in read_manifest(folder)}),
     )
     batch_size = partial(_pictures_at_once, pipe, prior, data)
-    if not restore_class_images(
-        pipe,
-        folder,
-        recipe,
-        num_images=num_images,
-        batch_size=partial(batch_size, num_images),
-        should_stop=should_stop,
-    ):
+    options: dict[str, Any] = {"num_images": num_images, "should_stop": should_stop}
+    if not restore_class_images(pipe, folder, recipe, batch_size=partial(batch_size, num_images), **options):
         return None
     present = ensure_class_images(
         pipe,
         folder,
         recipe,
-        num_images=num_images,
         seed=prior.seed,
         batch_size=batch_size(num_images - len(usable_pictures(folder))),
-        should_stop=should_stop,
+        **options,
     )
     if present < num_images:
         return None
