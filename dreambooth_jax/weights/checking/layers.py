@@ -136,7 +136,7 @@ def misfits(layer: Layer) -> list[str]:
         array = np.asarray(tensor, np.float32) if np.asarray(tensor).dtype.itemsize < 4 else np.asarray(tensor)
         if bad := np.count_nonzero(~np.isfinite(array)):
             found.append(f"{where}: {name} has {bad} of {array.size} values that are not finite")
-        elif name in _NEVER_ZERO and not array.any():
+        elif not array.any() and (name in _NEVER_ZERO or (name == "alpha" and _is_scaled(layer.module))):
             found.append(f"{where}: {name} is zero, so that it changes nothing")
     if layer.module.method in ("lora", "dora"):
         down, up = tensors["lora_down"].shape, tensors["lora_up"].shape
@@ -145,7 +145,12 @@ def misfits(layer: Layer) -> list[str]:
     return found
 
 
-_NEVER_ZERO = ("lora_up", "lora_down", "hada_w1_a", "hada_w2_a", "alpha")
+_NEVER_ZERO = ("lora_up", "lora_down", "hada_w1_a", "hada_w2_a")
+
+
+def _is_scaled(module: Module) -> bool:
+    """Whether alpha multiplies the change; that of OFT bounds it, where it is above 0."""
+    return module.method.startswith(("lora", "dora", "loha", "lokr"))
 
 
 def layers_of(
