@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
@@ -23,6 +24,7 @@ from dreambooth_jax.models.condition import Condition, Conditioner, id_leaves
 from dreambooth_jax.models.families import CLIP_TEXT, FAMILIES, SD, UNET, VAE, Family, family_of
 from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.pipeline import describe_pretrained
+from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import CPU, Arch, Target
 from dreambooth_jax.train_setup import build_train_setup, mapper_of
 from dreambooth_jax.trees import flatten, unflatten
@@ -172,6 +174,24 @@ def test_a_run_trains_samples_and_exports_it(model, tmp_path, stop):
         np.testing.assert_array_equal(leaf, trained.get(name, before[name]), err_msg=name)
     save_pretrained(tmp_path / "flax", exported, exported.params, format="flax")
     assert_same(dbx.load_pretrained(tmp_path / "flax").params, exported.params)
+
+
+@pytest.mark.slow
+def test_a_run_teaches_both_encoders_a_word(model, tmp_path):
+    options = [f"model.path={model[0]}", "train.steps=2", "samples.every=0", "prior.weight=0", "train.batch_size=8"]
+    options += ["adapter.kind=textual_inversion", "tokens.vectors=2", "prior.class_images=null"]
+    folder = dbx.train(tiny_config(tmp_path, *options)).folder
+    trained = weights(folder, 2)
+    assert {name: leaf.shape for name, leaf in trained.items()} == {
+        f"tokens/{encoder}": (2, WIDTH) for encoder in TWO.text_encoders
+    }
+    found = load_file(folder / "embedding.safetensors")
+    np.testing.assert_array_equal(found["clip_l"], trained["tokens/text_encoder"])
+    np.testing.assert_array_equal(found["clip_g"], trained["tokens/text_encoder_2"])
+    run = open_model(str(folder))
+    taught = dbx.load_pretrained(model[0]).with_embeddings({"sks": folder / "embedding.safetensors"})
+    states = [pipe.condition(pipe.params, ["a sks dog"]) for pipe in (run.pipe, taught)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 @pytest.mark.parametrize("stop", [0, -1])

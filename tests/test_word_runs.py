@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import dreambooth_jax as dbx
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.trees import flatten
@@ -108,6 +109,33 @@ def test_killed_and_resumed_is_bit_identical(root, inversion, pivotal, monkeypat
         patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(kill))
         assert dbx.train(config).step == kill
     assert_same(weights(whole, 4), weights(dbx.train(config).folder, 4))
+
+
+def test_devices_do_not_matter(root, inversion, monkeypatch):
+    monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:2])))
+    monkeypatch.setattr("dreambooth_jax.training.parallel.sharded.SHARDING_THRESHOLD", 64)
+    options = ("train.parallel=fsdp", "samples.every=0")
+    folder = dbx.train(config_of(root, "sd15_textual_inversion", "fsdp", *options)).folder
+    (first,), (whole,), (found,) = (weights(*one).values() for one in ((inversion, 2), (inversion, 4), (folder, 4)))
+    assert np.abs(found - whole).max() <= 1e-2 * np.abs(whole - first).max()
+    for name, array in load_file(folder / "embedding.safetensors").items():
+        assert name == "sks"
+        np.testing.assert_array_equal(array, found)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (["data.templates=[]", "data.instance_prompt=a photo of a dog"], "no photo is called 'sks', which is to be"),
+        (["tokens.init=photo of dog"], "is 3 tokens (photo</w>, of</w>, dog</w>) for 4 vectors"),
+        (["tokens.words=a:b"], "'a:b' cannot be a new word"),
+    ],
+)
+def test_what_cannot_be_learned_is_one_line(root, told, message):
+    with pytest.raises(InputError) as caught:
+        dbx.train(config_of(root, "sd15_textual_inversion", "wrong", *told))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module", params=["inversion", "pivotal"])

@@ -11,6 +11,7 @@ from dreambooth_jax.pipeline import Pipeline, describe_pretrained, load_pretrain
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.prepare.cache import buckets_of
 from dreambooth_jax.prepare.objective import objective_values
+from dreambooth_jax.prepare.words import taught
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.pretrained import Place
 
@@ -72,7 +73,7 @@ def check_fit(pipe: Pipeline, config: Config) -> None:
     data, factor = config.data, pipe.vae.config.downscale
     pipe.check_text_to_image()
     for concept in concepts_of(config):
-        log.info("%s", pipe.tokenizer.report(concept.identifier))
+        log.info("%s", taught(pipe, config).tokenizer.report(concept.identifier))
     for size in buckets_of(data):
         if any(side % factor for side in size):
             key = "data.resolution" if size == data.size else f"data.bucket_step={data.bucket_step}, bucket"

@@ -25,6 +25,7 @@ from dreambooth_jax.prepare.lessons import Lessons, lessons_of
 from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
 from dreambooth_jax.prepare.photos import captions_of, digest, read_instance_photos
+from dreambooth_jax.prepare.words import check_used, taught
 from dreambooth_jax.runs import RunFolder, save_settings
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
@@ -104,8 +105,9 @@ def prepare(
     check_same("instance images", fingerprints["instance"])
     begun.check_unchanged(config, pipe, fingerprints)
     captions = {one.name: captions_of(one, config.data, seed=config.train.seed) for one in concepts_of(config)}
-    for name, some in photos.items():
-        pipe.tokenizer([text for photo in some for text in captions[name].texts(photo)])  # warns of those too long
+    texts = [text for name, some in photos.items() for photo in some for text in captions[name].texts(photo)]
+    check_used(config, texts)
+    taught(pipe, config).tokenizer(texts)  # warns of those too long
     save_settings(config, folder)
     whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
     class_images = photos_of_classes(

@@ -81,9 +81,10 @@ def test_what_is_wrong_is_one_line(pipe, file, tmp_path):
         pipe.with_embeddings([tmp_path / "nothing.safetensors"])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("form", ["diffusers", pytest.param("a1111", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["diffusers", "a1111"])
 def test_diffusers_draws_the_same_with_the_file(tmp_path, form):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
