@@ -8,11 +8,13 @@
 An input is a value, or a link to another node. Of all nodes those are followed that a sampler is linked to, each once.
 """
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from dreambooth_jax.config.sampler_names import read_sampler, read_schedule
-from dreambooth_jax.metadata.remake import PICTURE, Remake, lacking_tree, shown
+from dreambooth_jax.metadata.remake import PICTURE, Remake, lacking_tree, shown, words_line
 
 NODES = 10_000
 """Of one graph."""
@@ -20,6 +22,8 @@ HOPS = 64
 """Links from a sampler to where its input comes from."""
 SAMPLERS = ("KSampler", "KSamplerAdvanced")
 KNOWN = ("CLIPTextEncode", "CheckpointLoaderSimple", "CheckpointLoader", "CLIPSetLastLayer", "EmptyLatentImage")
+EMBEDDING = re.compile(r"(?<!\w)embedding:([\w.\-]{1,200})")
+"""A new word in a prompt, called as its file is."""
 VALUES = ("value", "text", "string", "seed", "int", "float", "number", "STRING", "INT", "FLOAT", "noise_seed")
 """Inputs of nodes that hold nothing but a value."""
 
@@ -129,7 +133,10 @@ def _prompt(nodes: Graph, sampler: Node, name: str, lacking: list[str]) -> _Text
                 skip = -layer
             elif before.kind not in KNOWN:
                 lacking.append(_node(before))
-        return _Text(str(nodes.value(node, "text") or ""), skip)
+        text = str(nodes.value(node, "text") or "")
+        words = [PurePath(found).stem for found in EMBEDDING.findall(text)]
+        lacking += [words_line(words)] if words else []
+        return _Text(EMBEDDING.sub(lambda found: PurePath(found[1]).stem, text), skip)
     raise KeyError(f"CLIPTextEncode of the {name} prompt")
 
 

@@ -137,16 +137,20 @@ def changed(**inputs):
 
 def test_what_of_comfyui_is_not_repeated_is_said(tmp_path):
     graph = changed(node3={"sampler_name": "dpmpp_2m_sde_gpu", "denoise": 0.6}, node12={"value": "a (dog:1.3)"})
+    graph["6"]["inputs"] |= {"text": "a (dog:1.3), (embedding:charm-v2.pt:1.1) embedding:toy"}
     graph["20"] = {"class_type": "KSampler", "inputs": graph["3"]["inputs"] | {"latent_image": ["3", 0]}}
     graph["21"] = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["7", 0]}}
     graph["3"]["inputs"]["negative"] = ["21", 0]
-    lines = "; ".join(read_remake(comfyui(tmp_path / "a.png", graph)).lacking)
+    remake = read_remake(comfyui(tmp_path / "a.png", graph))
+    assert remake.prompt == "a (dog:1.3), (charm-v2:1.1) toy"
+    lines = "; ".join(remake.lacking)
     for said in (
         "torchsde",
         "began with (denoise 0.6): give it with image=FILE",
         "weights of its prompts",
         "another sampler",
         "ConditioningZeroOut",
+        "the new words of its prompts, charm-v2, toy: give them with embedding=FILE",
     ):
         assert said in lines
 
