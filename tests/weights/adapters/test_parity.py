@@ -95,7 +95,10 @@ def draw(pipes):
     torch_pipe.unload_lora_weights()
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("kohya", "peft, alpha other than rank", "peft, DoRA")
+
+
+@pytest.mark.parametrize("case", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
 def test_diffusers_draws_our_picture(pipes, draw, tmp_path, case):
     plain, _ = draw(None)
     expected, images = draw(write(tmp_path / "a.safetensors", pipes[1].params, **CASES[case]))
@@ -103,9 +106,8 @@ def test_diffusers_draws_our_picture(pipes, draw, tmp_path, case):
     assert np.abs(expected - plain).max() > 0.1
 
 
-@pytest.mark.parametrize("weight", [0.5, -0.3])
-def test_with_a_weight(pipes, draw, tmp_path, weight):
-    expected, images = draw(write(tmp_path / "a.safetensors", pipes[1].params, dialect="kohya", alpha=3.0), weight)
+def test_with_a_weight(pipes, draw, tmp_path):
+    expected, images = draw(write(tmp_path / "a.safetensors", pipes[1].params, dialect="kohya", alpha=3.0), -0.3)
     np.testing.assert_allclose(images, expected, atol=1e-4)
 
 
@@ -135,7 +137,9 @@ class TestFilesOfDiffusers:
         return models, changes
 
     @pytest.mark.parametrize("form", ["peft", "old"])
-    @pytest.mark.parametrize("options", [{}, {"use_rslora": True}], ids=["alpha", "rank-stabilised"])
+    @pytest.mark.parametrize(
+        "options", [{}, pytest.param({"use_rslora": True}, marks=pytest.mark.slow)], ids=["alpha", "rank-stabilised"]
+    )
     def test_are_read(self, tmp_path, form, options):
         models, changes = self.trained(**options)
         networks = {"unet": models.unet, "text_encoder": models.text_encoder}

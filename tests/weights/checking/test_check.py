@@ -27,6 +27,14 @@ from tests.weights.originals import Original
 TOOLS = ("A1111", "Forge", "ComfyUI", "diffusers", "dreambooth-jax")
 
 
+def few(layers, **tensors):
+    """Of one transformer of each network: 12 and 6 layers."""
+    whole = {"unet": "mid_block", "text_encoder": "layers_0/"}
+    return sd15(
+        {n: {path: shape for path, shape in layers[n].items() if part in path} for n, part in whole.items()}, **tensors
+    )
+
+
 def sd15(layers, **tensors):
     """An adapter of all that sd-scripts change by default, of rank 1."""
     r = np.random.default_rng(0)
@@ -73,10 +81,10 @@ class TestAdapters:
         assert report.ways_out == (f"dreambooth-jax export {tmp_path}/a.safetensors OUT.safetensors format=kohya",)
 
     def test_the_way_out_leads_out(self, layers, tmp_path):
-        write_adapter(tmp_path / "a.safetensors", sd15(layers), dialect="peft")
+        write_adapter(tmp_path / "a.safetensors", few(layers), dialect="peft")
         (way_out,) = check_file(tmp_path / "a.safetensors").ways_out
         assert main([word.replace("OUT", f"{tmp_path}/b") for word in way_out.split()[1:]]) == 0
-        assert all(one.loads == "all 264 layers" for one in check_file(tmp_path / "b.safetensors").tools)
+        assert all(one.loads == "all 18 layers" for one in check_file(tmp_path / "b.safetensors").tools)
 
     @pytest.mark.parametrize(
         ("dialect", "shape_of", "notes"),
@@ -85,12 +93,12 @@ class TestAdapters:
             (
                 "peft",
                 lambda s: (*[1] * (len(s) - 1), s[-1]),
-                {"ComfyUI": "without its magnitudes", "A1111": "leaves out 264"},
+                {"ComfyUI": "without its magnitudes", "A1111": "leaves out 18"},
             ),
         ],
     )
     def test_dora(self, layers, tmp_path, dialect, shape_of, notes):
-        networks = sd15(layers, dora_scale=lambda shape: np.ones(shape_of(shape), np.float32))
+        networks = few(layers, dora_scale=lambda shape: np.ones(shape_of(shape), np.float32))
         write_adapter(tmp_path / "a.safetensors", networks, dialect=dialect)
         report = check_file(tmp_path / "a.safetensors")
         assert report.kind == "an adapter: DoRA"
@@ -102,7 +110,7 @@ class TestAdapters:
         assert any("rank=16" in way for way in report.ways_out)
 
     def test_dora_along_the_output_in_kohyas_names(self, layers, tmp_path):
-        networks = sd15(layers)
+        networks = few(layers)
         write_adapter(tmp_path / "a.safetensors", networks)
         arrays = load_file(tmp_path / "a.safetensors")
         ups = [name for name in arrays if name.endswith("lora_up.weight")]
@@ -114,7 +122,7 @@ class TestAdapters:
         assert report.facts["magnitudes"] == "along the output"
         for name in ("A1111", "Forge", "ComfyUI"):
             assert tool(report, name).notes == (
-                "draws DoRA otherwise: its magnitudes are along the output (264 layers)",
+                "draws DoRA otherwise: its magnitudes are along the output (18 layers)",
             )
 
     def test_alpha_that_stands_in_the_metadata_alone(self, tmp_path):
@@ -288,16 +296,16 @@ def test_files_of_the_package():
 
 class TestCommandLine:
     def test_text_and_json(self, layers, tmp_path, capsys):
-        write_adapter(tmp_path / "a.safetensors", sd15(layers), metadata={"ss_seed": "5", "modelspec.title": "dog"})
+        write_adapter(tmp_path / "a.safetensors", few(layers), metadata={"ss_seed": "5", "modelspec.title": "dog"})
         assert main(["check", f"{tmp_path}/a.safetensors"]) == 0
         text = capsys.readouterr().out
         assert text.strip() == as_text(check_file(tmp_path / "a.safetensors"))
-        for part in ("LoRA", "Stable Diffusion 1", "192 layers", "rank 1", "‖ΔW‖", "modelspec.title = dog", *TOOLS):
+        for part in ("LoRA", "Stable Diffusion 1", "12 layers", "rank 1", "‖ΔW‖", "modelspec.title = dog", *TOOLS):
             assert part in text
         assert main(["check", f"{tmp_path}/a.safetensors", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["metadata"]["ss_seed"] == "5"
-        assert Counter(one["layers"] for one in found["networks"]) == {192: 1, 72: 1}
+        assert Counter(one["layers"] for one in found["networks"]) == {12: 1, 6: 1}
 
     @pytest.mark.parametrize(
         ("content", "message"),
