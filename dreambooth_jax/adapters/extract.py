@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreambooth_jax.adapters.kernels import is_convolution
-from dreambooth_jax.adapters.tensors import as_matrix
 from dreambooth_jax.trees import Tree, flatten
 
 
@@ -61,7 +60,7 @@ def extract(
         progress(done, len(kernels))
         path = name.removesuffix("/kernel")
         change = _host(new[name]) - _host(old[name])
-        left, sigma, right = np.linalg.svd(as_matrix(change), full_matrices=False)
+        left, sigma, right = singular(change.reshape(-1, change.shape[-1]))
         values[path] = sigma
         is_spread = is_convolution(change) and change.shape[:2] != (1, 1)
         spread |= {path} if is_spread else set()
@@ -91,6 +90,25 @@ def shares_kept(found: Sequence[Extracted], rank: int, conv_rank: int | None = N
     kernels = math.fsum(_energy(sigma) for one in found for sigma in one.singular_values.values())
     whole = kernels + math.fsum(one.other for one in found)
     return inside / kernels if kernels else 1.0, inside / whole if whole else 1.0
+
+
+def singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(U, σ, V) of a matrix, σ falling.
+
+    Of float32 by the eigenvectors of the smaller of MᵀM and MMᵀ in float64, several times faster and no less exact:
+    what squaring loses of float64 is below float32's last digit. Where σ is 0, vectors are 0 on the larger side.
+    """
+    if matrix.dtype == np.float64:
+        return np.linalg.svd(matrix, full_matrices=False)
+    if matrix.shape[0] < matrix.shape[1]:
+        right, sigma, left = singular(matrix.T)
+        return left.T, sigma, right.T
+    wide = matrix.astype(np.float64)
+    squares, vectors = np.linalg.eigh(wide.T @ wide)
+    sigma, right = np.sqrt(np.maximum(squares[::-1], 0)), vectors[:, ::-1].T
+    left = (wide @ right.T) / np.where(sigma > 0, sigma, 1)
+    left, sigma, right = (part.astype(matrix.dtype) for part in (np.where(sigma > 0, left, 0), sigma, right))
+    return left, sigma, right
 
 
 def _energy(sigma: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_jax.adapters.extract import extract, shares_kept
+from dreambooth_jax.adapters.extract import extract, shares_kept, singular
 from dreambooth_jax.adapters.low_rank import LORA
 
 SHAPES = {
@@ -95,6 +95,25 @@ def test_factors_can_be_clamped():
         most = np.quantile(np.concatenate([factor.ravel() for factor in factors]), 0.9)
         for name, factor in zip(("lora_down", "lora_up"), factors, strict=True):
             np.testing.assert_array_equal(clamped.tensors[path][name], np.minimum(np.maximum(factor, -most), most))
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30), (9, 9), (1, 5), (5, 1)])
+@pytest.mark.parametrize("rank", [0, 3, 100])
+def test_single_numbers_are_decomposed_as_exactly_as_by_lapack(shape, rank):
+    """Squared in float64, which keeps all that float32 has; also of matrices without full rank."""
+    r = np.random.default_rng(0)
+    i, o = shape
+    product = r.normal(size=(i, rank)) @ r.normal(size=(rank, o)) if rank < 100 else r.normal(size=shape)
+    matrix = product.astype(np.float32)
+    left, sigma, right = singular(matrix)
+    assert {part.dtype for part in (left, sigma, right)} == {np.dtype(np.float32)}
+    expected = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
+    largest = max(expected[0], 1e-30)
+    np.testing.assert_allclose(sigma, expected, atol=1e-6 * largest)
+    np.testing.assert_allclose(left @ np.diag(sigma) @ right, matrix, atol=2e-6 * largest)
+    kept = sigma > 1e-4 * largest
+    np.testing.assert_allclose(left.T[kept] @ left[:, kept], np.eye(kept.sum()), atol=1e-5)
+    np.testing.assert_allclose(right[kept] @ right[kept].T, np.eye(kept.sum()), atol=1e-5)
 
 
 def test_halves_are_decomposed_in_float32():
