@@ -2,24 +2,21 @@
 # Copyright The dreambooth_jax authors
 """Adapters of kernels by their settings alone: a new method is a file, an entry here and one in ``methods.py``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeAlias
 
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.difference import difference
 from dreambooth_jax.adapters.ia3 import ia3
-from dreambooth_jax.adapters.kernels import Tensors
 from dreambooth_jax.adapters.lidb import lidb
 from dreambooth_jax.adapters.loha import loha
 from dreambooth_jax.adapters.lokr import lokr
 from dreambooth_jax.adapters.lora import lora
 from dreambooth_jax.adapters.oft import oft
-from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
 from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.svdiff import svdiff
 from dreambooth_jax.adapters.targets import Layers
 from dreambooth_jax.config import AdapterConfig
-from dreambooth_jax.errors import InputError
 
 Build: TypeAlias = Callable[[AdapterConfig, Layers], Adapter]
 
@@ -64,26 +61,6 @@ def _lidb(settings: AdapterConfig, layers: Layers) -> Adapter:
     return lidb(layers, seed=settings.lidb_seed, down=settings.lidb_down, up=settings.lidb_up)
 
 
-def _rank_relaxed(settings: AdapterConfig, layers: Layers) -> Adapter:
-    del layers  # those of the file
-    return rank_relaxed(_lidb_of_file(settings.begin or ""), rank=settings.rank)
-
-
-def _lidb_of_file(path: str) -> Mapping[str, Tensors]:
-    """Path of a layer -> tensors."""
-    from dreambooth_jax.weights.adapters.reading import read_adapter  # which knows our methods
-
-    found = read_adapter(path).networks
-    modules = {f"{network}/{layer}": module for network, layers in found.items() for layer, module in layers.items()}
-    other = next((layer for layer, module in modules.items() if module.method != "lidb"), None)
-    if other is not None:
-        raise InputError(
-            f"adapter.begin = {path}: {other} is changed by {modules[other].method}, not by lidb: "
-            "give the file of a run with adapter.kind=lidb"
-        )
-    return {layer: module.tensors for layer, module in modules.items()}
-
-
 def _custom_diffusion(settings: AdapterConfig, layers: Layers) -> Adapter:
     del settings
     return difference(layers)
@@ -97,7 +74,6 @@ KINDS: dict[str, Build] = {
     "oft": _oft,
     "svdiff": _svdiff,
     "lidb": _lidb,
-    "rank_relaxed": _rank_relaxed,
     "custom_diffusion": _custom_diffusion,
 }
 """Kinds of training, by name."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
@@ -36,7 +35,7 @@ def inputs_of(kernel: Any) -> int:
     return math.prod(kernel.shape[:-1])
 
 
-def as_matrix(kernel: Any) -> Float[Array | np.ndarray, "i o"]:
+def as_matrix(kernel: Any) -> Float[Array, "i o"]:
     """[i, o] as it is; [height, width, in, out] as [height · width · in, out]."""
     return kernel.reshape(-1, kernel.shape[-1])
 

@@ -16,7 +16,8 @@ def export(call: Call) -> None:
 
     keep_compiled()
     what = f"reading {options.source} and writing {options.out}"
-    with announced(what, usually="seconds, or a minute for a large model"):
+    usually = "seconds, or a minute for a large model" if options.rank is None else "minutes for a large model"
+    with announced(what, usually=usually):
         write(options)
     print(options.out)
 

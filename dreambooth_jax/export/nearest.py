@@ -16,6 +16,7 @@ from dreambooth_jax.export.run_metadata import run_metadata
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
+from dreambooth_jax.progress import Progress
 from dreambooth_jax.runs import OF_MODEL, RunFolder, open_model, open_run
 from dreambooth_jax.trees import Tree, check_shapes, flatten
 from dreambooth_jax.weights.adapters import Module
@@ -99,7 +100,20 @@ def _extracted(options: ExportOptions, network: str, before: Tree, params: Tree)
     if network != "unet" and _largest(before, after) <= options.min_diff:
         after = before
     assert options.rank is not None
-    return extract(before, after, rank=options.rank, conv_rank=options.conv_rank, clamp_quantile=options.clamp_quantile)
+    with Progress(desc=f"decomposing the {network}", unit="kernel") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return extract(
+            before,
+            after,
+            rank=options.rank,
+            conv_rank=options.conv_rank,
+            clamp_quantile=options.clamp_quantile,
+            progress=progress,
+        )
 
 
 def _largest(before: Tree, after: Tree) -> float:

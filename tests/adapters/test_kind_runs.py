@@ -18,11 +18,12 @@ from dreambooth_jax.adapters.low_rank import first_factors
 from dreambooth_jax.adapters.methods import METHODS
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.checks import check_config
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.models import CLIPTextConfig, UNetConfig
 from dreambooth_jax.models.families import SD
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
-from dreambooth_jax.weights.adapters import Module, write_adapter
+from dreambooth_jax.weights.adapters import Module, applied, read_adapter, write_adapter
 from dreambooth_jax.weights.adapters.metadata import network_metadata
 from dreambooth_jax.weights.adapters.methods import ALL_TENSORS, method_of
 from dreambooth_jax.weights.modules import parameter_shapes
@@ -55,16 +56,18 @@ def params():
     return trees.shapes(dbx.load_pretrained(MODEL).params)
 
 
-@pytest.fixture
-def begun(root, params):
-    """The file of a LiDB of some layers."""
+def written(file, params, targets, method="lidb"):
+    """The file of a LiDB, or of a LoRA, of some layers."""
     modules = {}
-    for name in choose_layers(unet=["cross-attention-kv"])(list(trees.flatten(params))):
+    for name in choose_layers(**targets)(list(trees.flatten(params))):
         i, o = trees.flatten(params)[name].shape
         tensors = {"lidb_down": np.ones((i, 1)), "lidb_up": np.ones((1, o)), "lidb_seed": np.uint32(4_000_000_000)}
-        modules[name.removeprefix("unet/").removesuffix("/kernel")] = Module("lidb", tensors)
-    write_adapter(root / "begun.safetensors", {"unet": modules})
-    return root / "begun.safetensors"
+        if method == "lora":
+            tensors = {"lora_down": np.ones((i, 1)), "lora_up": np.ones((1, o))}
+        network, _, path = name.removesuffix("/kernel").partition("/")
+        modules.setdefault(network, {})[path] = Module(method, tensors)
+    write_adapter(file, modules)
+    return file
 
 
 def trained_by(kind, root, params, *more):
@@ -81,8 +84,9 @@ def last_parts(trained):
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_each_kind_trains_its_own_tensors(kind, root, params, request):
-    more = [f"adapter.begin={request.getfixturevalue('begun')}"] if kind == "rank_relaxed" else []
+def test_each_kind_trains_its_own_tensors(kind, root, params, tmp_path):
+    file = written(tmp_path / "begun.safetensors", params, {"unet": ["cross-attention-kv"]})
+    more = [f"adapter.begin={file}"] if kind == "rank_relaxed" else []
     trained = trained_by(kind, root, params, *more)
     assert {name.rpartition("/")[2] for name in trained} <= TENSORS[kind]
     assert TENSORS.keys() >= KINDS.keys()
@@ -108,6 +112,22 @@ def test_custom_diffusion_may_learn_a_new_word(root):
     assert vectors.shape[0] == 1
     assert adapter.networks("tokens") == ("text_encoder",)
     assert adapter.compose(frozen, trainable).keys() == pipe.params.keys()
+
+
+def test_what_is_rank_relaxed_begins_with_a_lidb_of_networks_that_are_trained(root, params, tmp_path):
+    targets = {"unet": ["cross-attention-kv"], "text_encoder": ["attn-only"]}
+    file = written(tmp_path / "both.safetensors", params, targets)
+    trained = trained_by("rank_relaxed", root, params, f"adapter.begin={file}", "text_encoder.stop=-1")
+    assert {name.partition("/")[0] for name in trained} == {"unet", "text_encoder"}
+    with pytest.raises(InputError, match="changes the text encoder, which this run does not train"):
+        trained_by("rank_relaxed", root, params, f"adapter.begin={file}")
+    file = written(tmp_path / "lora.safetensors", params, targets, method="lora")
+    with pytest.raises(InputError, match="is changed by lora, not by lidb"):
+        trained_by("rank_relaxed", root, params, f"adapter.begin={file}")
+    with pytest.raises(InputError, match=r"nowhere\.safetensors"):
+        trained_by("rank_relaxed", root, params, "adapter.begin=/nowhere.safetensors")
+    with pytest.raises(InputError, match="give its file as adapter.begin"):
+        check_config(tiny_config(root, "adapter.kind=rank_relaxed"))
 
 
 def test_full_trains_all_of_the_layers_that_are_chosen(root, params):
@@ -211,6 +231,16 @@ def test_all_ways_go_on_bit_for_bit(ways, tmp_path, root, params, monkeypatch):
     for name, leaf in trained.items():
         assert (leaf != first[name]).any(), name
     _the_layers_of_what_is_trained_change(tmp_path / "whole", trained)
+    _its_file_is_the_same_model(tmp_path / "whole")
+
+
+def _its_file_is_the_same_model(folder):
+    """Without what follows from kernels and seeds, and with both products of rank-relaxed layers in one."""
+    adapter = read_adapter(folder / "lora.safetensors")
+    assert "rank_relaxed" not in {module.method for module in adapter.networks["unet"].values()}
+    found = trees.flatten(applied(dbx.load_pretrained(MODEL).params, adapter))
+    for name, leaf in trees.flatten(open_model(str(folder)).params).items():
+        np.testing.assert_allclose(found[name], leaf, atol=2e-5, err_msg=name)
 
 
 def _the_layers_of_what_is_trained_change(folder, trained):

@@ -57,11 +57,7 @@ ADAPTERS = {
         lora(LAYERS, ranks=Ranks(2, alpha=1.0, conv_rank=3)),
         KERNELS,
     ),
-    **{
-        f"kind {name}": (build(AdapterConfig(), LAYERS), KERNELS)
-        for name, build in KINDS.items()
-        if name != "rank_relaxed"
-    },
+    **{f"kind {name}": (build(AdapterConfig(), LAYERS), KERNELS) for name, build in KINDS.items()},
     "rank relaxed": (
         rank_relaxed({f"unet/{path}": LIDB for path in ("conv_in", "attn2/to_q")}, rank=2),
         ["unet/.*/kernel"],
