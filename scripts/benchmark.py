@@ -9,6 +9,7 @@
     python scripts/benchmark.py --peers ours                                      # needs no torch
 
 step, text-step  an optimizer step of the UNet (and text encoder) on batch + batch examples: AdamW, clip
+lora-step        the same of small matrices beside the transformers' layers, next to PEFT's and our step of all of it
 ddim, dpmpp_2m   50 guided steps of batch pictures, both halves in one call, without text encoder and decoder
 class-images     prompts to pictures        load   folder to device        whole   photos to a saved model
 

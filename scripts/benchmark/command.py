@@ -20,12 +20,16 @@ from benchmark.measure import OURS, matmul_flops_per_second, measure, on_cpu
 from benchmark.ours import Ours, step_name
 from benchmark.pytorch import Torch
 from benchmark.whole import Job, measure_whole, run_whole
+from dreambooth_jax.pipeline.load import source_of
 
 SAMPLERS = ("ddim", "dpmpp_2m")
-WORK = ("step", "text-step", *SAMPLERS, "load", "class-images", "whole")
+WORK = ("step", "text-step", "lora-step", *SAMPLERS, "load", "class-images", "whole")
 PEERS = (OURS, "eager", "compile")
 TOLERANCE = {True: 1e-4, False: 3e-2}
 """Of the losses, relative: in float32 on a CPU, in bfloat16 elsewhere."""
+FULL = "full"
+"""Our step of the whole UNet, beside which our low-rank one stands."""
+EMBEDDED = "embedded"
 Row = dict[str, Any]
 
 
@@ -35,10 +39,17 @@ def make_peers(names: list[str], folder: Path, size: str) -> dict[str, Any]:
     for name in names:
         try:
             options = {} if name == OURS else {"compiled": name == "compile"}
-            peers[name] = (Ours if name == OURS else Torch)(folder, SIZES[size], **options)
+            peers[name] = (Ours if name == OURS else Torch)(folder, configs_of(folder, size), **options)
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     return peers
+
+
+def configs_of(folder: Path, size: str) -> dict[str, dict[str, Any]]:
+    """Of the parts of a model."""
+    if size in SIZES:
+        return SIZES[size]
+    return {part: json.loads((folder / part / "config.json").read_text()) for part in ("unet", "text_encoder")}
 
 
 def check_same_loss(peers: dict[str, Any], batch: int, *, text: bool) -> dict[str, float]:
@@ -66,6 +77,12 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
                 name = step_name(batch, text)
                 extra = {"losses": check_same_loss(peers, batch, text=text)}
                 makers = {peer: partial(it.step, batch, text=text) for peer, it in peers.items()}
+            elif work == "lora-step":
+                name = f"lora-{step_name(batch, False)}"
+                extra = {"losses": check_same_loss(peers, batch, text=False)}
+                makers = {peer: partial(it.lora_step, batch, options.rank) for peer, it in peers.items()}
+                if OURS in peers:
+                    makers |= {FULL: partial(peers[OURS].step, batch, text=False)}
             elif work == "load":
                 name, makers = "load", {peer: it.load for peer, it in peers.items()}
             else:
@@ -78,8 +95,9 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
                 }
             for peer, times in measure(makers, options.repeats).items():
                 ours = peers.get(OURS)
-                known = {"flops": ours.flops[name]} if ours and name in ours.flops else {}
-                memory = {"peak_bytes": peers[peer].peak_bytes}
+                counted = step_name(batch, False) if peer == FULL else name
+                known = {"flops": ours.flops[counted]} if ours and counted in ours.flops else {}
+                memory = {"peak_bytes": peers[OURS if peer == FULL else peer].peak_bytes}
                 if peer == OURS:
                     memory |= {"compiled_bytes": ours.memory.get(name)} | ours.compiling.get(name, {})
                 yield {"work": name, "peer": peer} | times | known | memory | extra
@@ -135,11 +153,12 @@ def about(size: str, flops_per_second: float) -> Row:
 def parse(description: str | None) -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="mini")
+    parser.add_argument("--size", choices=(*SIZES, EMBEDDED), default="mini")
     parser.add_argument("--work", default="step,text-step,ddim", help=f"of {', '.join(WORK)}")
     parser.add_argument("--peers", default="ours,eager", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--batch", default="1,4", help="instance examples per step, and pictures at once")
     parser.add_argument("--steps", type=int, default=50, help="of a sampler's run")
+    parser.add_argument("--rank", type=int, default=8, help="of lora-step")
     parser.add_argument("--train-steps", type=int, default=800, help="of whole")
     parser.add_argument("--class-images", type=int, default=200, help="of whole")
     parser.add_argument("--repeats", type=int, default=5)
@@ -152,6 +171,8 @@ def parse(description: str | None) -> argparse.Namespace:
         if unknown := set(chosen) - set(known):
             parser.error(f"--{name}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         setattr(options, name, chosen)
+    if options.size == EMBEDDED and options.peers != [OURS]:
+        parser.error("--size embedded predicts velocity, which the peers' loss does not: add --peers ours")
     return options
 
 
@@ -162,7 +183,7 @@ def main(description: str | None) -> int:
         run_whole(options.whole, options.folder, SIZES[options.size])
         return 0
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.folder or Path(scratch) / "model"
+        folder = source_of(EMBEDDED) if options.size == EMBEDDED else options.folder or Path(scratch) / "model"
         if not (folder / "model_index.json").exists():
             write_model(folder, options.size)
         peers = make_peers(options.peers, folder, options.size)

@@ -16,7 +16,9 @@ import optax
 from benchmark.inputs import CLASS_PROMPT, GUIDANCE, RATE, Examples, examples
 from benchmark.measure import Run
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import full
+from dreambooth_jax.adapters import Adapter, full, lora
+from dreambooth_jax.adapters.ranks import Ranks
+from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.diffusion.guidance import guided
 from dreambooth_jax.diffusion.loop import sample
 from dreambooth_jax.diffusion.samplers import build_table
@@ -64,8 +66,20 @@ class Ours:
         """One optimizer step on 2 · batch examples; the state stays on the device."""
         drawn = examples(self.configs, 2 * batch)
         mapper = make_mapper("fsdp", Target.of(jax.local_devices()[:1]))
-        step = CompiledStep.of(self.pipe, mapper, step_batch(drawn, batch, text=text), n_instances=batch, text=text)
+        adapter = full("unet/.*", "text_encoder/.*") if text else full("unet/.*")
+        rows = step_batch(drawn, batch, text=text)
+        step = CompiledStep.of(self.pipe, mapper, rows, n_instances=batch, text=text, adapter=adapter)
         name = step_name(batch, text)
+        self.flops[name], self.memory[name], self.compiling[name] = step.flops, step.usage.peak, step.compiling
+        return step.run
+
+    def lora_step(self, batch: int, rank: int) -> Run:
+        """One optimizer step of low-rank matrices beside the layers of the UNet's transformers."""
+        adapter = lora(choose_layers(unet=["attn-mlp"]), ranks=Ranks(rank))
+        rows = step_batch(examples(self.configs, 2 * batch), batch, text=False)
+        mapper = make_mapper("fsdp", Target.of(jax.local_devices()[:1]))
+        step = CompiledStep.of(self.pipe, mapper, rows, n_instances=batch, text=False, adapter=adapter)
+        name = f"lora-{step_name(batch, False)}"
         self.flops[name], self.memory[name], self.compiling[name] = step.flops, step.usage.peak, step.compiling
         return step.run
 
@@ -156,11 +170,17 @@ class CompiledStep:
 
     @classmethod
     def of(
-        cls, pipe: Pipeline, mapper: Mapper, batch: dict[str, np.ndarray], *, n_instances: int, text: bool
+        cls,
+        pipe: Pipeline,
+        mapper: Mapper,
+        batch: dict[str, np.ndarray],
+        *,
+        n_instances: int,
+        text: bool,
+        adapter: Adapter,
     ) -> "CompiledStep":
         """Compiled, with a copy of the pipeline's weights."""
         groups = ("text_encoder", "unet") if text else ("unet",)
-        adapter = full(*(f"{group}/.*" for group in groups))
         optimizers = {group: adamw(optax.constant_schedule(RATE), group=group) for group in groups}
         step = TrainStep(objective=objective(pipe, n_instances), adapter=adapter, optimizers=optimizers, active=groups)
         here = jax.local_devices()[0]

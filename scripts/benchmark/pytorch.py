@@ -104,6 +104,19 @@ class Torch:
             inputs = [self.put(array).long() if array.dtype == np.int32 else self.put(array) for array in arrays]
             return float(self._loss(self.noise_schedule(), *inputs, batch))
 
+    def lora_step(self, batch: int, rank: int) -> Run:
+        """One optimizer step of PEFT's low-rank matrices, on the same layers as ours."""
+        import peft
+
+        layers = r".*attentions\..*\.(proj_in|proj_out|to_[qkv]|to_out\.0|net\.0\.proj|net\.2)|.*\.proj_(in|out)"
+        unet = self._part(self.diffusers.UNet2DConditionModel, "unet").train()
+        config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=layers)
+        unet = peft.inject_adapter_in_model(config, unet)
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        self.unet = self.torch.compile(unet) if self.compiled else unet
+        return self.step(batch, text=False)
+
     def step(self, batch: int, *, text: bool) -> Run:
         """One optimizer step, noise and all."""
         torch, drawn, scheduler = self.torch, examples(self.configs, 2 * batch), self.noise_schedule()
@@ -112,6 +125,7 @@ class Torch:
             self.put(drawn.input_ids).long() if text else self.put(drawn.text_states),
         )
         parameters = list(self.unet.parameters()) + (list(self.text_encoder.parameters()) if text else [])
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=self.device == "cuda")
 
         def run() -> None:

@@ -38,6 +38,18 @@ TINY = ("--size", "tiny", "--batch", "1", "--repeats", "1")
 
 
 @pytest.mark.slow
+def test_the_benchmark_has_low_rank_steps_beside_whole_ones_and_pefts(tmp_path):
+    out, peers = tmp_path / "report.json", ["ours"]
+    if find_spec("peft") and find_spec("diffusers"):
+        peers.append("eager")
+    ended = run(SCRIPTS / "benchmark.py", *TINY, "--work", "lora-step", "--peers", ",".join(peers), "--out", str(out))
+    assert ended.returncode == 0, ended.stderr
+    rows = {row["peer"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {*peers, "full"}
+    assert rows["ours"]["flops"] < rows["full"]["flops"]
+
+
+@pytest.mark.slow
 def test_the_benchmarks_peers_do_the_same_work(tmp_path):
     out, peers = tmp_path / "report.json", ["ours"]
     if find_spec("torch") and find_spec("diffusers"):
