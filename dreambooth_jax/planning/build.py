@@ -22,6 +22,7 @@ from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
 from dreambooth_jax.memory import Usage, bytes_per_device
+from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.planning.admit import capacity, state_bytes
 from dreambooth_jax.planning.advice import advice
 from dreambooth_jax.planning.measure import Compiler, work_of
@@ -64,7 +65,7 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
         machine=_machine(mapper, np.dtype(pipe.unet.dtype).name),
         state=state_bytes(setup, optimizer=config.optimizer.kind) | {"batch": batch},
         steps=steps,
-        draws=list(draw_plans(config, setup, compiler=compiler)),
+        draws=list(draw_plans(config, setup, pipe, compiler=compiler)),
         capacity=capacity(config, mapper),
         advice=list(advice(config, setup, activations=max(step.usage.temporaries for step in steps))),
     )
@@ -103,15 +104,15 @@ def step_plan(
     )
 
 
-def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iterator[DrawPlan]:
-    """Class images and latents before the first step, sample grids between steps."""
-    pipe, target = setup.pipe, setup.mapper.target
+def draw_plans(config: Config, setup: TrainSetup, pipe: Pipeline, *, compiler: Compiler) -> Iterator[DrawPlan]:
+    """Class images and latents before the first step, by the pretrained ``pipe``; sample grids between steps."""
+    target = setup.mapper.target
     size, n, everyone = config.data.size, len(target.local), len(target.devices)
     done: dict[tuple[Any, ...], Usage] = {}
 
-    def sampler(sampling: SamplingConfig, pictures: int) -> Usage:
+    def sampler(pipe: Pipeline, sampling: SamplingConfig, pictures: int) -> Usage:
         # of the settings, what a program is compiled for; the others are its arguments
-        key = (pictures, sampling.height, sampling.width, sampling.guidance_scale > 1)
+        key = (nbytes(pipe.params), pictures, sampling.height, sampling.width, sampling.guidance_scale > 1)
         if key not in done:
             lower = partial(pipe.lower, pictures * n, sampling=sampling)
             done[key] = compiler(f"sampler, {pictures} pictures at once", lower).usage
@@ -124,7 +125,7 @@ def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iter
     if wanted and config.prior.kind == "pictures":
         room = capacity(config, setup.mapper)
         missing = -(-max(wanted) * n // everyone)
-        usage_at = partial(sampler, config.prior.sampling(size=size))
+        usage_at = partial(sampler, pipe, config.prior.sampling(size=size))
         pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=usage_at)
         yield draw("class images", pictures, usage_at(pictures), 0)
     encoded = encoded_at_once(target)
@@ -137,5 +138,5 @@ def draw_plans(config: Config, setup: TrainSetup, *, compiler: Compiler) -> Iter
         is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
         shared = nbytes(passed_on(setup.adapter, *setup.drawn_with)) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
-        usage = sampler(config.samples.sampling(size=size), pictures)
+        usage = sampler(setup.pipe, config.samples.sampling(size=size), pictures)
         yield draw("sample grids", pictures, usage, held - shared)
