@@ -10,7 +10,7 @@ from PIL import Image
 
 import dreambooth_jax as dbx
 from dreambooth_jax.config import load_config
-from dreambooth_jax.prepare.class_photos import class_folders
+from dreambooth_jax.prepare.class_photos import class_folders, common_folder
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trainer.grids import grids_of
 from tests.runs import assert_same, draw_photos, killed_at, tiny_config, weights
@@ -77,6 +77,7 @@ def test_killed_and_resumed_is_bit_identical(root, run, monkeypatch):
 def test_one_class_has_one_folder(root):
     folders = class_folders(two_subjects(root, "data.concepts.1.class_noun=dog"))
     assert len(set(folders.values())) == 1
+    assert common_folder(folders.values()) == next(iter(folders.values()))
     own = class_folders(two_subjects(root, "data.concepts.1.class_images=cats", "prior.class_images=shared"))
     assert {name: str(path) for name, path in own.items()} == {"sks": "shared/a_photo_of_a_dog", "zwx": "cats"}
     assert class_folders(two_subjects(root, "prior.weight=0")) == {}

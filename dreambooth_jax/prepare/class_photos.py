@@ -100,7 +100,8 @@ def _word(prompt: str) -> str:
 
 def common_folder(folders: Iterable[Path]) -> Path:
     """The folder that all of these are in, or are."""
-    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+    first, *others = dict.fromkeys(folders)
+    return first if not others else Path(os.path.commonpath([os.path.abspath(folder) for folder in (first, *others)]))
 
 
 def images_prompt(concept: Concept, prior: PriorConfig) -> str:

@@ -56,7 +56,10 @@ def refuse(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "'trian' is no verb, of which there are train, prior, plan, sample, export; did you mean train?"),
+        (
+            ["trian"],
+            "'trian' is no verb, of which there are train, prior, plan, sample, export, check; did you mean train?",
+        ),
         ([], "say what to do: train, prior, plan, sample, export"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "train.stepz=4"], "unknown key train.stepz; did you mean train.steps?"),

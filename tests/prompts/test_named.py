@@ -69,6 +69,15 @@ def filled(prompt, source="x", **told):
     return fill_prompts([prompt], words_of(options), syntax=options.prompt_syntax)
 
 
+def test_of_several_subjects_that_one_fills_fields_whose_word_is_told(tmp_path):
+    concepts = "[{identifier: sks, class_noun: dog, instance_images: a}, {identifier: zwx, class_noun: cat, "
+    save_config(tmp_path / "config.yaml", load_config(None, [f"data.concepts={concepts}instance_images: b}}]"]))
+    assert filled("a {identifier} {class_noun}", tmp_path, identifier="zwx") == ["a zwx cat"]
+    with pytest.raises(InputError, match="tell identifier="):
+        filled("a {identifier} {class_noun}", tmp_path)
+    assert filled("sks dog and zwx cat", tmp_path) == ["sks dog and zwx cat"]
+
+
 def test_fields_of_the_command_line_are_the_runs_unless_told(tmp_path):
     run = tmp_path
     save_config(run / "config.yaml", load_config(None, ["data.class_noun=dog", "data.identifier=zwx"]))
