@@ -24,6 +24,7 @@ from dreambooth_jax.training.resume import changed_past
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters import Module
+from dreambooth_jax.weights.checking import check_file, readers
 from dreambooth_jax.weights.writing import Format
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _export_adapter(
         form: Literal["auto", "kohya", "peft"] = "auto"
         if settings.format == "kohya" or settings.format == "peft":
             form = settings.format
-        dialect = save_adapter(
+        save_adapter(
             folder.adapter,
             pipe,
             modules,
@@ -98,10 +99,8 @@ def _export_adapter(
             metadata=said,
             words=bundle_of(pipe, params) if settings.bundle else None,
         )
-        readers = "A1111, Forge, ComfyUI and diffusers" if dialect == "kohya" else "diffusers and PEFT"
-        log.info(
-            "the adapter is in %s, in the form of %s; dreambooth-jax check says what they load", folder.adapter, readers
-        )
+        who = readers(check_file(folder.adapter))
+        log.info("the adapter is in %s: %s; dreambooth-jax check %s says more", folder.adapter, who, folder.adapter)
         files.append(folder.adapter)
     words = save_words(folder.embedding, pipe, params, form=form_of_words(settings.format), metadata=said)
     for word, file in zip(pipe.tokenizer.added, words):

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.weights.checking.report import ToolReport
+from dreambooth_jax.weights.checking.report import OURS, ToolReport
 from dreambooth_jax.weights.embeddings import Embedding, read_embeddings
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.ldm import UNET_PREFIX, VAE_PREFIX
 from dreambooth_jax.weights.single_file import open_single_file
-
-OURS = "dreambooth-jax"
 
 
 class Kind(NamedTuple):

@@ -76,6 +76,8 @@ class FileReport:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+OURS = "dreambooth-jax"
+"""What we are called among tools."""
 SHOWN = (
     *("modelspec.title", "modelspec.architecture", "modelspec.resolution", "modelspec.trigger_phrase"),
     *("modelspec.prediction_type", "ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_output_name"),
@@ -84,6 +86,16 @@ SHOWN = (
 )
 """Metadata that tools show or go by."""
 _LONGEST = 90
+
+
+def readers(report: FileReport) -> str:
+    """Which other tools load all of a file as it is meant, in a few words."""
+    whole = [
+        tool.tool for tool in report.tools if tool.loads.startswith("all ") and not tool.notes and tool.tool != OURS
+    ]
+    if not whole:
+        return "no other tool loads all of it"
+    return f"{' and '.join(filter(None, (', '.join(whole[:-1]), whole[-1])))} load{'s' * (len(whole) == 1)} it"
 
 
 def as_dict(report: FileReport) -> dict[str, Any]:

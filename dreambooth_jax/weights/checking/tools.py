@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dreambooth_jax.adapters.methods import METHODS
 from dreambooth_jax.weights.checking.layers import Layer, dora_axis_of
-from dreambooth_jax.weights.checking.report import ToolReport
+from dreambooth_jax.weights.checking.report import OURS, ToolReport
 
 _TEXT_LAYER = re.compile(r"text_model/encoder/layers_\d+/(self_attn/[qkv]_proj|self_attn/out_proj|mlp/fc[12])")
 _SGM = re.compile(r"lora_unet_(input_blocks|middle_block|output_blocks|out_|time_embed_|label_emb)")
@@ -49,7 +49,7 @@ def tool_reports(layers: list[Layer], others: Mapping[str, object], *, is_xl: bo
         others: arrays that belong to none of them, by name.
         is_xl: whether it is for Stable Diffusion XL, whose names count blocks as the original code does.
     """
-    return tuple(_report(tool, layers, others) for tool in (*_TOOLS, _diffusers(is_xl)))
+    return tuple(_report(tool, layers, others) for tool in (*_TOOLS, _diffusers(is_xl), _US))
 
 
 def _report(tool: Tool, layers: list[Layer], others: Mapping[str, object]) -> ToolReport:
@@ -151,5 +151,5 @@ _TOOLS = (
     Tool("A1111", _a1111, _a1111_otherwise),
     Tool("Forge", _comfy(_COMFY, _KOHYA), _comfy_otherwise),
     Tool("ComfyUI", _comfy((*_COMFY, "oft", "boft"), (*_KOHYA, "lycoris_")), _comfy_otherwise),
-    Tool("dreambooth-jax", _ours, _nothing),
 )
+_US = Tool(OURS, _ours, _nothing)

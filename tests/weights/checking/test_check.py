@@ -16,7 +16,7 @@ from dreambooth_jax.cli import main
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.adapters import Module, write_adapter
 from dreambooth_jax.weights.adapters.dialects import read_key
-from dreambooth_jax.weights.checking import as_text, check_file
+from dreambooth_jax.weights.checking import as_text, check_file, readers
 from dreambooth_jax.weights.checking.layers import change_of
 from tests.weights.adapters.test_names import kohya_targets
 from tests.weights.adapters.test_names import layers as layers  # a fixture
@@ -68,6 +68,7 @@ class TestAdapters:
         assert not report.ways_out
         for name in TOOLS:
             assert (tool(report, name).loads, tool(report, name).notes) == ("all 264 layers", ())
+        assert readers(report) == "A1111, Forge, ComfyUI and diffusers load it"
 
     def test_what_comfyui_drops_of_the_form_of_peft(self, layers, tmp_path):
         """Attention of the denoiser, which it calls ...processor.to_q: eight layers of each of 16 transformers."""
@@ -78,6 +79,7 @@ class TestAdapters:
             assert "leaves out 128 layers" in tool(report, name).notes[0]
         assert tool(report, "A1111").loads == "nothing"
         assert tool(report, "diffusers").loads == tool(report, "dreambooth-jax").loads == "all 264 layers"
+        assert readers(report) == "diffusers loads it"
         assert report.ways_out == (f"dreambooth-jax export {tmp_path}/a.safetensors OUT.safetensors format=kohya",)
 
     def test_the_way_out_leads_out(self, layers, tmp_path):
@@ -144,6 +146,15 @@ class TestAdapters:
         assert tool(report, "A1111").loads == "all 2 layers"
         assert tool(report, "ComfyUI").notes == ("leaves out 1 layers: it has no ia3",)
         assert tool(report, "diffusers").loads == "nothing"
+        assert readers(report) == "A1111 loads it"
+
+    def test_what_nobody_else_has(self, tmp_path):
+        write_adapter(tmp_path / "a.safetensors", {"unet": {"conv_in": Module("svdiff", {"delta": np.ones(3)})}})
+        report = check_file(tmp_path / "a.safetensors")
+        assert report.kind == "an adapter: SVDiff"
+        assert tool(report, "dreambooth-jax").loads == "all 1 layers"
+        assert readers(report) == "no other tool loads all of it"
+        assert "rank=16" in report.ways_out[0]
 
     @pytest.mark.parametrize("version", [1, 2])
     def test_the_base_by_widths(self, tmp_path, version):
