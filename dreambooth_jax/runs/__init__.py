@@ -1,12 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A run's folder, and opening what was trained in it.
-
-config.yaml      resolved settings            checkpoints/   Orbax
-class_images/    with manifest.jsonl          samples/       step_000400.png
-cache/           latents                      metrics.jsonl  and TensorBoard events
-model/           the diffusers folder, at the end, or lora.safetensors, and exported.json, which says how it was written
-"""
+"""Opening what was trained in a run's folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +18,7 @@ from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.pipeline.load import with_vae
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
+from dreambooth_jax.runs.folder import RunFolder as RunFolder
 from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
@@ -36,66 +31,6 @@ OF_MODEL = ("revision", "variant", "tokenizer", "prediction_type")
 """Settings of a model that a run has its own of."""
 TRIES = 10
 """Of reading a checkpoint that its run replaces meanwhile."""
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where things are in a run's folder."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Resolved settings."""
-        return self.path / "config.yaml"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Orbax's."""
-        return self.path / "checkpoints"
-
-    @property
-    def class_images(self) -> Path:
-        """Pictures of the class and their manifest."""
-        return self.path / "class_images"
-
-    @property
-    def cache(self) -> Path:
-        """Moments of latents."""
-        return self.path / "cache"
-
-    @property
-    def model(self) -> Path:
-        """What was trained, as a diffusers folder."""
-        return self.path / "model"
-
-    @property
-    def adapter(self) -> Path:
-        """What was trained, where it is an adapter of kernels: one file."""
-        return self.path / "lora.safetensors"
-
-    @property
-    def embedding(self) -> Path:
-        """What was trained, where it is a new word: one file; of several words names of files begin as its does."""
-        return self.path / "embedding.safetensors"
-
-    def samples(self, step: int) -> Path:
-        """The grid made after so many steps."""
-        return self.path / "samples" / f"step_{step:06d}.png"
-
-    @property
-    def exported(self) -> Path:
-        """Which step the model was written from, and how."""
-        return self.path / "exported.json"
-
-    @property
-    def before_after(self) -> Path:
-        """The first grid beside the last."""
-        return self.path / "samples" / "before_after.png"
-
-    def is_run(self) -> bool:
-        """Has a run written here?"""
-        return self.config.exists()
 
 
 @dataclass(frozen=True, kw_only=True)
