@@ -149,6 +149,28 @@ def test_no_gradient_reaches_a_network_that_a_group_does_not_change(case):
             assert reached == (name in adapter.networks(group)), (name, group)
 
 
+def test_what_stands_beside_a_layer_is_what_is_composed_into_it(case):
+    """diag(inputs) (W + down up) diag(outputs); all else is composed."""
+    adapter, _, frozen, _, moved = case
+    if adapter.beside is None:
+        pytest.skip("it is all composed")
+    params, deltas = adapter.beside(frozen, moved)
+    found, expected = trees.flatten(params), trees.flatten(adapter.compose(frozen, moved))
+    for network, layers in deltas.items():
+        for path, one in layers.items():
+            kernel = found[f"{network}/{path}/kernel"]
+            np.testing.assert_array_equal(kernel, trees.flatten(PARAMS)[f"{network}/{path}/kernel"])
+            if one.down is not None:
+                kernel = kernel + (one.down @ one.up.reshape(one.up.shape[-2:])).reshape(kernel.shape)
+            for factors, shape in ((one.inputs, (-1, 1)), (one.outputs, (1, -1))):
+                if factors is not None:
+                    kernel = kernel * factors.reshape(*[1] * (kernel.ndim - 2), *shape)
+            found[f"{network}/{path}/kernel"] = kernel
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=2e-5, atol=1e-5, err_msg=name)
+
+
 def test_compiled_it_is_the_same_and_what_is_passed_on_is_no_copy(case):
     adapter, selected, frozen, _, moved = case
     frozen, moved = jax.tree.map(jnp.asarray, (frozen, moved))

@@ -120,3 +120,13 @@ def test_numbers_that_are_trained_are_at_least_float32():
     frozen, trainable = adapter.init(rng.root_key(0), params)
     assert {leaf.dtype for leaf in trees.flatten(trainable).values()} == {np.dtype("float32")}
     assert adapter.compose(frozen, trainable)["unet"]["to_q"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_inputs_drop_out_beside_a_layer_alone():
+    """What is composed, to draw with and to write, has all of them."""
+    layers, ranks = choose_layers(unet=["full"]), Ranks(2)
+    plain, dropping = lora(layers, ranks=ranks), lora(layers, ranks=ranks, dropout=0.25)
+    frozen, trainable = dropping.init(rng.root_key(0), PARAMS)
+    assert all(float(one.dropout) == 0.25 for one in dropping.beside(frozen, trainable)[1]["unet"].values())
+    assert all(one.dropout is None for one in plain.beside(frozen, trainable)[1]["unet"].values())
+    jax.tree.map(np.testing.assert_array_equal, dropping.compose(frozen, trainable), plain.compose(frozen, trainable))
