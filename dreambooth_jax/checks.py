@@ -17,6 +17,7 @@ from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.config.tokens import token_problems
+from dreambooth_jax.config.validation import validation_problems
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.diffusion.samplers import settings_of
 from dreambooth_jax.errors import InputError
@@ -58,6 +59,8 @@ def problems(config: Config) -> Iterator[str]:
         yield "prior.other_subjects is True, but there is one subject only: list them in data.concepts"
     yield from _optimizer(config.optimizer, ema_decay=config.train.ema_decay)
     yield from objective_problems(config.objective)
+    several, keep_best = bool(config.data.concepts), config.checkpoint.keep_best
+    yield from validation_problems(config.validation, several=several, keep_best=keep_best)
     yield from adapter_problems(config.adapter)
     yield from token_problems(
         config.tokens,

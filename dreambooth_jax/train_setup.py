@@ -34,6 +34,7 @@ from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_groups import GroupTraining, group_training
 from dreambooth_jax.training.loop import Phase, split_phases
+from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer_kinds import KINDS, averaged_weights
 from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible, make_mapper
 from dreambooth_jax.training.rules import Rule, check_used
@@ -61,6 +62,7 @@ class TrainSetup:
         masked: do photos have weights at each position?
         keeps_ema: is there a moving average?
         keeps_average: does the optimizer average?
+        objective: what steps minimise.
         pure_steps: for each set of groups that a phase trains, its step on logical arrays.
         steps: the same, mapped.
         frozen: shapes of what is never trained, as it is kept during the run.
@@ -79,6 +81,7 @@ class TrainSetup:
     masked: bool
     keeps_ema: bool
     keeps_average: bool
+    objective: DenoisingObjective
     pure_steps: Mapping[Groups, TrainStep]
     steps: Mapping[Groups, MappedStep]
     frozen: Tree
@@ -262,6 +265,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
         masked=config.data.masks != "none",
         keeps_ema=train.ema_decay > 0,
         keeps_average=KINDS[config.optimizer.kind].averages,
+        objective=objective,
         pure_steps=pure_steps,
         steps={active: mapper.map(step) for active, step in pure_steps.items()},
         frozen=frozen,

@@ -23,3 +23,4 @@ from dreambooth_jax.config.schema import SamplesConfig as SamplesConfig
 from dreambooth_jax.config.schema import TextEncoderConfig as TextEncoderConfig
 from dreambooth_jax.config.schema import TrainConfig as TrainConfig
 from dreambooth_jax.config.tokens import TokensConfig as TokensConfig
+from dreambooth_jax.config.validation import ValidationConfig as ValidationConfig

@@ -15,6 +15,7 @@ from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
 from dreambooth_jax.config.tokens import TokensConfig
+from dreambooth_jax.config.validation import ValidationConfig
 from dreambooth_jax.size import Size, shortest
 
 
@@ -215,6 +216,8 @@ class CheckpointConfig(Settings):
     """Steps between two checkpoints; the last step always has one."""
     keep_last: int = setting(1, at_least=1)
     """How many of the newest are kept."""
+    keep_best: bool = False
+    """Also keep the one with the lowest validation loss; sample and export take it with step=best."""
     keep_every: int | None = setting(None, at_least=1)
     """Checkpoints at multiples of this many steps are kept for good."""
 
@@ -267,6 +270,7 @@ class Config(Settings):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)
     samples: SamplesConfig = field(default_factory=SamplesConfig, metadata=RESUMABLE)
     export: ExportConfig = field(default_factory=ExportConfig, metadata=RESUMABLE)

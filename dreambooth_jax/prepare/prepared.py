@@ -21,6 +21,7 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.begun import begun_run
 from dreambooth_jax.prepare.cache import Encoder, Examples
 from dreambooth_jax.prepare.class_photos import class_folders, photos_of_classes
+from dreambooth_jax.prepare.held_out import split_photos
 from dreambooth_jax.prepare.lessons import Lessons, lessons_of
 from dreambooth_jax.prepare.model import load_model
 from dreambooth_jax.prepare.multihost import check_hosts, check_same
@@ -41,6 +42,7 @@ class PreparedConcept:
         instance: its photos, those of each size together.
         prior: pictures of its class, or None without prior preservation.
         captions: how its photos are called.
+        held_out: pictures to validate with.
         lessons: of the teacher, if there is one, in the place of ``prior``.
     """
 
@@ -49,6 +51,7 @@ class PreparedConcept:
     prior: Examples | None
     captions: Captions
     lessons: Lessons | None = None
+    held_out: Sequence[Examples] = ()
 
     @property
     def n_photos(self) -> int:
@@ -98,6 +101,9 @@ def prepare(
     begun = begun_run(folder, steps=config.train.steps)
     photos = {concept.name: read_instance_photos(concept, config.data) for concept in concepts_of(config)}
     fingerprints = {"instance": digest(chain(*photos.values()))}
+    parts = {one.name: split_photos(config, one, photos[one.name]) for one in concepts_of(config)}
+    if config.validation.images:
+        fingerprints["validation"] = digest(chain(*(held for _, held in parts.values())))
     before_loading()
     pipe = load_model(config, mapper.target, place=mapper.load)
     fingerprints["model"] = pipe.components.fingerprint
@@ -122,25 +128,26 @@ def prepare(
     fingerprints["prior"] = digest(chain(*class_images.values()))
     check_same("class images", fingerprints["prior"])
     begun.check_unchanged(config, pipe, fingerprints)
-    concepts = _concepts(config, whole, photos, captions, class_images, cache=folder.cache)
+    concepts = _concepts(config, whole, parts, captions, class_images, cache=folder.cache)
     return Prepared(pipe=pipe, concepts=concepts, first_step=begun.first_step, fingerprints=fingerprints)
 
 
 def _concepts(
     config: Config,
     whole: Pipeline,
-    photos: Mapping[str, Sequence[Photo]],
+    photos: Mapping[str, tuple[Sequence[Photo], Sequence[Photo]]],
     captions: Mapping[str, Captions],
     class_images: Mapping[str, Sequence[Photo]],
     *,
     cache: Path,
 ) -> list[PreparedConcept]:
-    """The subjects, encoded; all that is given is by their names."""
+    """The subjects, encoded; all that is given is by their names, of photos those to train on and those held out."""
     encoder = Encoder(pipe=whole, data=config.data, seed=config.train.seed, cache=cache)
     concepts = [
         PreparedConcept(
             concept=concept,
-            instance=encoder.instance(photos[concept.name]),
+            instance=encoder.instance(photos[concept.name][0]),
+            held_out=encoder.instance(photos[concept.name][1]),
             prior=encoder.prior(class_images[concept.name]) if concept.name in class_images else None,
             captions=captions[concept.name],
         )

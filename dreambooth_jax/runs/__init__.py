@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -19,12 +19,14 @@ from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.pipeline.load import with_vae
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.runs.folder import RunFolder as RunFolder
-from dreambooth_jax.training.checkpoint import Superseded, complete_steps, read_meta, read_weights
+from dreambooth_jax.training.checkpoint import Superseded, best_step, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters.asked import file_and_weight, with_adapters
 from dreambooth_jax.weights.embeddings import has_words
 
+Step: TypeAlias = int | Literal["best"]
+"""Of a checkpoint, by its number or by its validation loss."""
 PLACES = ("path", "vae", "tokenizer")
 """Settings of a model that are folders or files."""
 OF_MODEL = ("revision", "variant", "tokenizer", "prediction_type")
@@ -111,7 +113,7 @@ def save_settings(config: Config, folder: RunFolder) -> None:
 def open_model(
     source: str,
     *,
-    step: int | None = None,
+    step: Step | None = None,
     ema: bool | None = None,
     dtype: str = "auto",
     revision: str | None = None,
@@ -166,7 +168,7 @@ def _with_adapters(pipe: Pipeline, lora: Sequence[str]) -> Pipeline:
 
 
 def open_run(
-    folder: RunFolder, config: Config, *, step: int | None = None, ema: bool | None = None, dtype: str = "auto"
+    folder: RunFolder, config: Config, *, step: Step | None = None, ema: bool | None = None, dtype: str = "auto"
 ) -> OpenedRun:
     """Open a checkpoint with its parts apart: the other arguments are those of :func:`open_model`.
 
@@ -186,7 +188,7 @@ def open_run(
 
 
 def _trained(
-    folder: RunFolder, asked: int | None, pipe: Pipeline, config: Config, *, ema: bool
+    folder: RunFolder, asked: Step | None, pipe: Pipeline, config: Config, *, ema: bool
 ) -> tuple[int, dict[str, Any]]:
     """(step, weights) of the checkpoint. A run that goes on meanwhile removes what was the newest: take the next."""
     whole = NamedSharding(pipe.target.mesh, PartitionSpec())
@@ -226,11 +228,13 @@ def known_model(meta: Mapping[str, Any], pipe: Pipeline, *, variant: str | None)
     return pipe.components.known_as([meta["fingerprints"]["model"]] if earlier == variant else [])
 
 
-def pick_step(folder: RunFolder, step: int | None) -> int:
-    """The newest step, or the one asked for if it is there."""
+def pick_step(folder: RunFolder, step: Step | None) -> int:
+    """The newest step, or the one asked for if it is there; "best" is that of the lowest validation loss."""
     steps = complete_steps(folder.checkpoints)
     if not steps:
         raise InputError(f"{folder.path} has no finished checkpoint yet: train further")
+    if step == "best":
+        return best_step(folder.checkpoints)
     if step is not None and step not in steps:
         raise InputError(f"{folder.path} has no checkpoint of step {step}: there are {steps}")
     return steps[-1] if step is None else step

@@ -22,7 +22,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.planning.admit import check_state, check_steps
 from dreambooth_jax.prepare.prepared import prepare
-from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
 from dreambooth_jax.trainer.finish import export, is_finished
@@ -31,8 +31,10 @@ from dreambooth_jax.trainer.report import after_not_finite, report
 from dreambooth_jax.trainer.result import RunResult, result_of
 from dreambooth_jax.trainer.saving import saving
 from dreambooth_jax.trainer.training import Training, set_up
+from dreambooth_jax.trainer.validating import Validation, validation_of
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
+from dreambooth_jax.training.loop import Hook
 from dreambooth_jax.training.metrics import Listener, MetricsFiles, NonFinite, Recorder
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.state import TrainState
@@ -86,8 +88,11 @@ def _run(
     training, trainable = set_up(config, prepared, mapper)
     meta = {"config": to_dict(config), "fingerprints": prepared.fingerprints}
     del prepared  # the last one to hold the pretrained weights of what is trained
+    begun_from = (newest_meta(folder) or {}) if training.first_step else {}
+    validation = validation_of(config, training, meta=begun_from, metrics=folder.path / "metrics.jsonl")
     keep_last, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
-    with closing(Checkpoints(folder.checkpoints, keep_last=keep_last, keep_every=keep_every)) as checkpoints:
+    best = (lambda: validation.best_step) if config.checkpoint.keep_best else (lambda: -1)
+    with closing(Checkpoints(folder.checkpoints, keep_last=keep_last, keep_every=keep_every, best=best)) as checkpoints:
         state = training.first_state(trainable, checkpoints)
         del trainable
         report(
@@ -97,7 +102,9 @@ def _run(
             keep_last=keep_last,
         )
         check_steps(config, training.setup, first_step=training.first_step, sizes=training.sizes)
-        state, step = _train(config, folder, training, grids, state, checkpoints, meta, interrupt, listeners)
+        state, step = _train(
+            config, folder, training, grids, validation, state, checkpoints, meta, interrupt, listeners
+        )
     finished = step == config.train.steps
     if finished:
         export(config, folder, training, state, step=step)
@@ -111,6 +118,7 @@ def _train(
     folder: RunFolder,
     training: Training,
     grids: Grids,
+    validation: Validation,
     state: TrainState,
     checkpoints: Checkpoints,
     meta: Mapping[str, Any],
@@ -118,7 +126,7 @@ def _train(
     listeners: Sequence[Listener],
 ) -> tuple[TrainState, int]:
     """Take the steps that are left, with all that happens after them, and wait until what is saved is on disk."""
-    with _recording(config, folder, training, listeners) as recorder:
+    with _recording(config, folder, training, [validation.observe, *listeners]) as recorder:
         stop_sign = StopSign(interrupt.requested)
         save = saving(
             checkpoints,
@@ -127,13 +135,17 @@ def _train(
             every=config.checkpoint.every,
             last=config.train.steps,
             should_stop=stop_sign,
-            meta=meta,
+            meta=lambda: {**meta, **validation.meta},
             averaged=training.averaged,
+            is_best=validation.is_best,
         )
         draw = sampling(grids, training)
+        validate = partial(validation.run, recorder=recorder)
+        hooks: list[Hook] = [validate, save, draw]
         try:
+            validate(training.first_step, state)
             draw(training.first_step, state)
-            state, step = training.take_steps(state, recorder=recorder, hooks=[save, draw], should_stop=stop_sign)
+            state, step = training.take_steps(state, recorder=recorder, hooks=hooks, should_stop=stop_sign)
             checkpoints.wait()
         except NonFinite as error:
             checkpoints.wait()

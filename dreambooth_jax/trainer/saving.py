@@ -22,20 +22,22 @@ def saving(
     every: int,
     last: int,
     should_stop: Callable[[int], bool],
-    meta: Mapping[str, Any],
+    meta: Callable[[], Mapping[str, Any]],
     averaged: Callable[[TrainState], Tree],
+    is_best: Callable[[int], bool] = lambda step: False,
 ) -> Hook:
-    """A hook that saves the state where a checkpoint is due: every so many steps, and at the end, whatever brings it.
+    """A hook that saves the state where a checkpoint is due: every so many steps, at the end, whatever brings it, and
+    where it is the best one so far.
 
     It raises ``NonFinite`` where a metric of any step so far, or a number that would be saved, is not finite.
     """
 
     def save(step: int, state: TrainState) -> None:
-        if step % every and step != last and not should_stop(step):
+        if step % every and step != last and not should_stop(step) and not is_best(step):
             return
         recorder.flush()
         check_state_finite(state, step)
         average = mapper.logical(averaged(state))
-        checkpoints.save(mapper.logical(state), step=step, meta=dict(meta), averaged=average)
+        checkpoints.save(mapper.logical(state), step=step, meta=dict(meta()), averaged=average)
 
     return save

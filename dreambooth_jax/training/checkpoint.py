@@ -11,7 +11,7 @@ What is stored is the logical state, so that one written by pmap on eight device
 Orbax is imported here and nowhere else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,19 @@ class Checkpoints:
         folder: made if it is not there.
         keep_last: how many of the newest stay.
         keep_every: multiples of this step stay for good.
+        best: the step that stays, too, as it is at the time of asking; -1 for none.
     """
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 1, keep_every: int | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep_last: int = 1,
+        keep_every: int | None = None,
+        best: Callable[[], int] = lambda: -1,
+    ):
         self.folder = Path(folder).absolute()
-        preserve: list[Any] = [policies.LatestN(keep_last)]
+        preserve: list[Any] = [policies.LatestN(keep_last), _Best(best)]
         if keep_every:
             preserve.append(policies.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(
@@ -114,6 +122,15 @@ class Checkpoints:
         return _clear_errors(f"cannot write to {self.folder} (full disk? what was saved before is intact)")
 
 
+class _Best(policies.PreservationPolicy):
+    def __init__(self, best: Callable[[], int]):
+        self.best = best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        return [one.step == self.best() for one in checkpoints]
+
+
 def complete_steps(folder: str | Path) -> list[int]:
     """Steps with a finished checkpoint. A half-written one, or a stray folder named by a number, does not count."""
     return sorted(
@@ -121,6 +138,25 @@ def complete_steps(folder: str | Path) -> list[int]:
         for path in Path(folder).glob("*")
         if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists() and (path / "meta" / "metadata").exists()
     )
+
+
+def best_step(folder: str | Path) -> int:
+    """The step with the lowest validation loss, which must have a checkpoint.
+
+    Raises:
+        InputError: if no validation loss is known, or the best step was not kept.
+    """
+    steps = complete_steps(folder)
+    losses = {at: loss for at, loss in read_meta(folder, steps[-1]).get("validation", []) if at}
+    if not losses:
+        raise InputError(f"{folder} has no validation loss to know the best step by: name a step of {steps}")
+    step = min(losses, key=lambda at: losses[at])
+    if step not in steps:
+        raise InputError(
+            f"{folder} was best at step {step}, which was not kept: train with checkpoint.keep_best=true, or name a "
+            f"step of {steps}"
+        )
+    return step
 
 
 def read_meta(folder: str | Path, step: int) -> dict[str, Any]:

@@ -122,6 +122,19 @@ class Recorder:
         while len(self._pending) > LAG:
             self._read()
 
+    def say(self, step: int, values: dict[str, float]) -> None:
+        """A line of its own, after those of all steps so far.
+
+        Raises:
+            NonFinite: naming the step, if a number is not finite.
+        """
+        self.flush()
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFinite(f"{name} is {value} at step {step}")
+        for listener in self._listeners:
+            listener(step, values)
+
     def flush(self) -> None:
         """Wait for all steps so far."""
         while self._pending:

@@ -16,6 +16,7 @@ FINGERPRINTS = {
     "model": "the weights of the model",
     "instance": "the instance images or their captions",
     "prior": "the class images or their captions",
+    "validation": "the pictures to validate with, or their captions",
 }
 
 
