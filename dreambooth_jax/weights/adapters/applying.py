@@ -95,7 +95,7 @@ def _fitting(leaves: Mapping[str, Any], name: str, change: Callable[[Any], Any],
     leaf = jnp.asarray(leaves[name])
     try:
         shape = jax.eval_shape(change, _wide(leaf)).shape
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
         shape = None
     if shape != leaf.shape:
         raise InputError(f"{where} does not fit this model, whose {name} is {list(leaf.shape)}: it is for another one")

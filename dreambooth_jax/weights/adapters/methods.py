@@ -79,6 +79,19 @@ def method_of(tensors: Mapping[str, Any]) -> str | None:
     return None
 
 
+_NUMBERS = frozenset(("alpha", "on_input", "lidb_seed"))
+_ANY_AXES = frozenset(("weight", "w_norm", "b_norm", "diff", "diff_b", "rescale", "oft_diag", "delta"))
+_AXES = {**dict.fromkeys(_NUMBERS, (0,)), **dict.fromkeys(_ANY_AXES, range(1, 5)), "oft_blocks": (3, 4)}
+
+
+def odd_shape(tensors: Mapping[str, Any]) -> str | None:
+    """Name of a tensor that has a shape which no file gives it: factors have two axes, or four of convolutions."""
+    for name, tensor in tensors.items():
+        if len(tensor.shape) not in _AXES.get(name, (2, 4)) or 0 in tensor.shape:
+            return name
+    return None
+
+
 def to_ours(array: np.ndarray) -> np.ndarray:
     """A tensor of a file, as a view that lies as kernels do."""
     if array.ndim == 4:

@@ -47,9 +47,10 @@ def alphas_of(
     dotted = {(key.network, key.path) for key in keys.values() if key.dialect != "kohya"}
 
     def told(network: str, path: str, module: Module) -> Module:
-        if "alpha" in module.tensors or "lora_down" not in module.tensors or (network, path) not in dotted:
+        down = module.tensors.get("lora_down")
+        if "alpha" in module.tensors or down is None or not down.shape or (network, path) not in dotted:
             return module
-        rank = module.tensors["lora_down"].shape[-1]
+        rank = down.shape[-1]
         try:
             alpha = _alpha(settings, network, dotted_name(path), rank=rank)
         except (TypeError, ValueError, AttributeError, re.error) as error:

@@ -14,7 +14,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, Key, read_key
 from dreambooth_jax.weights.adapters.lidb_seed import with_seed
-from dreambooth_jax.weights.adapters.methods import Module, method_of, to_ours
+from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape, to_ours
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.single_file import read_single
@@ -101,6 +101,8 @@ def _module(file: Path, layer: str, tensors: Mapping[str, Any]) -> Module:
         raise InputError(
             f"{file} has {', '.join(sorted(tensors))} of {layer}: together that is no adapter that we know"
         )
+    if odd := odd_shape(ours):
+        raise InputError(f"{file}: {odd} of {layer} has the shape {list(ours[odd].shape)}, which no adapter gives it")
     return Module(method, ours)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.adapters.dialects import Key, read_key
 from dreambooth_jax.weights.adapters.lidb_seed import with_seed
-from dreambooth_jax.weights.adapters.methods import Module, method_of
+from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.adapters.reading import EMBEDDINGS, by_layer, laid_out
 from dreambooth_jax.weights.checking.layers import UNKNOWN, Layer, dora_axis_of, layers_of, misfits, network_reports
@@ -86,7 +86,7 @@ def _layers(
         told = alphas_of(networks, keys, metadata, file=file)
         for network, layers in told.items():
             for path, module in layers.items():
-                if "lidb_down" in module.tensors:
+                if "lidb_down" in module.tensors and not odd_shape(module.tensors):
                     tensors = with_seed(module.tensors, metadata, file=file)
                     told[network][path] = Module(method_of(tensors) or UNKNOWN, tensors)
     except InputError as error:
@@ -103,12 +103,14 @@ def _layers(
 
 def _alpha_is_not_rank(module: Module) -> bool:
     tensors = module.tensors
-    return "alpha" in tensors and "lora_down" in tensors and float(tensors["alpha"]) != tensors["lora_down"].shape[-1]
+    if module.method == UNKNOWN or "alpha" not in tensors or "lora_down" not in tensors:
+        return False
+    return float(tensors["alpha"]) != tensors["lora_down"].shape[-1]
 
 
 def _module(tensors: Mapping[str, np.ndarray]) -> Module:
     ours = laid_out(tensors)
-    return Module(method_of(ours) or UNKNOWN, ours)
+    return Module(UNKNOWN if odd_shape(ours) else method_of(ours) or UNKNOWN, ours)
 
 
 def base_of(layers: list[Layer]) -> str | None:

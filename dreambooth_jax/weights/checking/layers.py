@@ -11,7 +11,7 @@ import numpy as np
 
 from dreambooth_jax.weights.adapters.dialects import Key
 from dreambooth_jax.weights.adapters.metadata import alpha_of, rank_of
-from dreambooth_jax.weights.adapters.methods import Module
+from dreambooth_jax.weights.adapters.methods import Module, odd_shape
 from dreambooth_jax.weights.checking.report import NetworkReport
 
 UNKNOWN = "unknown"
@@ -50,14 +50,15 @@ def network_reports(layers: list[Layer]) -> tuple[NetworkReport, ...]:
 
 def _report(network: str, layers: list[Layer]) -> NetworkReport:
     modules = [layer.module for layer in layers]
+    sound = [module for module in modules if module.method != UNKNOWN]
     sizes = {layer.path: size for layer in layers if (size := change_of(layer.module)) is not None}
     largest = max(sizes.items(), key=lambda item: item[1], default=None)
     return NetworkReport(
         network=network,
         layers=len(layers),
         methods=dict(Counter(module.method for module in modules).most_common()),
-        ranks=tuple(sorted({rank for module in modules if (rank := rank_of(module)) is not None})),
-        alphas=tuple(sorted({alpha for module in modules if (alpha := alpha_of(module)) is not None})),
+        ranks=tuple(sorted({rank for module in sound if (rank := rank_of(module)) is not None})),
+        alphas=tuple(sorted({alpha for module in sound if (alpha := alpha_of(module)) is not None})),
         change=math.sqrt(sum(size**2 for size in sizes.values())) if len(sizes) == len(layers) else None,
         largest=largest,
     )
@@ -70,7 +71,7 @@ def change_of(module: Module) -> float | None:
         return None
     try:
         return _SIZES[module.method](tensors)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError):  # unknown, or factors that do not meet
         return None
 
 
@@ -121,7 +122,7 @@ _SIZES = {"lora": _of_lora, "loha": _of_loha, "lokr": _of_lokr, "diff": _of_sum,
 def dora_axis_of(layer: Layer) -> str | None:
     """Which channels have magnitudes; None without DoRA."""
     scale = layer.module.tensors.get("dora_scale")
-    if scale is None:
+    if scale is None or not scale.shape:
         return None
     return "input" if scale.shape[-1] == 1 else "output"
 
@@ -130,7 +131,9 @@ def misfits(layer: Layer) -> list[str]:
     """What is wrong with a layer, one line each."""
     tensors, found = layer.module.tensors, []
     where = f"{layer.network}/{layer.path}"
-    if layer.module.method == UNKNOWN:
+    if odd := odd_shape(tensors):
+        found.append(f"{where}: {odd} has the shape {list(tensors[odd].shape)}, which no adapter gives it")
+    elif layer.module.method == UNKNOWN:
         found.append(f"{where} has {', '.join(sorted(tensors))}: together that is nothing known")
     for name, tensor in tensors.items():
         array = np.asarray(tensor, np.float32) if np.asarray(tensor).dtype.itemsize < 4 else np.asarray(tensor)

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """What is told of a file, as values, as text and as JSON."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,7 @@ def _lines(report: FileReport) -> Iterator[str]:
 def _network(network: NetworkReport) -> Iterator[str]:
     methods = ", ".join(f"{count} {method}" for method, count in network.methods.items())
     parts = [f"{network.layers} layers: {methods}"]
-    parts += [f"rank {_range(network.ranks)}"] * bool(network.ranks)
-    parts += [f"alpha {_range(network.alphas)}"] * bool(network.alphas)
+    parts += [f"{what} {_range(of)}" for what, of in (("rank", network.ranks), ("alpha", network.alphas)) if of]
     yield f"  {network.network:<15} {'; '.join(parts)}"
     if network.change is None:
         yield f"  {'':<15} ‖ΔW‖ depends on the model"
@@ -144,7 +143,7 @@ def _network(network: NetworkReport) -> Iterator[str]:
         yield f"  {'':<15} ‖ΔW‖ = {network.change:.3g}{most}"
 
 
-def _range(numbers: tuple[int, ...] | tuple[float, ...]) -> str:
+def _range(numbers: Sequence[float | int]) -> str:
     return f"{numbers[0]:g}" if len(numbers) == 1 else f"{numbers[0]:g} to {numbers[-1]:g}"
 
 
