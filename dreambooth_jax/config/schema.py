@@ -107,7 +107,7 @@ class PriorConfig(SamplingConfig):
     other_subjects: bool = False
     """Of teacher and data.concepts: also prompts of the other subjects, which keeps these from bleeding into it."""
     weight: float = setting(1.0, at_least=0)
-    """λ of the loss; 0 turns prior preservation off."""
+    """λ of the loss; 0 is no prior preservation."""
     class_prompt: str = "a photo of a {class_noun}"
     """Prompt that class images are trained with."""
     class_images_prompt: str | None = None
@@ -115,7 +115,7 @@ class PriorConfig(SamplingConfig):
     class_images: str | None = setting(None, path=True, nonempty=True, resumable=True)
     """Folder of class images, filled up to num_images; by default class_images in the run folder."""
     num_images: int = setting(200, at_least=0, at_most=1_000_000)
-    """How many class images to have; 0 makes none and takes all that are there, such as photos with captions."""
+    """How many class images to have; 0 takes all that are there and makes none."""
     batch_size: int | None = setting(None, at_least=1, at_most=4096, resumable=True)
     """Class images made at once on each device; by default as many as fit, and 4 on a CPU."""
     seed: int = setting(0, at_least=0, below=2**32)
