@@ -21,6 +21,8 @@ _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _COMFY = ("lora", "dora", "loha", "loha with dora", "lokr", "lokr with dora", "glora", "diff", "norm")
 _OUTPUT_AXIS = "draws DoRA otherwise: its magnitudes are along the output"
 
+_FORGE_FORGIVES = 12
+
 Rule = Callable[[Layer], str | None]
 """Why a tool leaves a layer out; None where it does not."""
 
@@ -101,6 +103,17 @@ def _comfy(methods: tuple[str, ...], prefixes: tuple[str, ...]) -> Rule:
     return leaves_out
 
 
+def _forge_refuses(layers: list[Layer], others: Mapping[str, object]) -> str | None:
+    """It leaves a file alone of which it does not know more than a dozen names."""
+    leaves_out = _comfy(_COMFY, _KOHYA)
+    unknown = len(others) + sum(
+        len(layer.names) if leaves_out(layer) else sum("magnitude" in name for name in layer.names) for layer in layers
+    )
+    if unknown <= _FORGE_FORGIVES:
+        return None
+    return f"refuses the file, of which it does not know {unknown} names: more than {_FORGE_FORGIVES}"
+
+
 def _comfy_otherwise(layer: Layer) -> str | None:
     if layer.dialect != "kohya" and layer.module.method == "dora":
         return "draws DoRA without its magnitudes, as a plain LoRA"
@@ -149,7 +162,7 @@ def _ours(layer: Layer) -> str | None:
 
 _TOOLS = (
     Tool("A1111", _a1111, _a1111_otherwise),
-    Tool("Forge", _comfy(_COMFY, _KOHYA), _comfy_otherwise),
+    Tool("Forge", _comfy(_COMFY, _KOHYA), _comfy_otherwise, _forge_refuses),
     Tool("ComfyUI", _comfy((*_COMFY, "oft", "boft"), (*_KOHYA, "lycoris_")), _comfy_otherwise),
 )
 _US = Tool(OURS, _ours, _nothing)
