@@ -17,7 +17,7 @@ class ModelOptions(Settings):
     source: str = setting(path=True, nonempty=True)
     """Run folder, model folder, single file or hub id."""
     step: int | Literal["best"] | None = setting(None, at_least=0)
-    """Checkpoint of a run: the newest by default; best: by validation loss."""
+    """Checkpoint of a run: the newest, or best in validation loss."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
     revision: str | None = setting(None, nonempty=True)
