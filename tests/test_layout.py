@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"pipeline"},
     {"evaluation", "runs", "export"},
     {"prepare"},
-    {"train_setup", "train_groups"},
+    {"train_setup"},
     {"planning"},
     {"trainer"},
     {"cli", "__init__", "__main__"},

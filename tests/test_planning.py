@@ -12,7 +12,7 @@ import jax
 import pytest
 
 import dreambooth_jax as dbx
-from dreambooth_jax import train_groups, train_setup
+from dreambooth_jax import train_setup
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
@@ -26,6 +26,7 @@ from dreambooth_jax.prepare import model
 from dreambooth_jax.prepare.prepared import prepare
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import groups
 from dreambooth_jax.trainer.training import set_up
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.interrupt import Interrupt
@@ -141,7 +142,7 @@ def test_fsdp_on_eight_devices_keeps_a_sixth_at_most(kind):
     trainable = {"unet": unflatten(parameter_shapes(UNET, unet))}
     name, _, moments = kind.partition(" ")
     overrides = [f"optimizer.kind={name}", *([f"optimizer.moments={moments}"] if moments else [])]
-    unet = train_groups.group_training(load_config(None, overrides), "unet", {"w": 0}, networks=["unet"], encoders=[])
+    unet = groups.group_training(load_config(None, overrides), "unet", {"w": 0}, networks=["unet"], encoders=[])
     state = jax.eval_shape(lambda tree: init_state(tree, {"unet": unet.optimizer}, with_ema=False), trainable)
     assert nbytes(state.trainable) > 3.4e9
     assert bytes_per_device(make_mapper("fsdp", Target.of(jax.devices())).shapes(state)) < nbytes(state) / 6

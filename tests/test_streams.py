@@ -10,7 +10,8 @@ import pytest
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.data.mixture import Mixture, Stream
+from dreambooth_jax.data.mixture import Mixture
+from dreambooth_jax.data.streams import Stream
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.prepare.cache import text_table
 from dreambooth_jax.target import Target

@@ -3,7 +3,7 @@
 """Every setting of a run, with its default and bounds. YAML files hold only what differs.
 
 The string after a field is its help text on the command line. Only ``cli/``, ``trainer/``, ``prepare/``,
-``planning/`` and ``train_setup.py`` read these classes as a whole; everything below takes explicit arguments.
+``planning/`` and ``train_setup/`` read these classes as a whole; everything below takes explicit arguments.
 """
 
 from dataclasses import dataclass, field

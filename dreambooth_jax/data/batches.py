@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.data.mixture import Mixture, Stream, Turns
+from dreambooth_jax.data.mixture import Mixture
+from dreambooth_jax.data.streams import Stream, Turns
 from dreambooth_jax.data.turns import whole_shares
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size

@@ -21,6 +21,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from dreambooth_jax.data import images, prompts
+from dreambooth_jax.data.data_sets import Found, from_data_set
 from dreambooth_jax.data.loss_masks import MaskKind, is_mask, latent_mask, mask_of, read_mask
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 PICTURE = re.compile(r".+\.(jpe?g|jpe|jfif|png|webp|avif|gif|bmp|tiff?|jp2|p[bgnp]m|hei[cf])", re.IGNORECASE)
 # Files that keep pictures company and are not worth a line.
 COMPANY = re.compile(r"\..*|.+\.(txt|jsonl?|csv|md)|thumbs\.db|desktop\.ini", re.IGNORECASE)
-# Name, file or its bytes, caption.
-Found = tuple[str, Path | bytes, str | None]
 SQUARE = Size(512, 512)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
@@ -201,11 +200,11 @@ def _find(source: str, use_captions: bool) -> Iterable[Found]:
         raise InputError(f"{source}: a file; name the folder that holds the pictures")
     if folder.is_dir():
         parquet = [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]
-        return _from_datasets(str(folder), folder=folder) if parquet else _from_folder(folder, use_captions)
+        return from_data_set(str(folder), folder=folder) if parquet else _from_folder(folder, use_captions)
     # owner/name may be a hub id, unless "owner" is a folder here: then it is a path with a slip in it.
     if not HUB_ID.fullmatch(source) or folder.parent.is_dir():
         raise InputError(f"{source}: no such folder; name a folder of photos, or a data set's hub id (owner/name)")
-    return _from_datasets(*source.split(":"))
+    return from_data_set(*source.split(":"))
 
 
 def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
@@ -265,32 +264,3 @@ def _pictures(folder: Path) -> set[str]:
     if strange := sorted(files - pictures):
         log.warning("%s: not pictures, so left out: %s", folder, _some(strange))
     return pictures
-
-
-def _from_datasets(path: str, config: str | None = None, *, folder: Path | None = None) -> Iterator[Found]:
-    """Rows of a data set: its first column of pictures, its caption column, its train split or else its first.
-
-    Of a local ``folder``, rows may name files in it, but no others.
-    """
-    import datasets  # late: takes seconds, and most sources are plain folders
-
-    try:
-        splits = datasets.load_dataset(path, config)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: neither a folder nor a data set that could be loaded ({reason})") from error
-    rows = splits["train"] if "train" in splits else next(iter(splits.values()))
-    column = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
-    if column is None:
-        raise InputError(f"{path}: no column of pictures; it has {', '.join(rows.column_names)}")
-    captions = [name for name in prompts.CAPTION_COLUMNS if name in rows.column_names]
-    rows = rows.select_columns([column, *captions]).cast_column(column, datasets.Image(decode=False))
-    for number, row in enumerate(rows):
-        cell = row[column] or {"bytes": None, "path": None}
-        name = Path(cell["path"]).name if cell["path"] else f"{number:05d}"
-        file = Path(cell["path"]) if cell["path"] and not cell["bytes"] else cell["bytes"] or b""
-        if folder is not None and isinstance(file, Path):
-            file = (folder / file).resolve()
-            if not file.is_relative_to(folder.resolve()):
-                raise InputError(f"{path}, row {number}: the picture {cell['path']!r} is not in the folder")
-        yield name, file, prompts.find_caption(row)

@@ -13,7 +13,7 @@ from dreambooth_jax.adapters import full, lora, textual_inversion
 from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.target import Target
-from dreambooth_jax.train_setup import frozen_dtype, narrowed
+from dreambooth_jax.train_setup.frozen import frozen_dtype, narrowed
 from dreambooth_jax.trainer import run
 from tests.runs import MODEL, tiny_config, weights
 

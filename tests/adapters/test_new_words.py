@@ -9,7 +9,7 @@ from dreambooth_jax.checks import problems
 from dreambooth_jax.config import load_config
 from dreambooth_jax.data.tokenizer import load_tokenizer
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.train_groups import settings_of_group
+from dreambooth_jax.train_setup.groups import settings_of_group
 from tests.runs import MODEL
 
 

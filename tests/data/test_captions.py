@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dreambooth_jax.data.captions import ONE_EACH, Captions, TextDraws, draws_of, listed
-from dreambooth_jax.data.mixture import Mixture, Stream
+from dreambooth_jax.data.mixture import Mixture
 from dreambooth_jax.data.sources import Photo
+from dreambooth_jax.data.streams import Stream
 from tests.data.test_mixture import assert_equal, table
 
 TAGGED = Photo(name="a.png", prompt="sks dog, red,  collar , grass, sun", digest="ab", file=b"", has_caption=True)

@@ -13,9 +13,10 @@ from dreambooth_jax.config import load_config
 from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.data import images
 from dreambooth_jax.data.loss_masks import latent_mask, mask_of
-from dreambooth_jax.data.mixture import Mixture, Stream
+from dreambooth_jax.data.mixture import Mixture
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
+from dreambooth_jax.data.streams import Stream
 from dreambooth_jax.diffusion.loss import example_errors
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prepare.photos import digest, read_instance_photos

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dreambooth_jax.data import host_rng
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.data.mixture import Mixture, Stream, visit_order
+from dreambooth_jax.data.mixture import Mixture
+from dreambooth_jax.data.streams import Stream, visit_order
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_jax.data.batches import Batches, ConceptTables, shares_of
-from dreambooth_jax.data.mixture import Stream, Turns
+from dreambooth_jax.data.streams import Stream, Turns
 from dreambooth_jax.data.turns import LONGEST_ROUND, take_turns, whole_shares
 from dreambooth_jax.errors import InputError
 from tests.data.test_mixture import assert_equal, table

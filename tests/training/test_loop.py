@@ -8,7 +8,8 @@ import pytest
 
 from dreambooth_jax import rng
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.data.mixture import Mixture, Stream
+from dreambooth_jax.data.mixture import Mixture
+from dreambooth_jax.data.streams import Stream
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.loop import Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import LAG, MetricsFiles, Recorder

@@ -1,48 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""The steps of a run, put together from its config and a model: what ``trainer/`` runs and ``planning/`` measures.
+"""A run without its data and weights, as values."""
 
-    config, model -> adapter -> groups -> phases -> for each set of trained groups one step, mapped over the devices
-
-Of the model only modules and shapes are used. Phases that train the same groups share their step. What is put together
-knows no config.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import TEACHER, Adapter, make_adapter, part_for, with_teacher
-from dreambooth_jax.config import Config
-from dreambooth_jax.config.concepts import concepts_of, has_prior
+from dreambooth_jax.adapters import TEACHER, Adapter, part_for
 from dreambooth_jax.data.batches import Batches, ConceptTables
 from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
-from dreambooth_jax.prepare.cache import buckets_of
-from dreambooth_jax.prepare.model import trained_pipe
-from dreambooth_jax.prepare.objective import objective_of
 from dreambooth_jax.size import Size
-from dreambooth_jax.target import Target
-from dreambooth_jax.train_groups import GroupTraining, group_training
-from dreambooth_jax.training.loop import Phase, split_phases
+from dreambooth_jax.train_setup.groups import GroupTraining
+from dreambooth_jax.train_setup.networks import Groups, encoders_of, networks_in_step
+from dreambooth_jax.training.loop import Phase
 from dreambooth_jax.training.objective import DenoisingObjective
-from dreambooth_jax.training.optimizer_kinds import KINDS, averaged_weights
-from dreambooth_jax.training.parallel import MappedStep, Mapper, check_divisible, make_mapper
-from dreambooth_jax.training.rules import Rule, check_used
+from dreambooth_jax.training.optimizer_kinds import averaged_weights
+from dreambooth_jax.training.parallel import MappedStep, Mapper
 from dreambooth_jax.training.state import TrainState, init_state
 from dreambooth_jax.training.step import TrainStep
-from dreambooth_jax.trees import Tree, flatten, map_named, shapes
-
-Groups = tuple[str, ...]
+from dreambooth_jax.trees import Tree, shapes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +103,7 @@ class TrainSetup:
     @property
     def encoders(self) -> Groups:
         """Networks that read prompts."""
-        return _encoders(self.pipe)
+        return encoders_of(self.pipe)
 
     def at_rest(self, frozen: Tree) -> Tree:
         """What is never trained, in the dtypes that it is kept in during the run."""
@@ -190,129 +174,3 @@ class TrainSetup:
 def _blank(shape: jax.ShapeDtypeStruct, *, axes: int = 0) -> np.ndarray:
     """One number seen as an array of this shape, with more axes after the first; float32, as caches are."""
     return np.broadcast_to(np.float32(0), (*shape.shape[:1], *[1] * axes, *shape.shape[1:]))
-
-
-def batches_of(config: Config) -> Batches:
-    """What a run's steps learn from."""
-    return Batches(rows=config.train.batch_size, with_prior=has_prior(config), seed=config.train.seed)
-
-
-def mapper_of(config: Config, target: Target) -> Mapper:
-    """The run's mapper over the devices.
-
-    Raises:
-        InputError: if the batch cannot be spread evenly over them.
-    """
-    train, batches = config.train, batches_of(config)
-    mapper = make_mapper(train.parallel, target, fsdp_devices=train.fsdp_devices)
-    check_divisible(
-        batch_size=batches.rows,
-        copies=batches.copies if config.data.buckets == 1 else 1,  # instances and class images are apart
-        accumulation=train.accumulation,
-        n_devices=len(mapper.devices),
-    )
-    return mapper
-
-
-def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSetup:
-    """Make all steps of a run; nothing is computed or compiled."""
-    adapter, train = make_adapter(config, pipe.tokenizers), config.train
-    plain = shapes(pipe.params)
-    frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)
-    dtype = frozen_dtype(train.frozen_dtype, adapter, computing=pipe.unet.dtype)
-    frozen = narrowed(frozen, set(flatten(pipe.params)), dtype)
-    pipe = adapter.extend(replace(pipe, params=jax.eval_shape(adapter.compose, frozen, trainable)))
-    pipe = trained_pipe(pipe, config.objective)
-    encoders, batches = _encoders(pipe), batches_of(config)
-    teaches, halves = batches.with_prior and config.prior.kind == "teacher", None
-    if teaches:
-        adapter = with_teacher(adapter, dtype=pipe.unet.dtype)
-        frozen[TEACHER] = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)[0][TEACHER]
-        halves = batches.shared_out(devices=len(mapper.devices), accumulation=train.accumulation)
-    names = tuple(concept.name for concept in concepts_of(config) if concept.name)
-    rules = [Rule.parse(text) for text in config.optimizer.rules]
-    check_used(rules, trainable)
-    groups = {
-        name: group_training(config, name, tree, networks=adapter.networks(name), encoders=encoders, rules=rules)
-        for name, tree in trainable.items()
-    }
-    phases = split_phases(steps=train.steps, stretches={name: (one.start, one.stop) for name, one in groups.items()})
-    objective = objective_of(config, pipe, n_instances=batches.rows, concepts=names, halves=halves is not None)
-    pure_steps = {
-        active: TrainStep(
-            objective=objective,
-            adapter=adapter,
-            optimizers={name: group.optimizer for name, group in groups.items()},
-            active=active,
-            accumulation=train.accumulation,
-            clip_norm=config.optimizer.clip_norm,
-            ema_decay=train.ema_decay,
-            dtype=pipe.unet.dtype,
-            networks=networks_in_step(adapter, active, encoders=encoders, teaches=teaches),
-        )
-        for active in dict.fromkeys(phase.active for phase in phases)
-    }
-    return TrainSetup(
-        pipe=pipe,
-        mapper=mapper,
-        adapter=adapter,
-        groups=groups,
-        phases=phases,
-        batches=halves or batches,
-        concepts=names,
-        size=config.data.size,
-        buckets=buckets_of(config.data),
-        masked=config.data.masks != "none",
-        keeps_ema=train.ema_decay > 0,
-        keeps_average=KINDS[config.optimizer.kind].averages,
-        objective=objective,
-        pure_steps=pure_steps,
-        steps={active: mapper.map(step) for active, step in pure_steps.items()},
-        frozen=frozen,
-        trainable=trainable,
-    )
-
-
-def frozen_dtype(said: str, adapter: Adapter, *, computing: DTypeLike) -> DTypeLike:
-    """The dtype of kernels at rest.
-
-    Args:
-        said: by the settings. "auto" is the computing dtype if the adapter stands beside the layers, which then round
-            kernels to it anyway; where kernels are composed, it is float32, so that no small change is lost.
-        adapter: of the run.
-        computing: dtype that networks compute in.
-    """
-    if said != "auto":
-        return said
-    return computing if adapter.beside else np.float32
-
-
-def narrowed(frozen: Tree, networks: Collection[str], dtype: DTypeLike) -> Tree:
-    """Shapes with all kernels and embeddings of networks in ``dtype``, where that is narrower than their own. Biases
-    and scales stay: norms use them in float32 whatever the networks compute in.
-
-    Args:
-        frozen: shapes.
-        networks: names of leaves that are a network's own, and no adapter's.
-        dtype: of the result.
-    """
-
-    def narrow(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        is_large = name in networks and name.rpartition("/")[2] in ("kernel", "embedding")
-        if is_large and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize:
-            return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
-        return leaf
-
-    return map_named(narrow, frozen)
-
-
-def _encoders(pipe: Pipeline) -> Groups:
-    return tuple(pipe.components.family.text_encoders)
-
-
-def networks_in_step(adapter: Adapter, active: Groups, *, encoders: Sequence[str], teaches: bool = False) -> Groups:
-    """Networks that a step runs which trains some groups. The work of the others is in the batch: of the autoencoder,
-    and of the text encoders unless one of them is trained. A teacher is one more."""
-    changed = {network for group in active for network in adapter.networks(group)}
-    run = ("unet",) if changed.isdisjoint(encoders) else (*encoders, "unet")
-    return (*run, TEACHER) if teaches else run
