@@ -31,7 +31,7 @@ class ModelOptions(Settings):
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the denoiser predicts, where the model does not say it, or something else."""
     lora: tuple[str, ...] = setting(())
-    """Files of adapters to add, one after the other: FILE or FILE:WEIGHT, such as dog.safetensors:0.8."""
+    """Files of adapters to add, one after the other: FILE, FILE:WEIGHT or FILE:TEXT_ENCODER:UNET."""
 
     def told(self) -> dict[str, Any]:
         """These alone, as :func:`~dreambooth_jax.runs.open_model` takes them."""

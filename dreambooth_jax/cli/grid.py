@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth_jax.cli.loras import has_tags
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
@@ -49,6 +50,8 @@ def with_prompts(axes: "Sequence[Axis]", fill: Callable[[Sequence[str]], list[st
 
     def filled(axis: "Axis") -> "Axis":
         prompts = tuple(fill(axis.values))
+        if has_tags(prompts):
+            raise InputError("grid varies prompts with <lora:...>, but one model draws all: give --lora FILE:WEIGHT")
         return axis._replace(values=prompts, texts=prompts)
 
     return [filled(axis) if axis.key == "prompt" else axis for axis in axes]
@@ -95,11 +98,13 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
                 settings = MatrixSettings(prompt="".join(prompts), seed=options.seed, sampling=sampling, given=given)
                 whole = settled(model.pipe, sampling, given)
                 at_once = pictures_at_once(model.pipe, whole, count=together, control=given.get("control", ()))
+                parts = {"adapters": dict(model.adapters), "embeddings": dict(model.pipe.word_files)}
+                added = {key: files for key, files in parts.items() if files}
                 name = name or (options.source if keys & {"model", "step", "ema"} else model.name)
                 way: dict[str, Any] = {"at_once": at_once, "params": model.params, "on_step": watcher}
                 for cell, picture in draw_cells(model.pipe, list(group), settings, **way):
                     pictures[cell.place] = picture
-                    records.append(_record(cell, settings, model=model.name))
+                    records.append(_record(cell, settings, model=model.name) | added)
                     bar.update()
                 del model  # before the next one is read
     finally:

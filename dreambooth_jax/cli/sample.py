@@ -14,6 +14,7 @@ from dreambooth_jax.cli.controls import open_controls
 from dreambooth_jax.cli.embeddings import with_embeddings
 from dreambooth_jax.cli.grid import draw_grid, read_grid, with_prompts
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
+from dreambooth_jax.cli.loras import with_loras
 from dreambooth_jax.cli.prompts import fill_prompts, read_prompts, words_of
 from dreambooth_jax.cli.queue import queued_jobs, work_off
 from dreambooth_jax.cli.verb import Call, Verb
@@ -53,6 +54,8 @@ def sample(call: Call) -> None:
     jobs = {path: fill(of_file) for path, of_file in jobs.items()}
     if not (remake and options.prompts == (remake.prompt,)):
         prompts = fill(prompts)
+    if options.prompt_syntax == "a1111":
+        options, prompts, jobs = with_loras(options, prompts, jobs)
     end = 2**32 if options.noise == "jax" else 2**64
     if options.seed + options.num_images > end:
         raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {end}: seeds end there")
@@ -78,6 +81,7 @@ def sample(call: Call) -> None:
         sampling=sampling,
         given=given,
         words=model.pipe.word_files,
+        adapters=model.adapters,
     )
     folder = folder_of(options)
     if jobs:

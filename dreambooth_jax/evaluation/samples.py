@@ -36,6 +36,8 @@ class SampleSettings:
     """Arguments of the pipeline besides: pictures to draw from."""
     words: Mapping[str, str] = field(default_factory=dict)
     """New words that are from files, and how the hash of each file begins."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Adapters of files that the model has besides, with their weights, and how the hash of each begins."""
     preview: Preview | None = None
     """Draws the final latents in the place of the model's decoder."""
 
@@ -55,6 +57,7 @@ class SampleSettings:
         controls = [one.about() for one in self.given.get("control", ())]
         about |= {"control": controls} if controls else {}
         about |= {"embeddings": dict(self.words)} if self.words else {}
+        about |= {"adapters": dict(self.adapters)} if self.adapters else {}
         return about
 
 

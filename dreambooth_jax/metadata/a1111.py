@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth_jax.config.sampler_names import read_sampler, read_schedule
 from dreambooth_jax.metadata.infotext import read_infotext
-from dreambooth_jax.metadata.remake import PICTURE, Remake, lacking_tree, number, shown, words_line
+from dreambooth_jax.metadata.remake import PICTURE, Remake, adapters_line, lacking_tree, number, shown, words_line
 
 OURS: Mapping[str, str] = {
     "Steps": "steps",
@@ -50,6 +50,8 @@ LINES: Mapping[str, Callable[[str], str]] = {
 
 NETWORK = re.compile(r"<(\w{1,32}):([^<>]{1,200})>")
 """``<lora:name:0.8>`` in a prompt."""
+LORA = ("lora", "lyco")
+"""Kinds of networks that are adapters."""
 
 
 def read_a1111(text: str) -> Remake:
@@ -99,7 +101,10 @@ def _size(pairs: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _lacking(prompts: str, pairs: Mapping[str, str], sampler: str) -> list[str]:
-    lines = [f"the network {kind}:{shown(what)}" for kind, what in NETWORK.findall(prompts)]
+    networks = NETWORK.findall(prompts)
+    lines = [f"the network {kind}:{shown(what)}" for kind, what in networks if kind not in LORA]
+    added = [what for kind, what in networks if kind in LORA]
+    lines += [adapters_line(added)] if added else []
     lines += lacking_tree(sampler)
     rng = pairs.get("RNG", "GPU")
     if rng not in NOISE:

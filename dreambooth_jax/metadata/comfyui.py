@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from dreambooth_jax.config.sampler_names import read_sampler, read_schedule
-from dreambooth_jax.metadata.remake import PICTURE, Remake, lacking_tree, shown, words_line
+from dreambooth_jax.metadata.remake import PICTURE, Remake, adapters_line, lacking_tree, shown, words_line
 
 NODES = 10_000
 """Of one graph."""
@@ -172,4 +172,4 @@ def _model(nodes: Graph, sampler: Node, lacking: list[str]) -> str:
 
 def _node(node: Node) -> str:
     lora = node.inputs.get("lora_name")
-    return f"the network {shown(lora)}" if lora else f"the node {shown(node.kind)}"
+    return adapters_line([lora]) if lora else f"the node {shown(node.kind)}"

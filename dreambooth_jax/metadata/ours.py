@@ -75,7 +75,7 @@ def own_json(about: Mapping[str, Any], size: Size) -> str:
 def parameters_of(about: Mapping[str, Any], size: Size) -> str:
     """A1111's text, with its names, in its order."""
     sampler, schedule = str(about.get("sampler")), str(about.get("schedule"))
-    noise = about.get("noise")
+    noise, adapters = about.get("noise"), about.get("adapters") or {}
     scale = about.get("hires_scale", 1)
     first = [about.get(name) or round(side / scale) for name, side in (("width", size.width), ("height", size.height))]
     sides = first if scale > 1 else [size.width, size.height]
@@ -98,6 +98,7 @@ def parameters_of(about: Mapping[str, Any], size: Size) -> str:
         "Eta": _unless(1.0, about.get("ancestral_eta")),
         "Eta DDIM": _unless(0.0, about.get("eta")),
         "Emphasis": "No norm" if about.get("emphasis") == "no_norm" else None,
+        "Lora hashes": ", ".join(f"{name.partition(':')[0]}: {hash_}" for name, hash_ in adapters.items()) or None,
         "TI hashes": _words(about),
         "Version": f"dreambooth-jax {__version__}",
     }
@@ -108,7 +109,8 @@ def parameters_of(about: Mapping[str, Any], size: Size) -> str:
     prompt, negative = str(about.get("prompt", "")), str(about.get("negative_prompt") or "")
     if about.get("prompt_syntax") == "plain":
         prompt, negative = escaped(prompt), escaped(negative)
-    return write_infotext(prompt, negative, pairs)
+    networks = "".join(f" <lora:{name}>" for name in adapters)  # which A1111 has in its prompts
+    return write_infotext(f"{prompt}{networks}", negative, pairs)
 
 
 def _varied(about: Mapping[str, Any]) -> dict[str, Any]:

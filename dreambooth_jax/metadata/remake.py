@@ -63,6 +63,15 @@ def words_line(words: Iterable[Any]) -> str:
     return f"{WORDS}, {', '.join(map(shown, dict.fromkeys(words)))}: give them with embedding=FILE"
 
 
+ADAPTERS = "the adapters that were added to its model"
+"""A line's beginning, where there were some."""
+
+
+def adapters_line(names: Iterable[Any]) -> str:
+    """A line about adapters, ``dog:0.8``."""
+    return f"{ADAPTERS}, {', '.join(map(shown, names))}: give them with lora=FILE:WEIGHT"
+
+
 TREES = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 """Samplers whose noise comes from torchsde in A1111 and ComfyUI."""
 

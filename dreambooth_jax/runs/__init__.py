@@ -3,7 +3,7 @@
 """Opening what was trained in a run's folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from dreambooth_jax.runs.folder import RunFolder as RunFolder
 from dreambooth_jax.training.checkpoint import Superseded, best_step, complete_steps, read_meta, read_weights
 from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
-from dreambooth_jax.weights.adapters.asked import file_and_weight, with_adapters
+from dreambooth_jax.weights.adapters.asked import Asked, hashes_of, with_adapters
 from dreambooth_jax.weights.embeddings import has_words
 
 Step: TypeAlias = int | Literal["best"]
@@ -44,12 +44,14 @@ class OpenedModel:
         params: of the whole model, trained parts included.
         name: for titles and metadata.
         config: of the run, if it is one.
+        adapters: that files have added, each with its weight -> how its file's hash begins.
     """
 
     pipe: Pipeline
     params: Tree
     name: str
     config: Config | None
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,7 @@ def open_model(
         vae: another autoencoder than the model's, or than that which a run was trained with.
         tokenizer: folder of a single file's tokenizer. A run has its own.
         prediction_type: what the denoiser predicts. A run has its own.
-        lora: files of adapters to add, each as ``FILE`` or ``FILE:WEIGHT``.
+        lora: files of adapters to add, each as ``FILE``, ``FILE:WEIGHT`` or ``FILE:TEXT_ENCODER:UNET``.
 
     Raises:
         InputError: if there is no such thing, or no such checkpoint, or a run's model is no longer the one that it was
@@ -148,7 +150,7 @@ def open_model(
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
         pipe = load_pretrained(source, dtype=dtype, vae=vae, **of_model)
         pipe = _with_adapters(pipe, lora)
-        return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None)
+        return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None, adapters=hashes_of(lora))
     if told := [name for name, value in of_model.items() if value is not None]:
         raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
     config = load_config(folder.config)
@@ -157,13 +159,14 @@ def open_model(
     pipe = with_zero_terminal_snr(pipe) if config.objective.zero_terminal_snr else pipe
     pipe = pipe if vae is None else with_vae(pipe, vae)
     pipe = _with_adapters(pipe, lora)
-    return OpenedModel(pipe=pipe, params=pipe.params, name=f"{source} at step {run.step}", config=config)
+    name = f"{source} at step {run.step}"
+    return OpenedModel(pipe=pipe, params=pipe.params, name=name, config=config, adapters=hashes_of(lora))
 
 
 def _with_adapters(pipe: Pipeline, lora: Sequence[str]) -> Pipeline:
     """With the words, too, that some bring."""
     pipe = replace(pipe, params=with_adapters(pipe.params, lora))
-    files = [file for file, _ in map(file_and_weight, lora)]
+    files = [Asked.read(text).file for text in lora]
     return pipe.with_embeddings([file for file in files if has_words(file)])
 
 

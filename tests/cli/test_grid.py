@@ -69,7 +69,7 @@ def test_checkpoints_of_a_run_are_opened_once_each(tmp_path, monkeypatch):
     def open_(options):
         asked.append(options.step)
         pipe = FakePipeline()
-        model = SimpleNamespace(pipe=pipe, params={}, name=f"runs/dog at step {options.step}")
+        model = SimpleNamespace(pipe=pipe, params={}, name=f"runs/dog at step {options.step}", adapters={})
         return model, DrawingConfig(steps=1 + options.step // 400, height=16, width=16), {}
 
     options = SampleOptions(source="runs/dog", prompts=("a dog",), grid="seed=0,1 step=400,800,1200")

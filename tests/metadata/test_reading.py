@@ -14,6 +14,7 @@ from dreambooth_jax.data.png import save_png
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.metadata.ours import parameters_of
 from dreambooth_jax.metadata.reading import read_remake
+from dreambooth_jax.metadata.remake import adapters_line
 from dreambooth_jax.size import Size
 from tests.metadata.files import A1111, COMFYUI, INVOKEAI, comfyui, png
 
@@ -30,7 +31,7 @@ def test_a_picture_of_a1111(tmp_path):
     options(remake, noise="torch", noise_seed_delta=31337, width=512, height=768)
     options(remake, negative_prompt="blurry, low quality")
     options(remake, clip_skip=2, prompt_syntax="a1111", emphasis="original")
-    assert remake.lacking == ["the network lora:fluffy:0.8"]
+    assert remake.lacking == [adapters_line(["fluffy:0.8"])]
 
 
 BASE = "a dog\nSteps: 20, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 64x64{more}"
@@ -123,7 +124,7 @@ def test_a_picture_of_comfyui(tmp_path):
     options(remake, width=512, height=768, negative_prompt="text, watermark")
     options(remake, clip_skip=2)
     assert sorted(remake.lacking) == [
-        "the network fluffy.safetensors",
+        adapters_line(["fluffy.safetensors"]),
         "which of its batch of 4 it was: this is the first, noise_index=1 the next",
     ]
 

@@ -11,7 +11,7 @@ class FakePipeline(Pipeline):
     """Pictures are noise of their seed, unless ``spoil(seed)`` says what they are instead."""
 
     def __init__(self, spoil=lambda seed: None):
-        self.__dict__.update(spoil=spoil, calls=[], encoded=0, params={"vae": {}})
+        self.__dict__.update(spoil=spoil, calls=[], encoded=0, params={"vae": {}}, word_files={})
 
     def __call__(self, prompts, *, seed, sampling, **options):
         self.calls.append({"prompts": prompts, "seed": seed, "sampling": sampling} | options)

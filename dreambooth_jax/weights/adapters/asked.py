@@ -1,33 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Adapters as they are asked for in one word: ``FILE`` or ``FILE:WEIGHT``."""
+"""Adapters as they are asked for in one word: ``FILE``, ``FILE:WEIGHT`` or ``FILE:TEXT_ENCODER:UNET``."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.paths import at_home
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters.applying import applied
 from dreambooth_jax.weights.adapters.reading import read_adapter
 
+DIGITS = 12
+"""Of hashes, as A1111 shows them."""
 
-def file_and_weight(text: str) -> tuple[str, float]:
-    """What a word names, and how much of it counts: 1 where it does not say.
 
-    >>> file_and_weight("dog.safetensors:0.8"), file_and_weight("C:/dog.safetensors")
-    (('dog.safetensors', 0.8), ('C:/dog.safetensors', 1.0))
+class Asked(NamedTuple):
+    """A file, and how much of it counts."""
 
-    Raises:
-        InputError: if the weight is no number that could be meant.
-    """
-    file, _, last = text.rpartition(":")
-    try:
-        weight = float(last)
-    except ValueError:
-        return text, 1.0
-    if not file or not math.isfinite(weight):
-        raise InputError(f"lora = {text}: say FILE or FILE:WEIGHT, such as dog.safetensors:0.8")
-    return file, weight
+    file: str
+    text_encoder: float = 1.0
+    """Of all networks but the denoiser."""
+    unet: float = 1.0
+
+    @classmethod
+    def read(cls, text: str) -> "Asked":
+        """What a word names; each weight is 1 where it does not say.
+
+        >>> Asked.read("dog.safetensors:0.8"), Asked.read("C:/dog.safetensors").file
+        (Asked(file='dog.safetensors', text_encoder=0.8, unet=0.8), 'C:/dog.safetensors')
+
+        Raises:
+            InputError: if a weight is no number that could be meant.
+        """
+        file, weights = text, list[float]()
+        while len(weights) < 2 and (number := _number(file.rpartition(":")[2])) is not None and ":" in file:
+            file = file.rpartition(":")[0]
+            weights.insert(0, number)
+        if not file or not all(map(math.isfinite, weights)):
+            raise InputError(f"lora = {text}: say FILE or FILE:WEIGHT, such as dog.safetensors:0.8")
+        return cls(file, *(weights * 2)[:2]) if weights else cls(file)
+
+    @property
+    def name(self) -> str:
+        """As A1111 has it between ``<lora:`` and ``>``."""
+        stem = Path(self.file).stem.replace(":", "").replace(",", "")
+        both = f"{self.text_encoder:g}" if self.text_encoder == self.unet else f"{self.text_encoder:g}:{self.unet:g}"
+        return f"{stem}:{both}"
+
+    def weights(self, networks: Sequence[str]) -> Mapping[str, float]:
+        """Of each network."""
+        return {name: self.unet if name == "unet" else self.text_encoder for name in networks}
 
 
 def with_adapters(params: Tree, words: Sequence[str]) -> Tree:
@@ -35,11 +61,35 @@ def with_adapters(params: Tree, words: Sequence[str]) -> Tree:
 
     Args:
         params: {"text_encoder": ..., "unet": ..., ...}.
-        words: ``FILE`` or ``FILE:WEIGHT`` each.
+        words: ``FILE``, ``FILE:WEIGHT`` or ``FILE:TEXT_ENCODER:UNET`` each.
 
     Raises:
         InputError: as ``read_adapter`` and ``applied``.
     """
-    for file, weight in map(file_and_weight, words):
-        params = applied(params, read_adapter(file), weight)
+    for one in map(Asked.read, words):
+        adapter = read_adapter(one.file)
+        params = applied(params, adapter, one.weights([*params, *adapter.networks]))
     return params
+
+
+def hashes_of(words: Sequence[str]) -> dict[str, str]:
+    """Name and weight of each file -> how the hash begins that A1111 knows it by.
+
+    That is of a safetensors file's arrays, so that it stays the same where metadata change, and of all else the whole
+    file's.
+    """
+    return {one.name: _hash(at_home(one.file)) for one in map(Asked.read, words)}
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        if file.suffix == ".safetensors":
+            content.seek(8 + int.from_bytes(content.read(8), "little"))
+        return hashlib.file_digest(content, "sha256").hexdigest()[:DIGITS]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
