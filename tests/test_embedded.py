@@ -5,10 +5,11 @@
 import numpy as np
 import pytest
 
-from dreambooth_jax.config import DataConfig, load_config
+from dreambooth_jax.config import load_config
+from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.pipeline.load import EMBEDDED
-from dreambooth_jax.prepare.photos import read_photos
+from dreambooth_jax.prepare.photos import read_instance_photos
 from dreambooth_jax.trees import count
 
 
@@ -50,7 +51,9 @@ def test_the_rare_words_fall_into_pieces_that_it_knows():
 
 
 def test_the_subject_has_five_pictures():
-    photos = read_photos("embedded", prompt="a sks alien", data=DataConfig(class_noun="alien", resolution=64))
+    config = load_config(None, ["data.instance_images=embedded", "data.class_noun=alien", "data.resolution=64"])
+    (concept,) = concepts_of(config)
+    photos = read_instance_photos(concept, config.data)
     assert len(photos) == 5
     assert len({photo.digest for photo in photos}) == 5
     assert all(np.asarray(photo.image()).std() > 10 for photo in photos)

@@ -158,9 +158,9 @@ class TestOverSomethingElse:
         assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
     def test_the_other_format_of_ours_is_replaced(self, folder, sd15):
-        zeros = dataclasses.replace(sd15, params=jax.tree.map(jnp.zeros_like, sd15.params))
-        write(folder, zeros, format="flax")
+        ones = dataclasses.replace(sd15, params=jax.tree.map(jnp.ones_like, sd15.params))
+        write(folder, ones, format="flax")
         assert not list(folder.rglob("*.safetensors"))
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(load_components(folder).params))
+        assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(load_components(folder).params))
         write(folder, sd15)
         assert not list(folder.rglob("*.msgpack"))
