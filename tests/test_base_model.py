@@ -133,6 +133,7 @@ class TestAnotherAutoencoder:
         folders.assert_same(load_components(run / "run" / "model").params["vae"], theirs)
 
 
+@pytest.mark.slow
 class TestEarlierRuns:
     """0.1.0 took the fingerprint of all that lay in the model's folder."""
 

@@ -89,7 +89,7 @@ def run_theirs(pipe, ids, negative_ids, latents, **settings):
 @pytest.mark.parametrize(
     ("kind", "dtype", "tolerance"),
     [
-        ("sd15", "float32", 1e-4),
+        pytest.param("sd15", "float32", 1e-4, marks=pytest.mark.slow),
         pytest.param("sd21", "float32", 1e-4, marks=pytest.mark.slow),
         ("sd21", "float64", 1e-9),
     ],

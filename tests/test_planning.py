@@ -114,6 +114,7 @@ def test_what_does_not_fit_is_exit_code_2(tmp_path, skeleton, capsys):
     assert "of 0.001 GB on each device" in line
 
 
+@pytest.mark.slow
 def test_advice_can_be_taken_at_its_word(tmp_path, skeleton):
     """Cheapest first; each makes a run that holds less, or does less at once."""
     settings = ["train.batch_size=8", f"model.path={skeleton}", "train.ema_decay=0.5", "text_encoder.stop=-1"]

@@ -83,7 +83,9 @@ def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)]
+)
 def test_after_ctrl_c_nothing_else_is_begun_and_a_preempted_job_has_done_its_duty(
     root, monkeypatch, sent, code, capsys
 ):
@@ -169,6 +171,7 @@ def test_a_finished_run_exports_again_what_is_asked_for_otherwise(root, uninterr
     assert "samples.every=2 (was 3): too late" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_of_fewer_steps_does_not_pass_for_that_of_more(root, uninterrupted):
     """The run was continued, and ended between its last checkpoint and its export."""
     folder = root / "continued"
@@ -185,6 +188,7 @@ def test_a_model_of_fewer_steps_does_not_pass_for_that_of_more(root, uninterrupt
     assert any(path.read_bytes() != content for path, content in model.items())
 
 
+@pytest.mark.slow
 def test_a_last_update_that_spoils_the_weights_is_not_saved(root):
     """Its loss is that of the weights before, and finite."""
     rates = ["optimizer.learning_rate=3e38", "optimizer.weight_decay=100"]

@@ -48,6 +48,7 @@ def test_the_option_may_be_repeated():
 
 
 @pytest.mark.parity
+@pytest.mark.slow
 def test_a_picture_along_edges(tmp_path):
     """The network sees the map of the photo, resized to what is drawn."""
     pytest.importorskip("diffusers")

@@ -242,6 +242,7 @@ def test_a_run_is_sampled_as_its_own_samples_unless_told_otherwise(run_folder, t
     assert {path.name for path in (run / "samples").glob("grid*")} == {"grid.png", "grid-2.png"}
 
 
+@pytest.mark.slow
 def test_a_picture_to_start_from(run_folder, tmp_path):
     """Drawn in its own size, of which the run's says nothing; what it says is in the file."""
     file = tmp_path / "given.png"

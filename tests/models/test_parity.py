@@ -108,7 +108,7 @@ def test_unet(kind):
     close(jax.jit(module.apply)({"params": params}, *inputs), nhwc(torch_unet(single, *inputs)), 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21"])
+@pytest.mark.parametrize("kind", [pytest.param("sd15", marks=pytest.mark.slow), "sd21"])
 def test_unet_gradients(kind):
     double = torch_models.build_unet(kind, double=True)
     module = UNet2DConditionModel(UNetConfig.from_json(torch_models.config_json(double)), dtype=jnp.float64)

@@ -124,6 +124,7 @@ def test_one_controlnet_with_all_scales_and_intervals_in_one_program(sd15):
     assert all(np.abs(a - b).max() > 1e-2 for i, a in enumerate(seen) for b in seen[:i])
 
 
+@pytest.mark.slow
 def test_two_controlnets_without_guidance(sd15):
     torch_pipe, pipe, nets, models = sd15
     controls = [Control(models[0], picture(1), 0.7, end=0.6), Control(models[1], picture(2), 0.3, start=0.4)]
@@ -141,6 +142,7 @@ def test_two_controlnets_without_guidance(sd15):
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_in_float64(count):
     torch_pipe = theirs("sd21", double=True)
     nets = [torch_models.build_controlnet("sd21", seed=seed, double=True) for seed in (10, 20)[:count]]

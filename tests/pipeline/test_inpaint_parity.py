@@ -40,7 +40,7 @@ def inpainting(torch_pipe, **scheduler):
     ("channels", "sampler", "scheduler", "dtype", "strengths"),
     [
         (4, "ddim", {}, "float64", (0.6, 1.0)),
-        (9, "ddim", {}, "float64", (0.6, 1.0)),
+        pytest.param(9, "ddim", {}, "float64", (0.6, 1.0), marks=pytest.mark.slow),
         pytest.param(4, "heun", HEUN, "float32", (0.6,), marks=pytest.mark.slow),
         pytest.param(4, "dpmpp_2m", KARRAS, "float32", (1.0,), marks=pytest.mark.slow),
     ],

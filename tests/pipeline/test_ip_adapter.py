@@ -118,6 +118,7 @@ def test_one(kind, pipe, encoder):
     assert np.abs(found - plain).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_two_without_guidance_and_with_embeddings(pipe, encoder, tmp_path):
     _, net = encoder
     torch_unet = theirs("sd15", double=False).unet
