@@ -141,8 +141,8 @@ def test_two_controlnets_without_guidance(sd15):
     )
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_in_float64(count):
     torch_pipe = theirs("sd21", double=True)
     nets = [torch_models.build_controlnet("sd21", seed=seed, double=True) for seed in (10, 20)[:count]]
