@@ -27,7 +27,9 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
         keep_last: checkpoints that are kept.
     """
     mapper, batches, last = setup.mapper, setup.batches, setup.last_step
-    log.info("a checkpoint takes up to %.2f GB; the newest %d are kept", nbytes(setup.state) / 1e9, keep_last)
+    size = nbytes(setup.state)
+    amount = f"{size / 1e9:.2f} GB" if size > 1e9 else f"{size / 1e6:.3g} MB"
+    log.info("a checkpoint takes up to %s; the newest %d are kept", amount, keep_last)
     log.info(
         "training %s (%s), computing in %s on %d x %s, %s",
         " and ".join(f"{_short(count(tree))} {group}" for group, tree in setup.trainable.items()),
