@@ -26,12 +26,15 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DREAMBOOTH_JAX_TESTS_COMPI
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**30)  # with a limit, JAX reads and writes under a lock
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("untimed", deadline=None)  # other work on the machine is no fault
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -29,7 +29,7 @@ class RunResult:
     step: int
     finished: bool
     model: Path | None
-    adapter: Path | None
+    adapter: Path | None = None
     picture: Path | None
     signal: Signals | None = None
     words: tuple[Path, ...] = ()

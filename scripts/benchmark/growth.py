@@ -14,6 +14,7 @@ import jax
 from benchmark.inputs import examples
 from benchmark.measure import measure
 from benchmark.ours import CompiledStep, step_batch
+from dreambooth_jax.adapters import full
 from dreambooth_jax.memory import Usage, bytes_per_device
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.target import Target
@@ -31,7 +32,7 @@ def point(
     n_instances = max(1, n // 2)
     mapper = make_mapper(parallel, Target.of(jax.local_devices()[:devices]))
     batch = step_batch(examples(configs, n, side), n_instances, text=False)
-    step = CompiledStep.of(pipe, mapper, batch, n_instances=n_instances, text=False)
+    step = CompiledStep.of(pipe, mapper, batch, n_instances=n_instances, text=False, adapter=full("unet/.*"))
     times = measure({"ours": lambda: step.run}, repeats)["ours"]
     usage = Usage.of(step.compiled)
     return {
