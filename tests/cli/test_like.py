@@ -79,7 +79,7 @@ def test_a_picture_of_a1111_is_made_from_its_seed(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         assert main(["sample", MODEL, "--like", str(picture), f"--out={tmp_path / 'out'}", "num_images=1"]) == 0
     said = [record.message.partition("not repeated: ")[2] for record in caplog.records]
-    assert "the network lora:fluffy:0.8" in said
+    assert "the adapters that were added to its model, fluffy:0.8: give them with lora=FILE:WEIGHT" in said
     assert f"its model, v1-5-pruned, if {MODEL} is another one"[:60] in "; ".join(said)
     found = pixels(tmp_path / "out" / "000-seed2551426893.png")
     pipe = dbx.load_pretrained(MODEL)
