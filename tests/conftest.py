@@ -57,3 +57,13 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs see one of the devices."""
+    from dreambooth_jax.target import Target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
+        yield

@@ -2,8 +2,11 @@
 # Copyright The dreambooth_jax authors
 """Tiny runs: five drawn photos, a random model of a few hundred kilobytes, a handful of steps."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -82,3 +85,18 @@ def killed_at(step: int, process: int = 0, sent: signal.Signals = signal.SIGTERM
         return loop.run_phases(state, hooks=[hook, *hooks], **options)
 
     return run_phases
+
+
+def programs_of_run(root: Path, *overrides: str) -> dict[str, int]:
+    """Programs that a tiny run on one device asks for, in a process of its own: how often each is compiled, and
+    ``misses``, those that were not kept from before."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.count_compiles", str(root), *overrides],
+        env=environment | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])

@@ -3,10 +3,7 @@
 """A run with photos in two shapes and class images in one: what it compiles and when, and what it plans."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -17,23 +14,14 @@ from dreambooth_jax.planning.build import build
 from dreambooth_jax.planning.measure import Measured
 from dreambooth_jax.planning.result import Plan
 from dreambooth_jax.target import Target
-from tests.runs import assert_same, tiny_config, weights
+from tests.runs import assert_same, programs_of_run, tiny_config, weights
 
 BUCKETS = ("data.resolution=24", "data.buckets=3", "data.bucket_step=16", "data.bucket_ratio=2", "train.batch_size=2")
 
 
 def run(root, *overrides):
     """Programs that a run on one device asks for, in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.count_compiles", str(root), *BUCKETS, *overrides],
-        env=environment | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    return programs_of_run(root, *BUCKETS, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,14 @@
 """What a whole run compiles: every program of ours once, hardly anything else, and nothing in a second run. And, since
 it is there, what its three phases train."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import dreambooth_jax as dbx
 from dreambooth_jax import trees
-from tests.runs import MODEL, assert_same, weights
+from tests.runs import MODEL, assert_same, programs_of_run, weights
 
 pytestmark = pytest.mark.slow  # three processes, and all the programs of a run to compile
 
@@ -33,16 +29,7 @@ RUN = [
 
 def run(root, *overrides):
     """Programs asked for by a run in a process of its own, and ``misses``: those that were not kept from before."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.count_compiles", str(root), *RUN, *overrides],
-        env=environment | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    return programs_of_run(root, *RUN, *overrides)
 
 
 @pytest.fixture(scope="module")

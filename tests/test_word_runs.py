@@ -19,7 +19,11 @@ from dreambooth_jax.target import Target
 from dreambooth_jax.trees import flatten
 from tests.runs import MODEL, assert_same, draw_photos, killed_at, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_device"),
+    pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
+]
 
 DRAW = {"steps": 2, "height": 16, "width": 16, "output": "float32", "prompt_syntax": "a1111"}
 PROMPT, NEGATIVE = "a photo of (sks:1.2) on the beach", "sks"
@@ -29,13 +33,6 @@ TINY = [
     *("prior.num_images=2", "prior.steps=2", "prior.batch_size=1"),
     *("samples.every=4", "samples.steps=2", "samples.num_images=1"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ values' kernels of the cross-attention so.
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
@@ -31,9 +31,4 @@ DIFFERENCE = KernelMethod("diff", _kernel)
 
 def difference(layers: Layers) -> Adapter:
     """The adapter of these layers."""
-
-    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
-        del key, name
-        return start(kernel)
-
-    return kernel_adapter(DIFFERENCE, first, layers)
+    return kernel_adapter(DIFFERENCE, lambda key, name, kernel: start(kernel), layers)

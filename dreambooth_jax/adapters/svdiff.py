@@ -12,7 +12,7 @@ the order of falling σ, zero at first. Fixed, and not in files since they follo
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.kernels import KernelMethod, Tensors, kernel_adapter
@@ -43,9 +43,4 @@ SVDIFF = KernelMethod("svdiff", _kernel)
 
 def svdiff(layers: Layers) -> Adapter:
     """The adapter of these layers. Beside them it keeps their singular vectors, which are larger than the kernels."""
-
-    def first(key: Key[Array, ""], name: str, kernel: Any) -> tuple[Tensors, Tensors]:
-        del key, name
-        return start(kernel)
-
-    return kernel_adapter(SVDIFF, first, layers)
+    return kernel_adapter(SVDIFF, lambda key, name, kernel: start(kernel), layers)

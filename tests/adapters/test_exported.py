@@ -6,7 +6,6 @@ import json
 import logging
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -16,20 +15,12 @@ import dreambooth_jax as dbx
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.runs import open_model
-from dreambooth_jax.target import Target
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights.adapters import applied, read_adapter
 from tests.adapters.test_lora_runs import SETTINGS
 from tests.runs import MODEL, draw_photos, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _alone():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
-        yield
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 
 
 @pytest.fixture(scope="module")
