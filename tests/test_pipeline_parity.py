@@ -58,7 +58,9 @@ def ours(kind: str, torch_pipe, dtype) -> Pipeline:
         ),
     }
     return Pipeline(
-        components=Components(modules=modules, params={}, configs={}, scheduler_config={}, folder=FOLDER),
+        components=Components(
+            modules=modules, params={}, configs={}, scheduler_config={}, folder=FOLDER, tokenizers={}
+        ),
         params={name: torch_models.params_from_torch(getattr(torch_pipe, name)) for name in modules},
         tokenizers={"text_encoder": load_tokenizer(FOLDER / "tokenizer")},
         schedule=NoiseSchedule.from_config(torch_models.scheduler_config(kind)),

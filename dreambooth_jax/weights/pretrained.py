@@ -7,7 +7,7 @@ Reading goes names -> shapes -> bytes: every component's table of leaves is comp
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Components:
     """The content of scheduler_config.json, as diffusers' pipelines use it."""
     folder: Path
     """Where they were read from, or the single file; for a hub id its snapshot in the cache."""
-    tokenizers: Mapping[str, Path] = field(default_factory=dict)
+    tokenizers: Mapping[str, Path]
     """Text encoder -> folder of its tokenizer."""
     fingerprint: str = ""
     """Of the files that were read; empty where no weights were."""

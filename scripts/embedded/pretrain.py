@@ -68,6 +68,7 @@ def train_denoiser(settings: Settings, vae: Tree, corpus: stages.Corpus) -> Comp
             configs=configs,
             scheduler_config=denoiser.scheduler_config(own),
             folder=work,
+            tokenizers={"text_encoder": work / "tokenizer"},
         )
 
     folder = work / "denoiser"

@@ -99,7 +99,9 @@ def ddim(peer: str, model: Path, size: str, *, batch: int, steps: int, repeats: 
     from benchmark.measure import measure
 
     it = make_peer(peer, model, size)
-    found = measure({peer: partial(it.ddim, batch, steps)}, repeats)[peer] | {"reported_bytes": it.peak_bytes}
+    found = measure({peer: partial(it.sampler, "ddim", batch, steps)}, repeats)[peer] | {
+        "reported_bytes": it.peak_bytes
+    }
     return found | ({"flops": it.flops[f"ddim {batch}"]} | it.compiling[f"ddim {batch}"] if peer == "ours" else {})
 
 
