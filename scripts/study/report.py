@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Results -> docs/study.md, a figure for each experiment, and which claims hold.
-
-A claim that A has more of something than B is looked at subject by subject: of the differences A − B of n subjects,
-each the mean over the seeds that both have (seeds of one subject are no independent witnesses), Student's t gives the
-interval that the true mean lies in with 95 % confidence. The claim holds if that is above zero, does not hold if it is
-below, and is left open if zero lies in it.
-"""
+"""Results -> docs/study.md, a figure for each experiment, and which claims hold."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy import stats
-
 from . import figures
-from .conditions import EXPERIMENTS, Claim, Condition, Experiment, Training
+from .claims import concluded, summary
+from .conditions import EXPERIMENTS, Condition, Experiment, Training
 from .figures import Row
 from .judge import Judge
 from .runs import Study, read_results
 from .scores import COSTS, METRICS, PICTURES
 from .subjects import DRAWN, spoken
 
-_ENOUGH = 3
-"""Subjects below which nothing is said of a claim."""
 _STRIP = f"the {DRAWN} on white, blue, red, yellow, on the grass, in the snow, left, at the bottom; then the class"
 _CHOSEN = """\
 After training with the quick start's settings. Judge, scores and settings were chosen with an eye to results of these
@@ -200,37 +190,3 @@ def _line(name: str, rows: Sequence[Row], columns: Sequence[str] = METRICS) -> s
         mean, spread = summary(known, column) if known else (0.0, 0.0)
         cells.append((f"{mean:.2f} ± {spread:.2f}" if len(known) > 1 else f"{mean:.2f}") if known else "-")
     return f"| {name} | {len(rows)} | " + " | ".join(cells) + " |"
-
-
-def concluded(claim: Claim, found: Mapping[str, Sequence[Row]]) -> str:
-    """Three cells: what became of a claim."""
-    difference, error, count = compare(claim, found)
-    return f"**{verdict(difference, error)}** | {claim.metric} {difference:+.3f} ± {error:.3f} | {count}"
-
-
-def summary(rows: Sequence[Row], metric: str) -> tuple[float, float]:
-    """(mean, standard deviation: of a sample)."""
-    values = [row[metric] for row in rows]
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def compare(claim: Claim, found: Mapping[str, Sequence[Row]]) -> tuple[float, float, int]:
-    """(mean difference, half of its 95 % interval, subjects) over what both conditions have."""
-    more, less = (
-        {(row["subject"], row["seed"]): row[claim.metric] for row in found[name]} for name in (claim.more, claim.less)
-    )
-    differences: dict[str, list[float]] = {}
-    for subject, seed in more.keys() & less.keys():
-        differences.setdefault(subject, []).append(more[subject, seed] - less[subject, seed])
-    means = [float(np.mean(of_one)) for of_one in differences.values()]
-    mean, count = float(np.mean(means)) if means else float("nan"), len(means)
-    if count < _ENOUGH:
-        return mean, float("inf"), count
-    return mean, float(stats.sem(means) * stats.t.ppf(0.975, count - 1)), count
-
-
-def verdict(difference: float, error: float) -> str:
-    """Holds, does not hold, or neither can be said."""
-    if not abs(difference) > error:
-        return "Open"
-    return "Holds" if difference > 0 else "Does not hold"

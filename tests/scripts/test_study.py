@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """The study: its subjects, its judge, its scores, and what it concludes."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -13,11 +14,12 @@ from embedded.compose import Composer, Grammar
 from embedded.fit import Stage
 from embedded.sprites import read_sprites
 from PIL import Image
-from study import figures, judge_training, report, runs, scores, subjects
+from study import claims, figures, judge_training, report, runs, scores, subjects
 from study import judge as judges
 from study.conditions import EXPERIMENTS, Claim, Condition, Experiment, Sampling, Training
 
 from dreambooth_jax.config import load_config, save_config
+from dreambooth_jax.training import metrics
 from tests.scripts import sprites
 
 NOUNS, NAMES = ["alien", "ball", "box"], ["alien", "robot"]
@@ -203,15 +205,22 @@ class TestScores:
         assert 0 <= found["prompt"] < 0.5  # backgrounds at random
 
 
-def test_what_a_run_takes_and_weighs(tmp_path):
-    """Half the steps at twice the rate are half the seconds, whatever the first line, which compiled, says."""
-    config = load_config(None, ["train.steps=100", "train.batch_size=4"])
-    save_config(tmp_path / "config.yaml", config)
-    rates = [0.1, 8.0, 16.0, 16.0, 17.0]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"images_per_s": rate}) + "\n" for rate in rates))
+def test_what_a_run_takes_and_weighs(tmp_path, monkeypatch):
+    """Half the steps at twice the rate are half the seconds, whatever slower lines say: the log is written
+    as a run writes it, by a clock that says so.
+    """
+    save_config(tmp_path / "config.yaml", load_config(None, ["train.steps=100", "train.batch_size=4"]))
+    clock = itertools.accumulate([0.0] + [7.0] * 80 + [0.5] * 19)
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    files = metrics.MetricsFiles(tmp_path, first_step=0)
+    options = {"first_step": 0, "steps": 100, "images_per_step": 8, "log_every": 5, "show_bar": False}
+    recorder = metrics.Recorder([files.write], **options)
+    for step in range(1, 101):
+        recorder.push(step, {"loss": jnp.ones(()), "grad_norm": jnp.ones(())}, {})
+    recorder.flush()
+    files.close()
     (tmp_path / "lora.safetensors").write_bytes(bytes(1_500_000))
-    found = runs.costs(tmp_path)
-    assert found == {"seconds": 100 * 4 * 2 / 16.0, "megabytes": 1.5}
+    assert runs.costs(tmp_path) == {"seconds": pytest.approx(100 * 0.5), "megabytes": 1.5}
     (tmp_path / "model" / "unet").mkdir(parents=True)
     (tmp_path / "model" / "unet" / "a.safetensors").write_bytes(bytes(500_000))
     assert runs.costs(tmp_path)["megabytes"] == 2.0
@@ -252,7 +261,7 @@ class TestReport:
     def test_claims_are_judged_subject_by_subject(self, more, less, noise, said):
         rows = self.rows(more, less, noise)
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
-        assert f"**{said}**" in report.concluded(self.EXPERIMENT.claims[0], found)
+        assert f"**{said}**" in claims.concluded(self.EXPERIMENT.claims[0], found)
 
     def test_rows_of_a_table_are_of_the_same_subjects(self):
         rows = self.rows(0.9, 0.5)[:-1]  # one subject has A alone
@@ -264,7 +273,7 @@ class TestReport:
         two = [row for row in self.rows(0.9, 0.5) if row["seed"] < 2]
         rows = [row | {"seed": seed} for row in two for seed in range(5)]
         found = {condition.name: report.rows_of(condition, rows) for condition in self.EXPERIMENT.conditions}
-        assert "**Open**" in report.concluded(self.EXPERIMENT.claims[0], found)
+        assert "**Open**" in claims.concluded(self.EXPERIMENT.claims[0], found)
 
     @pytest.mark.parametrize("of_subject", [0.0, 1.0])
     def test_nothing_there_is_said_rarely(self, of_subject):
@@ -280,7 +289,7 @@ class TestReport:
             ]
 
         said = [
-            report.verdict(*report.compare(self.EXPERIMENT.claims[0], {"A": rows(), "B": rows()})[:2])
+            claims.verdict(*claims.compare(self.EXPERIMENT.claims[0], {"A": rows(), "B": rows()})[:2])
             for _ in range(400)
         ]
         assert said.count("Open") > 0.92 * len(said)
