@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dreambooth_jax.config.adapters import AdapterConfig
-from dreambooth_jax.config.concepts import ConceptConfig
+from dreambooth_jax.config.concept_entries import ConceptConfig
 from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting

@@ -6,7 +6,7 @@ What a kind of input needs (texts, noise, pictures) is made into fields of ``Row
 :mod:`~dreambooth_jax.pipeline.generate`.
 """
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,16 @@ from dreambooth_jax.diffusion.samplers import build_table
 from dreambooth_jax.diffusion.schedules.strength import Part, part_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.condition import Conditioner
+from dreambooth_jax.pipeline.arguments import check
 from dreambooth_jax.pipeline.canvas import Canvas
 from dreambooth_jax.pipeline.controls import guided_by
 from dreambooth_jax.pipeline.generate import CanvasLatents, Networks, Rows, Shared, draw_latents
 from dreambooth_jax.pipeline.hires import enlarged, second_request
 from dreambooth_jax.pipeline.img2img import decoded
 from dreambooth_jax.pipeline.inpaint import canvas_latents, check_channels
+from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.pipeline.noise import ToolNoise
-from dreambooth_jax.pipeline.request import Request, check, given_latents
+from dreambooth_jax.pipeline.request import Request, given_latents
 from dreambooth_jax.pipeline.run import OnStep, Run
 from dreambooth_jax.pipeline.sizes import hires_size, latent_size, placed
 from dreambooth_jax.pipeline.texts import Texts, read_texts
@@ -36,14 +38,11 @@ from dreambooth_jax.pipeline.upscale import upscales
 from dreambooth_jax.pipeline.variation import varied
 from dreambooth_jax.trees import Tree
 
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
-
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
 
 
 def draw(
-    pipe: "Pipeline", request: Request, params: Tree, *, output: Output = "uint8", on_step: OnStep | None = None
+    pipe: Model, request: Request, params: Tree, *, output: Output = "uint8", on_step: OnStep | None = None
 ) -> np.ndarray:
     """What a request asks for: the arguments and the result are those of a call of the pipeline."""
     check("output", output, output in get_args(Output), f"choose one of {', '.join(get_args(Output))}")
@@ -65,7 +64,7 @@ def draw(
 
 
 def one_pass(
-    pipe: "Pipeline",
+    pipe: Model,
     request: Request,
     params: Tree,
     *,
@@ -97,9 +96,7 @@ def one_pass(
     return final, decoded(pipe, params, final) if settings.tiled and decode else images
 
 
-def program_of(
-    pipe: "Pipeline", sampling: SamplingConfig, part: Part | None = None
-) -> tuple[tuple[Networks, bool], Shared]:
+def program_of(pipe: Model, sampling: SamplingConfig, part: Part | None = None) -> tuple[tuple[Networks, bool], Shared]:
     """What is compiled anew where it differs, and what is given to it for all pictures.
 
     Args:
@@ -129,7 +126,7 @@ def program_of(
     )
 
 
-def _conditioner(pipe: "Pipeline", clip_skip: int) -> Conditioner:
+def _conditioner(pipe: Model, clip_skip: int) -> Conditioner:
     """The pipeline's, reading the layer of its text encoders that is asked for."""
     encoders = [pipe.components.modules[name] for name in pipe.components.family.text_encoders]
     layers = min(encoder.config.num_hidden_layers for encoder in encoders)
@@ -144,7 +141,7 @@ def part_run(settings: DrawingConfig) -> Part:
 
 
 def rows_of(
-    pipe: "Pipeline",
+    pipe: Model,
     params: Tree,
     request: Request,
     texts: Texts,
@@ -178,7 +175,7 @@ def rows_of(
     )
 
 
-def noise_of(pipe: "Pipeline", request: Request) -> ToolNoise | None:
+def noise_of(pipe: Model, request: Request) -> ToolNoise | None:
     """The noise of another tool, if a request asks for it."""
     sampling = request.sampling
     if sampling.noise == "jax":
@@ -189,7 +186,7 @@ def noise_of(pipe: "Pipeline", request: Request) -> ToolNoise | None:
     )
 
 
-def shapes_of_rows(pipe: "Pipeline", count: int, sampling: SamplingConfig) -> Rows:
+def shapes_of_rows(pipe: Model, count: int, sampling: SamplingConfig) -> Rows:
     """Shapes of what :func:`rows_of` makes of ``count`` prompts; nothing is computed."""
     sides = latent_size(pipe, sampling, None)
 

@@ -10,8 +10,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from dreambooth_jax.data.pictures import Picture, Source, read_pictures, resampled
+from dreambooth_jax.pipeline.arguments import check
 from dreambooth_jax.pipeline.control import IPAdapterGuide
-from dreambooth_jax.pipeline.request import check
 from dreambooth_jax.size import Size
 
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

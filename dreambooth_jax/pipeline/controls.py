@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -15,11 +15,12 @@ from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import CLIP_VISION, CONTROLNET, UNET
 from dreambooth_jax.paths import at_home
+from dreambooth_jax.pipeline.arguments import check
 from dreambooth_jax.pipeline.control import IPAdapterGuide, weights_of_rows
 from dreambooth_jax.pipeline.control_kinds import IP_ADAPTER, ControlKind, kind_of
 from dreambooth_jax.pipeline.control_pictures import maps
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared
-from dreambooth_jax.pipeline.request import check
+from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.ip_adapter import is_ip_adapter, read_ip_adapter
@@ -27,9 +28,6 @@ from dreambooth_jax.weights.modules import parameter_shapes
 from dreambooth_jax.weights.pretrained import Place, load_module
 from dreambooth_jax.weights.single_file import is_single_file
 from dreambooth_jax.weights.single_module import open_module
-
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +79,7 @@ class Control:
 
 def load_control(
     source: str | Path,
-    pipe: "Pipeline",
+    pipe: Model,
     *,
     image_encoder: str | Path | None = None,
     revision: str | None = None,
@@ -122,7 +120,7 @@ def load_control(
 
 
 def _load_ip_adapter(
-    file: Path, pipe: "Pipeline", image_encoder: str | Path | None, place: Place, **how: Any
+    file: Path, pipe: Model, image_encoder: str | Path | None, place: Place, **how: Any
 ) -> ControlModel:
     found = read_ip_adapter(file, parameter_shapes(UNET, pipe.unet), place=place, **how)
     beside = file.parent / "image_encoder"

@@ -8,7 +8,6 @@ which the autoencoder then encodes.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +20,10 @@ from dreambooth_jax.config.sampling import LARGEST_SIDE
 from dreambooth_jax.data.pictures import resampled
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.img2img import picture_latents
+from dreambooth_jax.pipeline.model import Model
+from dreambooth_jax.pipeline.request import Request
 from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
-
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
-    from dreambooth_jax.pipeline.request import Request
 
 
 def second_size(size: Size, scale: float, factor: int) -> Size:
@@ -41,7 +38,7 @@ def second_size(size: Size, scale: float, factor: int) -> Size:
     return larger
 
 
-def second_request(request: "Request", size: Size) -> "Request":
+def second_request(request: Request, size: Size) -> Request:
     """What the second pass is asked for."""
     first = request.sampling
     settings: DrawingConfig = replace(
@@ -55,7 +52,7 @@ def second_request(request: "Request", size: Size) -> "Request":
 
 
 def enlarged(
-    pipe: "Pipeline", params: Tree, request: "Request", final: np.ndarray, images: np.ndarray
+    pipe: Model, params: Tree, request: Request, final: np.ndarray, images: np.ndarray
 ) -> Float[Array, "b h w c"]:
     """Latents that the second pass starts from.
 

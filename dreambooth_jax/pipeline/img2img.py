@@ -7,7 +7,6 @@ each by its own picture's key, so that a picture depends on its own seed alone.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +16,15 @@ from jaxtyping import Array, Float, Key
 from dreambooth_jax import rng
 from dreambooth_jax.data.pictures import Picture
 from dreambooth_jax.models import vae_strips
+from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.trees import Tree
-
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
 
 POSTERIOR = "posterior"
 """The key stream of latents that are drawn from what the encoder says."""
 
 
 def picture_latents(
-    pipe: "Pipeline",
+    pipe: Model,
     params: Tree,
     pictures: list[Picture],
     keys: Key[Array, "b"],
@@ -66,7 +63,7 @@ def _drawn(
     return (mean + deviation * jax.vmap(draw)(keys)) * scale
 
 
-def decoded(pipe: "Pipeline", params: Tree, latents: Float[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b H W 3"]:
+def decoded(pipe: Model, params: Tree, latents: Float[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b H W 3"]:
     """Pictures in [0, 1] of scaled latents, decoded strip by strip."""
     raw = np.asarray(latents) / pipe.vae.config.scaling_factor
     pictures = [vae_strips.decode(pipe.vae, params["vae"], one) for one in raw]

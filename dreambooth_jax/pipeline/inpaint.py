@@ -7,8 +7,6 @@ x after each step wherever the mask is 0 (RePaint, arXiv 2201.09865). One that w
 masked picture instead, as further channels beside x: 4 + 1 + 4 of them.
 """
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -19,22 +17,20 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.canvas import Canvas
 from dreambooth_jax.pipeline.generate import CanvasLatents
 from dreambooth_jax.pipeline.img2img import picture_latents
+from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.pipeline.upscale import small_latents, upscales
 from dreambooth_jax.trees import Tree
-
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
 
 MASKED = "masked posterior"
 """The key stream of latents of masked pictures."""
 
 
-def fills_masks(pipe: "Pipeline") -> bool:
+def fills_masks(pipe: Model) -> bool:
     """Whether the denoiser takes a mask and the latents of a masked picture beside noisy latents."""
     return pipe.unet.config.in_channels == 2 * pipe.latent_channels + 1
 
 
-def check_channels(pipe: "Pipeline", canvas: Canvas | None) -> None:
+def check_channels(pipe: Model, canvas: Canvas | None) -> None:
     """Raise InputError if the denoiser looks at what is not given, or at what we do not know."""
     if upscales(pipe):
         return
@@ -48,7 +44,7 @@ def check_channels(pipe: "Pipeline", canvas: Canvas | None) -> None:
 
 
 def canvas_latents(
-    pipe: "Pipeline", params: Tree, canvas: Canvas, settings: DrawingConfig, keys: Key[Array, "b"]
+    pipe: Model, params: Tree, canvas: Canvas, settings: DrawingConfig, keys: Key[Array, "b"]
 ) -> CanvasLatents:
     """What each picture of a call knows of a canvas.
 
@@ -76,7 +72,7 @@ def canvas_latents(
 
 
 def _channels(
-    pipe: "Pipeline", params: Tree, canvas: Canvas, mask: Float[Array, "b h w 1"], keys: Key[Array, "b"], *, tiled: bool
+    pipe: Model, params: Tree, canvas: Canvas, mask: Float[Array, "b h w 1"], keys: Key[Array, "b"], *, tiled: bool
 ) -> Float[Array, "b h w k"]:
     """Mask and latents of the masked picture, in which what is drawn anew is grey."""
     grey = [

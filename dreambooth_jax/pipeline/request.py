@@ -2,10 +2,10 @@
 # Copyright The dreambooth_jax authors
 """What a caller asks a pipeline for, checked: one text, one seed and one latent for each picture."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +17,9 @@ from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.data.masks import Mask, read_masks
 from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline.arguments import check, texts_of
+from dreambooth_jax.pipeline.controls import Control
 
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.controls import Control
 ALPHA = "alpha"
 """The mask that is where the given image is transparent."""
 
@@ -38,7 +38,7 @@ class Request:
     """One for all, or one for each picture; with opacity where that is the mask."""
     mask: list[Mask] | None = None
     """One for all, or one for each picture."""
-    controls: tuple["Control", ...] = ()
+    controls: tuple[Control, ...] = ()
     variations: list[int] | None = None
     """Seeds to lean to, where ``seeds`` are those of a picture that is varied."""
 
@@ -52,7 +52,7 @@ def read_request(
     options: dict[str, Any],
     latents: Array | np.ndarray | None,
     image: Source | Sequence[Source] | None = None,
-    controls: tuple["Control", ...] = (),
+    controls: tuple[Control, ...] = (),
     mask: Source | Sequence[Source] | None = None,
 ) -> Request:
     """The arguments of a call, checked.
@@ -92,12 +92,6 @@ def given_latents(latents: Array | np.ndarray, shape: tuple[int, ...]) -> Float[
     return jnp.asarray(latents, jnp.promote_types(latents.dtype, jnp.float32))
 
 
-def check(name: str, value: Any, fine: bool, rule: str) -> None:
-    """Raise InputError, naming the argument, its value and the rule, unless it is fine."""
-    if not fine:
-        raise InputError(f"{name} = {value!r}: {rule}")
-
-
 def sampling_of(sampling: SamplingConfig | None, options: dict[str, Any]) -> DrawingConfig:
     """Settings with some options set.
 
@@ -124,16 +118,6 @@ def masks_of(sources: Source | Sequence[Source], count: int) -> list[Mask]:
     masks = read_masks(sources)
     check("mask", f"{len(masks)} masks", len(masks) in (1, count), f"give one, or one for each of {count}")
     return masks
-
-
-def texts_of(name: str, texts: str | Sequence[str], count: int | None = None) -> list[str]:
-    """A list of ``count`` texts."""
-    check(name, texts, isinstance(texts, Iterable), "must be a text, or several")
-    several = [texts] * (count or 1) if isinstance(texts, str) else list(texts)
-    check(name, texts, len(several) > 0, "give at least one")
-    check(name, texts, all(isinstance(text, str) for text in several), "must be texts")
-    check(name, texts, count in (None, len(several)), f"give one, or one for each of {count} prompts")
-    return several
 
 
 def seeds_of(seed: int | Sequence[int], count: int, *, below: int = 2**32) -> list[int]:

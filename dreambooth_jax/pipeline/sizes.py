@@ -4,25 +4,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE
 from dreambooth_jax.data.pictures import picture_size
+from dreambooth_jax.pipeline.arguments import check
 from dreambooth_jax.pipeline.canvas import Canvas, make_canvas
 from dreambooth_jax.pipeline.controls import controls_of, first_map
 from dreambooth_jax.pipeline.hires import second_size
 from dreambooth_jax.pipeline.inpaint import fills_masks
-from dreambooth_jax.pipeline.request import Request, check, read_request
+from dreambooth_jax.pipeline.model import Model
+from dreambooth_jax.pipeline.request import Request, read_request
 from dreambooth_jax.pipeline.upscale import small_canvas, upscales
 from dreambooth_jax.size import Size
 
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
 
-
-def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
+def placed(pipe: Model, request: Request) -> tuple[Request, Canvas | None]:
     """What a request draws on, and the request with that size, and with a strength."""
     settings, factor, native = request.sampling, pipe.vae.config.downscale, pipe.native_size
     lying = first_map(request.controls)
@@ -40,7 +39,7 @@ def placed(pipe: "Pipeline", request: Request) -> tuple[Request, Canvas | None]:
     return replace(request, sampling=settings), canvas
 
 
-def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any]) -> DrawingConfig:
+def settled(pipe: Model, sampling: DrawingConfig, given: Mapping[str, Any]) -> DrawingConfig:
     """Settings with the size and the strength that a call with given pictures draws at; of two passes the larger size.
 
     Args:
@@ -64,7 +63,7 @@ def settled(pipe: "Pipeline", sampling: DrawingConfig, given: Mapping[str, Any])
     return replace(request.sampling, **larger)
 
 
-def with_strength(pipe: "Pipeline", settings: DrawingConfig) -> DrawingConfig:
+def with_strength(pipe: Model, settings: DrawingConfig) -> DrawingConfig:
     """Settings of a run from a picture with what the strength is by default."""
     if upscales(pipe):  # what is drawn is not begun with the picture
         return replace(settings, strength=1.0)
@@ -72,14 +71,14 @@ def with_strength(pipe: "Pipeline", settings: DrawingConfig) -> DrawingConfig:
     return replace(settings, strength=default if settings.strength is None else settings.strength)
 
 
-def hires_size(pipe: "Pipeline", request: Request) -> Size:
+def hires_size(pipe: Model, request: Request) -> Size:
     """Pixels of the second pass."""
     factor = pipe.vae.config.downscale
     sides = latent_size(pipe, request.sampling, request.latents)
     return second_size(Size(*(factor * side for side in sides)), request.sampling.hires_scale, factor)
 
 
-def latent_size(pipe: "Pipeline", sampling: SamplingConfig, latents: Any) -> Size:
+def latent_size(pipe: Model, sampling: SamplingConfig, latents: Any) -> Size:
     """Height and width in latents: of the pictures, if given, else of the latents, if given."""
     factor = pipe.vae.config.downscale
     four = latents is None or (getattr(latents, "ndim", 0) == 4 and 0 not in latents.shape)

@@ -8,7 +8,6 @@ invent more. The levels are those of a schedule of their own, in the model's fol
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -22,25 +21,23 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.canvas import Canvas
 from dreambooth_jax.pipeline.generate import CanvasLatents
+from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.size import Size
 from dreambooth_jax.weights.folders import LOW_RES_SCHEDULER
 from dreambooth_jax.weights.json_files import read_json
-
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
 
 LOW_RESOLUTION = "low resolution"
 """The key stream of the noise that is added to small pictures."""
 
 
-def upscales(pipe: "Pipeline") -> bool:
+def upscales(pipe: Model) -> bool:
     """Whether the denoiser takes a picture, and the level of its noise, beside noisy latents."""
     config = pipe.unet.config
     wanted = pipe.latent_channels + pipe.vae.config.in_channels
     return config.num_class_embeds is not None and config.in_channels == wanted
 
 
-def small_canvas(pipe: "Pipeline", pictures: list[Picture] | None) -> Canvas:
+def small_canvas(pipe: Model, pictures: list[Picture] | None) -> Canvas:
     """A canvas of the enlarged size that has the small pictures on it.
 
     Raises:
@@ -54,7 +51,7 @@ def small_canvas(pipe: "Pipeline", pictures: list[Picture] | None) -> Canvas:
     return Canvas(size=size, pictures=pictures, whole=[], soft=[], boxes=[])
 
 
-def small_latents(pipe: "Pipeline", canvas: Canvas, noise_level: int, keys: Key[Array, "b"]) -> CanvasLatents:
+def small_latents(pipe: Model, canvas: Canvas, noise_level: int, keys: Key[Array, "b"]) -> CanvasLatents:
     """The small pictures, with noise, and its level.
 
     Args:

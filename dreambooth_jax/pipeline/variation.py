@@ -10,7 +10,6 @@ Noise that points almost the same way (cos ω > 0.9995) is mixed linearly.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +18,14 @@ from jaxtyping import Array, Float
 
 from dreambooth_jax.pipeline.generate import draw_latents
 from dreambooth_jax.pipeline.noise import ToolNoise
-
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.request import Request
+from dreambooth_jax.pipeline.request import Request
 
 PARALLEL = 0.9995
 WHOLE, COLUMNS = (1, 2, 3), (1,)
 """Which axes of noise [b, h, w, c] make a vector: all, or the height alone, as in A1111."""
 
 
-def varied(noise: Float[Array, "b h w c"], request: "Request") -> Float[Array, "b h w c"]:
+def varied(noise: Float[Array, "b h w c"], request: Request) -> Float[Array, "b h w c"]:
     """Noise of the seed that is varied -> noise of its variations, one for each seed of a request."""
     settings, (_, *size) = request.sampling, noise.shape
     if settings.noise == "jax":

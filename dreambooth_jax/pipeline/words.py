@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,17 +14,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax.adapters.textual_inversion import added_of, with_added
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.embeddings import Embedding, read_embeddings, vectors_for
 
-if TYPE_CHECKING:
-    from dreambooth_jax.pipeline.pipeline import Pipeline
-
+M = TypeVar("M", bound=Model)
 DIGITS = 12
 """Of a file's hash, as A1111 shows them."""
 
 
-def with_words(pipe: "Pipeline", words: Mapping[str, int]) -> "Pipeline":
+def with_words(pipe: M, words: Mapping[str, int]) -> M:
     """As the method of the pipeline."""
     modules, tokenizers = dict(pipe.components.modules), dict(pipe.tokenizers)
     for encoder, tokenizer in pipe.tokenizers.items():
@@ -43,7 +42,7 @@ def _ids(words: Mapping[str, int], first: int) -> dict[str, range]:
     return ids
 
 
-def with_embeddings(pipe: "Pipeline", files: Sequence[str | Path] | Mapping[str, str | Path]) -> "Pipeline":
+def with_embeddings(pipe: M, files: Sequence[str | Path] | Mapping[str, str | Path]) -> M:
     """As the method of the pipeline."""
     read = _named(files) if isinstance(files, Mapping) else [one for file in files for one in read_embeddings(file)]
     widths = {encoder: pipe.components.modules[encoder].config.hidden_size for encoder in pipe.tokenizers}
@@ -77,7 +76,7 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()[:DIGITS]
 
 
-def words_of(pipe: "Pipeline", params: Tree) -> dict[str, dict[str, np.ndarray]]:
+def words_of(pipe: Model, params: Tree) -> dict[str, dict[str, np.ndarray]]:
     """New words -> text encoder -> vectors [n, d].
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth_jax.config import Config, to_dict
-from dreambooth_jax.config.concepts import ConceptConfig
+from dreambooth_jax.config.concept_entries import ConceptConfig
 from dreambooth_jax.config.setting import resumable_keys
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.training.optimizer_kinds import KINDS
