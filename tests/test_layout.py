@@ -57,18 +57,9 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of the package that a file imports, wherever in it, but for TYPE_CHECKING blocks."""
+    """Modules of the package that a file imports, wherever in it, for types alone too."""
     found = set()
-    tree = ast.parse(path.read_text())
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreambooth_jax"):
             for alias in node.names:
                 deeper = PACKAGE.parent / f"{node.module}.{alias.name}".replace(".", "/")
