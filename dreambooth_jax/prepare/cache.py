@@ -186,13 +186,14 @@ class Encoder:
         data: how the subjects' photos are seen.
         seed: of random crops.
         cache: folder of what was encoded before.
+        given: what it has given; encoders of one model may share it.
     """
 
     pipe: Pipeline
     data: DataConfig
     seed: int
     cache: Path
-    _given: dict[Any, Examples] = field(default_factory=dict, init=False)
+    given: dict[Any, Examples] = field(default_factory=dict)
 
     def instance(self, photos: Sequence[Photo]) -> list[Examples]:
         """Photos of a subject, with the moments of their latents: those of each bucket that some are in."""
@@ -219,8 +220,9 @@ class Encoder:
         return 1 - (1 - least) * (1 - masks)  # of a photo without a mask exactly 1
 
     def _examples(self, photos: Sequence[Photo], views: Views) -> Examples:
-        pipe, key = self.pipe, (tuple((photo.digest, photo.prompt) for photo in photos), views)
-        if key not in self._given:
+        pipe, masks = self.pipe, (self.data.masks, self.data.unmasked_weight)
+        key = (tuple(photos), views, masks)
+        if key not in self.given:
             moments = latent_moments(
                 pipe,
                 photos,
@@ -230,8 +232,8 @@ class Encoder:
                 dtype=np.dtype(pipe.vae.dtype).name,
                 batch_size=encoded_at_once(pipe.target),
             )
-            self._given[key] = Examples(photos=photos, moments=moments, weights=self._weights(photos, views))
-        return self._given[key]
+            self.given[key] = Examples(photos=photos, moments=moments, weights=self._weights(photos, views))
+        return self.given[key]
 
 
 def text_table(

@@ -6,11 +6,11 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from signal import SIGINT
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -36,6 +36,9 @@ from dreambooth_jax.target import Target
 from dreambooth_jax.training.interrupt import Interrupt
 
 log = logging.getLogger(__name__)
+
+ReadClasses: TypeAlias = dict[tuple[Hashable, ...], tuple[Photo, ...]]
+"""Pictures of classes, by all that they depend on but the model."""
 
 
 def make_class_images(config: Config) -> Path:
@@ -116,6 +119,7 @@ def photos_of_classes(
     folders: Mapping[str, Path],
     should_stop: Callable[[], bool],
     begun_with: str = "",
+    read: ReadClasses | None = None,
 ) -> dict[str, tuple[Photo, ...]] | None:
     """Class images by the names of concepts, made where they are not there; None if ``should_stop`` broke it off.
 
@@ -127,13 +131,14 @@ def photos_of_classes(
         folders: of :func:`class_folders`.
         should_stop: asked between batches; of several processes all must get the same answer.
         begun_with: digest of the class images that a run of one concept has begun with.
+        read: what was read before; it learns what is read now.
     """
     found: dict[str, tuple[Photo, ...]] = {}
-    read: dict[tuple[Any, ...], tuple[Photo, ...]] = {}
+    read = {} if read is None else read
     for concept in concepts_of(config):
         if concept.name not in folders:
             continue
-        key = (folders[concept.name], subject_of(concept).fill(concept.class_prompt), concept.num_images)
+        key = _recipe(concept, config, folders[concept.name], begun_with)
         if key not in read:
             photos = class_photos(
                 pipe,
@@ -149,6 +154,14 @@ def photos_of_classes(
             read[key] = photos
         found[concept.name] = read[key]
     return found
+
+
+def _recipe(concept: Concept, config: Config, folder: Path, begun_with: str) -> tuple[Hashable, ...]:
+    """All that the class images of a concept depend on, the model apart."""
+    prior, data = config.prior, config.data
+    made = (images_prompt(concept, prior), prior.sampling(size=data.size), prior.seed, concept.num_images)
+    called = (subject_of(concept).fill(concept.class_prompt), data.use_captions, data.background, data.size)
+    return folder, begun_with, *made, *called
 
 
 def class_photos(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import optax
 
 from dreambooth_jax.adapters.textual_inversion import TOKENS
-from dreambooth_jax.config import Config, TextEncoderConfig, TokensConfig
+from dreambooth_jax.config import Config, OptimizerConfig, TextEncoderConfig, TokensConfig
 from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule
 from dreambooth_jax.training.optimizer_kinds import make_optimizer
 from dreambooth_jax.training.rules import Rule, Treatment, by_treatment
@@ -47,39 +47,67 @@ def group_training(
         encoders: networks that read prompts.
         rules: other rates of some leaves.
     """
+    start, stop, base = stretch_of(config, name, networks, encoders)
+
+    def optimizer_of(treatment: Treatment) -> optax.GradientTransformation:
+        schedule = schedule_of(config.optimizer, treatment, stop - start)
+        return optimizer_with(config.optimizer, name, treatment, schedule, stop - start)
+
+    optimizer = by_treatment(name, tree, rules=rules, base=base, make=optimizer_of)
+    return GroupTraining(
+        start=start, stop=stop, schedule=schedule_of(config.optimizer, base, stop - start), optimizer=optimizer
+    )
+
+
+def stretch_of(
+    config: Config, name: str, networks: Sequence[str], encoders: Sequence[str]
+) -> tuple[int, int, Treatment]:
+    """(first step that trains a group, first that no longer does, how its leaves are trained that no rule is about);
+    arguments as in :func:`group_training`."""
     settings, own = config.optimizer, settings_of_group(config, name, networks, encoders)
     start, stop = own.stretch(config.train.steps) if own else (0, config.train.steps)
     if name != TOKENS:
         start = min(max(start, config.tokens.alone), stop)
     peak = settings.learning_rate if own is None or own.learning_rate is None else own.learning_rate
-    base = Treatment(peak, settings.weight_decay, settings.schedule, settings.warmup_steps)
+    return start, stop, Treatment(peak, settings.weight_decay, settings.schedule, settings.warmup_steps)
 
-    def schedule_of(treatment: Treatment) -> Schedule:
-        return learning_rate_schedule(
-            treatment.schedule,
-            peak=treatment.learning_rate,
-            steps=stop - start,
-            warmup_steps=treatment.warmup_steps,
-            power=settings.power,
-            cycles=settings.cycles,
-        )
 
-    def optimizer_of(treatment: Treatment) -> optax.GradientTransformation:
-        return make_optimizer(
-            settings.kind,
-            schedule_of(treatment),
-            group=name,
-            steps=stop - start,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            eps=settings.eps,
-            moments=settings.moments,
-            weight_decay=treatment.weight_decay,
-            no_decay=settings.no_decay,
-        )
+def schedule_of(settings: OptimizerConfig, treatment: Treatment, steps: int) -> Schedule:
+    """Learning rates of leaves that are trained so, over so many steps."""
+    return learning_rate_schedule(
+        treatment.schedule,
+        peak=treatment.learning_rate,
+        steps=steps,
+        warmup_steps=treatment.warmup_steps,
+        power=settings.power,
+        cycles=settings.cycles,
+    )
 
-    optimizer = by_treatment(name, tree, rules=rules, base=base, make=optimizer_of)
-    return GroupTraining(start=start, stop=stop, schedule=schedule_of(base), optimizer=optimizer)
+
+def optimizer_with(
+    settings: OptimizerConfig, name: str, treatment: Treatment, schedule: Schedule, steps: int
+) -> optax.GradientTransformation:
+    """The optimizer of leaves of a group.
+
+    Args:
+        settings: of the run.
+        name: of the group.
+        treatment: of the leaves.
+        schedule: their learning rates.
+        steps: that the group is trained.
+    """
+    return make_optimizer(
+        settings.kind,
+        schedule,
+        group=name,
+        steps=steps,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        eps=settings.eps,
+        moments=settings.moments,
+        weight_decay=treatment.weight_decay,
+        no_decay=settings.no_decay,
+    )
 
 
 def settings_of_group(

@@ -8,8 +8,8 @@ It never turns back, and whatever is done is not done again when the same comman
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
 from dreambooth_jax.trainer.finish import export, is_finished
 from dreambooth_jax.trainer.grids import Grids, grids_of, sampling
+from dreambooth_jax.trainer.recording import recording
 from dreambooth_jax.trainer.report import after_not_finite, report
 from dreambooth_jax.trainer.result import RunResult, result_of
 from dreambooth_jax.trainer.saving import saving
@@ -35,7 +36,7 @@ from dreambooth_jax.trainer.validating import Validation, validation_of
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.loop import Hook
-from dreambooth_jax.training.metrics import Listener, MetricsFiles, NonFinite, Recorder
+from dreambooth_jax.training.metrics import Listener, NonFinite
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.state import TrainState
 
@@ -126,7 +127,7 @@ def _train(
     listeners: Sequence[Listener],
 ) -> tuple[TrainState, int]:
     """Take the steps that are left, with all that happens after them, and wait until what is saved is on disk."""
-    with _recording(config, folder, training, [validation.observe, *listeners]) as recorder:
+    with recording(config, folder, training, [validation.observe, *listeners]) as recorder:
         stop_sign = StopSign(interrupt.requested)
         save = saving(
             checkpoints,
@@ -152,22 +153,3 @@ def _train(
             way_out = after_not_finite(folder.checkpoints, learning_rate=config.optimizer.learning_rate)
             raise NonFinite(f"{error}; {way_out}") from error
     return state, step
-
-
-@contextmanager
-def _recording(
-    config: Config, folder: RunFolder, training: Training, listeners: Sequence[Listener]
-) -> Iterator[Recorder]:
-    """The metrics' way to their files, on process 0, and to the screen."""
-    is_main, first_step = distributed.is_main(), training.first_step
-    with closing(MetricsFiles(folder.path, first_step=first_step)) if is_main else nullcontext() as files:
-        recorder = Recorder(
-            [files.write, *listeners] if files else [],
-            first_step=first_step,
-            steps=config.train.steps,
-            images_per_step=training.setup.batches.examples,
-            log_every=config.train.log_every,
-            show_bar=is_main,
-        )
-        with closing(recorder):
-            yield recorder

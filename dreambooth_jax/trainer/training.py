@@ -15,9 +15,10 @@ from dreambooth_jax.adapters.kernels import FIXED
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.batches import ConceptTables
 from dreambooth_jax.data.captions import ONE_EACH
+from dreambooth_jax.data.mixture import Mixture
 from dreambooth_jax.prepare.prepared import Prepared, PreparedConcept
 from dreambooth_jax.size import Size
-from dreambooth_jax.train_setup import TrainSetup, build_train_setup
+from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup
 from dreambooth_jax.trainer.tables import example_tables, lesson_tables, without_lessons
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
@@ -81,12 +82,29 @@ class Training:
     def inputs_for(self, phase: Phase, state: TrainState) -> PhaseInputs:
         """The step of a phase, with the texts and frozen parameters that it needs."""
         setup, active = self.setup, phase.active
-        encode = not setup.trains_text_encoder(active)
-        params = self.whole_params(state.trainable, *setup.encoders) if encode else {}
+        return PhaseInputs(
+            step=setup.steps[active],
+            frozen=setup.mapper.place(setup.frozen_in_step(active, self.frozen)),
+            data=self.data_for(active, state.trainable),
+            learning_rates=partial(self.rates_at, active),
+        )
 
+    def rates_at(self, active: Groups, step: int) -> dict[str, float]:
+        """Learning rates of some groups at a step that trains them, for the log."""
+        return {f"learning_rate/{group}": float(self.setup.learning_rates[group][step]) for group in active}
+
+    def data_for(self, active: Groups, trainable: Tree) -> Mixture:
+        """Batches for steps that train some groups.
+
+        Args:
+            active: names of the groups.
+            trainable: by which texts are encoded, unless a text encoder is one of those that are trained.
+        """
+        setup = self.setup
+        encode = not setup.trains_text_encoder(active)
+        params = self.whole_params(trainable, *setup.encoders) if encode else {}
         tables = partial(example_tables, setup.pipe, params=params, encode=encode)
         taught = next((one.lessons for one in self.concepts if one.lessons), None)
-        rates = setup.learning_rates
         concepts = [
             ConceptTables(
                 name=one.concept.name,
@@ -100,12 +118,7 @@ class Training:
             )
             for one in self.concepts
         ]
-        return PhaseInputs(
-            step=setup.steps[active],
-            frozen=setup.mapper.place(setup.frozen_in_step(active, self.frozen)),
-            data=setup.batches.of(concepts),
-            learning_rates=lambda step: {f"learning_rate/{group}": float(rates[group][step]) for group in active},
-        )
+        return setup.batches.of(concepts)
 
     def whole_params(self, trainable: Tree, *networks: str) -> Tree:
         """Some networks, or all, whole on each of this process's devices."""

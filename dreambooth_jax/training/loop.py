@@ -11,16 +11,28 @@ texts: states where the text encoder rests (as it is by then), token ids where i
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 
-from dreambooth_jax.data.mixture import Mixture
-from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.parallel import MappedStep, Mapper
 from dreambooth_jax.training.state import TrainState
 
 Hook = Callable[[int, TrainState], None]
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Batches as a function of the step, such as a :class:`~dreambooth_jax.data.mixture.Mixture`."""
+
+    def batch_at(self, step: int, rows: Callable[[int], slice] = ..., /) -> Any: ...
+
+
+@runtime_checkable
+class Record(Protocol):
+    """Takes the metrics of steps, such as a :class:`~dreambooth_jax.training.metrics.Recorder`."""
+
+    def push(self, step: int, metrics: dict[str, Array], extra: Any, /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +57,8 @@ class PhaseInputs:
 
     step: MappedStep
     frozen: Any
-    data: Mixture
-    learning_rates: Callable[[int], dict[str, float]]
+    data: Data
+    learning_rates: Callable[[int], Any]
 
     def batch_at(self, step: int, mapper: Mapper) -> Any:
         """This process's rows of a step's batch, or of each of its parts, on their way to its devices."""
@@ -81,7 +93,7 @@ def run_phases(
     inputs_for: Callable[[Phase, TrainState], PhaseInputs],
     mapper: Mapper,
     root_key: Key[Array, ""],
-    recorder: Recorder,
+    recorder: Record,
     hooks: Sequence[Hook],
     should_stop: Callable[[int], bool],
 ) -> tuple[TrainState, int]:

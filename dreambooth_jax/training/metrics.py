@@ -147,7 +147,14 @@ class Recorder:
 
     def _read(self) -> None:
         step, arrays, extra = self._pending.popleft()
-        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        self.record(step, {name: float(value) for name, value in jax.device_get(arrays).items()}, extra)
+
+    def record(self, step: int, values: dict[str, float], extra: dict[str, float]) -> None:
+        """A step's metrics, as numbers of the host.
+
+        Raises:
+            NonFinite: naming the step, if the loss or the gradient's norm is not finite.
+        """
         check_finite(values, step)
         self._since.append(values)
         now = time.perf_counter()

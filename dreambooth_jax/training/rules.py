@@ -13,13 +13,15 @@ optimizer, so that whatever an optimizer finds out about a rate, it finds out fo
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import optax
 
 from dreambooth_jax.config.setting import shown
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.trees import Tree, flatten, map_named
+
+K = TypeVar("K")
 
 SCHEDULES = (
     "constant",
@@ -158,10 +160,27 @@ def by_treatment(
         base: how leaves are trained that no rule is about.
         make: the optimizer of a treatment.
     """
-    treatments = {name: treatment_of(f"{group}/{name}", rules, base) for name in flatten(tree)}
-    different = list(dict.fromkeys(treatments.values()))
+    return by_kind(tree, treatments_of(group, tree, rules, base), make=make)
+
+
+def treatments_of(group: str, tree: Tree, rules: Sequence[Rule], base: Treatment) -> dict[str, Treatment]:
+    """How each leaf of a group is trained, by its name in the group; arguments as in :func:`by_treatment`."""
+    return {name: treatment_of(f"{group}/{name}", rules, base) for name in flatten(tree)}
+
+
+def by_kind(
+    tree: Tree, kinds: Mapping[str, K], *, make: Callable[[K], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """An optimizer put together from one for each kind of leaves.
+
+    Args:
+        tree: of a group, arrays or shapes.
+        kinds: of each leaf, by its name.
+        make: the optimizer of a kind.
+    """
+    different = list(dict.fromkeys(kinds.values()))
     if len(different) == 1:
         return make(different[0])
-    labels = map_named(lambda name, leaf: different.index(treatments[name]), tree)
+    labels = map_named(lambda name, leaf: different.index(kinds[name]), tree)
     parts: Mapping[int, optax.GradientTransformation] = {i: make(one) for i, one in enumerate(different)}
     return optax.partition(parts, labels)
