@@ -6,6 +6,7 @@
     python scripts/dreambooth_study.py --sprites SPRITES --work WORK                     # everything
     python scripts/dreambooth_study.py --sprites SPRITES --work WORK --subjects poodle,parrot \\
         --experiments "Prior preservation"                                               # a part of it
+    python scripts/dreambooth_study.py --sprites SPRITES --work WORK --pairs             # only two in one model
     python scripts/dreambooth_study.py --work WORK --report_only                         # the report of what is there
 
 When all settings are final, the first experiment once more, with subjects that nothing was chosen for and a judge of
@@ -21,10 +22,11 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
-from study import judge, report, subjects
-from study.conditions import EXPERIMENTS
+from study import judge, pairs, report, subjects
+from study.experiments import EXPERIMENTS
 from study.runs import Study, plan, run
 from tqdm import tqdm
 
@@ -47,6 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--crossed", action="store_true", help="every subject with every seed in all experiments")
     parser.add_argument("--confirm", action="store_true", help="only the first experiment, with the other subjects")
+    parser.add_argument("--pairs", action="store_true", help="only two subjects in one model")
     parser.add_argument("--report_only", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
     options.experiments = [title.strip() for title in options.experiments.split(",") if title]
@@ -67,7 +70,10 @@ def main(options: argparse.Namespace) -> None:
     elif options.confirm:
         raise SystemExit(f"{own_judge} does not exist: train it first, with train_judge.py --confirming true")
     if not options.report_only:
-        measure(again if options.confirm else study, options)
+        if options.pairs or not (options.confirm or options.experiments):
+            measure_pairs(study, options)
+        if not options.pairs:
+            measure(again if options.confirm else study, options)
     report.write(options.docs, study, confirmation=again)
 
 
@@ -82,6 +88,16 @@ def measure(study: Study, options: argparse.Namespace) -> None:
     jobs = plan(every, seeds=options.seeds, titles=titles, crossed=options.crossed)
     for job in tqdm([job for job in jobs if job.subject.name in names], unit="model"):
         run(study, job)
+
+
+def measure_pairs(study: Study, options: argparse.Namespace) -> None:
+    """Two subjects in one model, pairs whose conditions are all wanted."""
+    study.work.mkdir(parents=True, exist_ok=True)
+    every = {subject.name: subject for subject in [*subjects.held_out(options.sprites), subjects.drawn()]}
+    wanted = options.subjects.split(",") if options.subjects else every
+    chosen = [[every[name] for name in pair] for pair in pairs.PAIRS if set(pair) <= set(wanted)]
+    for pair, condition in tqdm([*product(chosen, pairs.CONDITIONS)], unit="model"):
+        pairs.run_pair(study, condition, pair, seed=0)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def summary(rows: Sequence[Row], metric: str) -> tuple[float, float]:
 def compare(claim: Claim, found: Mapping[str, Sequence[Row]]) -> tuple[float, float, int]:
     """(mean difference, half of its 95 % interval, subjects) over what both conditions have."""
     more, less = (
-        {(row["subject"], row["seed"]): row[claim.metric] for row in found[name]} for name in (claim.more, claim.less)
+        {(row["subject"], row["seed"]): row[claim.metric] for row in found[name] if claim.metric in row}
+        for name in (claim.more, claim.less)
     )
     differences: dict[str, list[float]] = {}
     for subject, seed in more.keys() & less.keys():

@@ -10,8 +10,9 @@ runs/             of the training in progress; its folder goes when its scores a
 import json
 import logging
 import shutil
+import time
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -27,7 +28,8 @@ from dreambooth_jax.config import Config
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.runs import open_model
 
-from .conditions import EXPERIMENTS, Sampling, Training
+from .conditions import Sampling, Training
+from .experiments import EXPERIMENTS
 from .figures import save_strip
 from .judge import Judge
 from .scores import prompts, score
@@ -110,7 +112,8 @@ def run(study: Study, job: Job) -> None:
     if not missing:
         return
     instances, config = prepare(study, training, subject, seed)
-    if training.trained and not train(config).finished:
+    clock = Clock()
+    if training.trained and not train(config, listeners=[clock]).finished:
         raise SystemExit("stopped by a signal; the same command goes on from there")
     opened = open_model(config.run_dir if training.trained else study.model)
     pipe = replace(opened.pipe, params=opened.params)
@@ -129,7 +132,7 @@ def run(study: Study, job: Job) -> None:
             class_pictures=of_class,
             elsewhere_pictures=elsewhere,
         )
-        scores |= costs(Path(config.run_dir)) if training.trained else {}
+        scores |= costs(Path(config.run_dir), clock) if training.trained else {}
         line = identity(training, sampling, subject.name, seed) | {name: round(x, 4) for name, x in scores.items()}
         with study.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -137,16 +140,32 @@ def run(study: Study, job: Job) -> None:
     shutil.rmtree(config.run_dir, ignore_errors=True)
 
 
-def costs(run: Path) -> dict[str, float]:
-    """``seconds`` of all steps, at the rate that the fastest tenth of the log's lines show, so that neither compiling
-    nor other work on the machine counts; and ``megabytes`` of the files that the run ends with.
+class Clock:
+    """A listener of a run: reads the processor's time at each line of the log."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[int, float]] = []
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        self.read.append((step, time.process_time()))
+
+    def seconds(self, steps: int) -> float:
+        """Of the processor, for so many steps: by those from the first line to the last, so without compiling. Wall
+        time would count what else the machine has to do.
+        """
+        (first, begin), (last, end) = self.read[0], self.read[-1]
+        return steps * (end - begin) / (last - first)
+
+
+def costs(run: Path, clock: Clock) -> dict[str, float]:
+    """``seconds`` of one core for all steps, and ``megabytes`` of the files that the run ends with; of a run that was
+    finished before, only these.
     """
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    rate = float(np.quantile([line["images_per_second"] for line in lines if "images_per_second" in line], 0.9))
-    config = load_config(run / "config.yaml")
-    examples = config.train.steps * config.train.batch_size * (2 if config.prior.weight else 1)
     files = [file for name in EXPORTED for file in [run / name, *(run / name).rglob("*.safetensors")] if file.is_file()]
-    return {"seconds": examples / rate, "megabytes": sum(file.stat().st_size for file in files) / 1e6}
+    weighs = {"megabytes": sum(file.stat().st_size for file in files) / 1e6}
+    if len(clock.read) < 2:
+        return weighs
+    return {"seconds": clock.seconds(load_config(run / "config.yaml").train.steps)} | weighs
 
 
 def prepare(

@@ -2,7 +2,6 @@
 # Copyright The dreambooth_jax authors
 """The study: its subjects, its judge, its scores, and what it concludes."""
 
-import itertools
 import json
 from dataclasses import replace
 
@@ -16,10 +15,10 @@ from embedded.sprites import read_sprites
 from PIL import Image
 from study import claims, figures, judge_training, report, runs, scores, subjects
 from study import judge as judges
-from study.conditions import EXPERIMENTS, Claim, Condition, Experiment, Sampling, Training
+from study.conditions import Claim, Condition, Experiment, Sampling, Training
+from study.experiments import EXPERIMENTS
 
 from dreambooth_jax.config import load_config, save_config
-from dreambooth_jax.training import metrics
 from tests.scripts import sprites
 
 NOUNS, NAMES = ["alien", "ball", "box"], ["alien", "robot"]
@@ -138,6 +137,7 @@ class TestConditions:
         for experiment in EXPERIMENTS:
             names = [condition.name for condition in experiment.conditions]
             assert len(set(names)) == len(names)
+            assert experiment.baseline in ("", *names)
             assert "," not in experiment.title  # --experiments A,B
             for claim in experiment.claims:
                 assert {claim.more, claim.less} <= set(names)
@@ -206,24 +206,21 @@ class TestScores:
 
 
 def test_what_a_run_takes_and_weighs(tmp_path, monkeypatch):
-    """Half the steps at twice the rate are half the seconds, whatever slower lines say: the log is written
-    as a run writes it, by a clock that says so.
+    """The processor's time of a hundred steps is four times that of the 25 between the first line and the last,
+    however long the first step compiled.
     """
-    save_config(tmp_path / "config.yaml", load_config(None, ["train.steps=100", "train.batch_size=4"]))
-    clock = itertools.accumulate([0.0] + [7.0] * 80 + [0.5] * 19)
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
-    files = metrics.MetricsFiles(tmp_path, first_step=0)
-    options = {"first_step": 0, "steps": 100, "images_per_step": 8, "log_every": 5, "show_bar": False}
-    recorder = metrics.Recorder([files.write], **options)
-    for step in range(1, 101):
-        recorder.push(step, {"loss": jnp.ones(()), "grad_norm": jnp.ones(())}, {})
-    recorder.flush()
-    files.close()
+    save_config(tmp_path / "config.yaml", load_config(None, ["train.steps=100"]))
+    times = iter([1000.0, 1010.0, 1012.5])
+    monkeypatch.setattr(runs.time, "process_time", lambda: next(times))
+    clock = runs.Clock()
     (tmp_path / "lora.safetensors").write_bytes(bytes(1_500_000))
-    assert runs.costs(tmp_path) == {"seconds": pytest.approx(100 * 0.5), "megabytes": 1.5}
+    assert runs.costs(tmp_path, clock) == {"megabytes": 1.5}, "of a run that was finished before"
+    for step in (75, 90, 100):
+        clock(step, {})
+    assert runs.costs(tmp_path, clock) == {"seconds": pytest.approx(50.0), "megabytes": 1.5}
     (tmp_path / "model" / "unet").mkdir(parents=True)
     (tmp_path / "model" / "unet" / "a.safetensors").write_bytes(bytes(500_000))
-    assert runs.costs(tmp_path)["megabytes"] == 2.0
+    assert runs.costs(tmp_path, clock)["megabytes"] == 2.0
 
 
 class TestReport:
@@ -253,6 +250,15 @@ class TestReport:
             assert ("| 20.00 ± 0.00 | 1.25 ± 0.00 |" in text) == costs
             old = report.section(experiment, report.comparable(experiment, self.rows(0.9, 0.5)))
             assert ("| - | - |" in old) == costs, "of rows that were measured before costs were"
+
+    def test_what_differs_from_the_baseline_has_an_interval(self):
+        rows = self.rows(0.9, 0.5)
+        rows = [row | ({"seconds": 7.0 + row["seed"]} if row["subject"] != "robot" else {}) for row in rows]
+        (line,) = report.against("B", report.comparable(self.EXPERIMENT, rows))[3:]
+        assert line.startswith("| A | **+0.40 ± 0.0")
+        assert line.endswith("| +0.00 ± 0.00 |"), "the three subjects that have both"
+        bare = report.against("B", report.comparable(self.EXPERIMENT, self.rows(0.9, 0.5)))
+        assert bare[-1].endswith("| - |"), "of rows that were measured before costs were"
 
     @pytest.mark.parametrize(
         ("more", "less", "noise", "said"),
