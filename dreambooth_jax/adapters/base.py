@@ -14,7 +14,7 @@ Laws that every adapter keeps:
 - ``compose(*init(key, params))`` is ``params``, leaf for leaf, with nothing new but what ``extend`` has a place for;
 - structure, shapes and dtypes of what is composed do not depend on the values of ``trainable``;
 - both can be traced (``jit``, ``eval_shape``);
-- where there is ``beside``, networks with its deltas compute what composed ones do;
+- where there is ``beside``, or ``members``, networks with its deltas compute what composed ones do;
 - a network can be composed alone, from its part of ``frozen`` and the groups that change it (:func:`part_for`);
 - no gradient reaches, and no value of a group changes, a network that is not in ``networks(group)``.
 """
@@ -28,6 +28,9 @@ from dreambooth_jax.models.beside import Deltas
 from dreambooth_jax.trees import Tree
 
 T = TypeVar("T")
+
+Apart = Callable[[Tree, Tree], tuple[Tree, Deltas]]
+"""(frozen, trainable) -> (params, deltas): what is trained next to layers, not in their kernels."""
 
 
 @runtime_checkable
@@ -68,6 +71,8 @@ class Adapter(NamedTuple):
             must stay, such as vectors to their length.
         beside: (frozen, trainable) -> (params, deltas): what is applied next to layers instead of put into their
             kernels, for :func:`~dreambooth_jax.models.beside.attached`; None where it is all in ``compose``.
+        members: the same where all that is trained is in the deltas, so that members of one step share ``params``, and
+            each has deltas of its own (``training/members.py``); None where it changes a network's own parameters.
         base: frozen -> the networks as they were before training, of what ``frozen`` alone has; None where it does not
             have all of them.
         groups: names of its groups, where these are not names of networks: for :func:`~dreambooth_jax.adapters.join`.
@@ -78,8 +83,9 @@ class Adapter(NamedTuple):
     networks: Callable[[str], tuple[str, ...]]
     extend: Callable[[Any], Any] = _unchanged
     project: Callable[[str, Tree, Tree], Tree] = _as_it_came
-    beside: Callable[[Tree, Tree], tuple[Tree, Deltas]] | None = None
+    beside: Apart | None = None
     groups: tuple[str, ...] = ()
+    members: Apart | None = None
     base: Callable[[Tree], Tree] | None = None
 
 

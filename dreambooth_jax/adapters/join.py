@@ -10,11 +10,12 @@ lies in its network under ``joined_1``, ``joined_2``, ..., and leaves that it tr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Key
 
-from dreambooth_jax.adapters.base import Adapter
+from dreambooth_jax.adapters.base import Adapter, Apart, ComposeFn
 from dreambooth_jax.models.beside import Deltas
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
@@ -42,6 +43,7 @@ def join(*adapters: Adapter) -> Adapter:
         joined.project,
         joined.beside if any(adapter.beside for adapter in adapters) else None,
         tuple(claimed) if all(adapter.groups for adapter in adapters) else (),
+        joined.members if all(adapter.members for adapter in adapters) else None,
     )
 
 
@@ -96,13 +98,22 @@ class _Joined:
         return params
 
     def beside(self, frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
+        return self._apart(frozen, trainable, [one.beside or partial(_composed, one.compose) for one in self.adapters])
+
+    def members(self, frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
+        return self._apart(frozen, trainable, [one.members for one in self.adapters if one.members])
+
+    def _apart(self, frozen: Tree, trainable: Tree, ways: Sequence[Apart]) -> tuple[Tree, Deltas]:
         params, fixed = _sorted_out(frozen, len(self.adapters))
         deltas: Deltas = {}
-        for adapter, more in zip(self.adapters, fixed, strict=True):
-            given = _with(params, more), self.own(adapter, trainable)
-            params, new = adapter.beside(*given) if adapter.beside else (adapter.compose(*given), {})
+        for adapter, apart, more in zip(self.adapters, ways, fixed, strict=True):
+            params, new = apart(_with(params, more), self.own(adapter, trainable))
             deltas = _together(deltas, new)
         return params, deltas
+
+
+def _composed(compose: ComposeFn, frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
+    return compose(frozen, trainable), {}
 
 
 def _together(one: Deltas, other: Deltas) -> Deltas:

@@ -101,7 +101,8 @@ def kernel_adapter(method: KernelMethod, start: Start, layers: Layers = all_laye
     def base(frozen: Tree) -> Tree:
         return {network: without_fixed(tree)[0] for network, tree in frozen.items()}
 
-    return Adapter(init, compose, lambda group: (group,), beside=beside if method.beside else None, base=base)
+    apart = beside if method.beside else None
+    return Adapter(init, compose, lambda group: (group,), beside=apart, members=apart, base=base)
 
 
 def without_fixed(frozen: Tree) -> tuple[Tree, Tree]:

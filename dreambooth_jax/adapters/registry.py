@@ -94,6 +94,11 @@ ADAPTERS: dict[str, Build] = {
 """Kinds of training, by name."""
 
 
+WITH_MEMBERS = ("lora", "ia3", "lidb", "rank_relaxed", "textual_inversion", "pivotal")
+"""Kinds whose members (subjects, cells of a sweep) can be trained by one step, as ``training/members.py`` has it: all
+that they train stands beside the layers of shared networks. Members of the others need networks of their own."""
+
+
 def make_adapter(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
     """What a run trains of the model that has these tokenizers."""
     return ADAPTERS[config.adapter.kind](config, tokenizers)

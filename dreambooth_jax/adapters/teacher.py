@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from dreambooth_jax.adapters.base import Adapter, part_for
+from dreambooth_jax.adapters.base import Adapter, Apart, part_for
 from dreambooth_jax.models.beside import Deltas
 from dreambooth_jax.trees import Tree, map_named
 
@@ -52,13 +52,17 @@ def with_teacher(adapter: Adapter, *, network: str = "unet", dtype: DTypeLike | 
         own, teacher = split(frozen)
         return adapter.compose(own, trainable) | teacher
 
-    def beside(frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
-        assert adapter.beside is not None
-        own, teacher = split(frozen)
-        params, deltas = adapter.beside(own, trainable)
-        return params | teacher, deltas
+    def taught(apart: Apart | None) -> Apart | None:
+        def with_teacher(frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
+            assert apart is not None
+            own, teacher = split(frozen)
+            params, deltas = apart(own, trainable)
+            return params | teacher, deltas
 
-    return adapter._replace(init=init, compose=compose, beside=beside if adapter.beside else None, base=None)
+        return with_teacher if apart else None
+
+    beside, members = taught(adapter.beside), taught(adapter.members)
+    return adapter._replace(init=init, compose=compose, beside=beside, members=members, base=None)
 
 
 def copied(tree: Tree, dtype: DTypeLike | None) -> Tree:

@@ -8,19 +8,23 @@ A layer y = x W + b with its kernel as it is becomes
 
 They travel with the network's parameters, under ``beside``, at the paths of their layers, and one interceptor reads
 them where a layer is called: so Flax takes them through lists of modules and through what is computed again.
+
+All may have a leading axis of members, [S, ...]: those of a batch whose rows are [S·b, ...], as many of each member and
+one member after the other. The layer itself is one product over all rows.
 """
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.linear import canonicalize_padding
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
@@ -45,7 +49,9 @@ class Beside(NamedTuple):
     dropout: Any = None
     """Share of the inputs of ``down`` that count nothing."""
     keys: Any = None
-    """A key for each example, [b], that dropout is drawn from."""
+    """A key for each row, that dropout is drawn from."""
+    added: Any = None
+    """Of a table of vectors those behind its end, [n, c], in the place of the module's own."""
 
 
 Deltas = Mapping[str, Mapping[str, Beside]]
@@ -58,7 +64,7 @@ def attached(params: Tree, deltas: Deltas, *, keys: Key[Array, "b"] | None = Non
     Args:
         params: network -> its parameters.
         deltas: of networks that are there.
-        keys: of the examples that the networks will see; without them nothing drops out.
+        keys: of the rows that the networks will see; without them nothing drops out.
 
     Raises:
         ValueError: if there is no such layer.
@@ -70,7 +76,7 @@ def _network(params: Tree, layers: Mapping[str, Beside], keys: Key[Array, "b"] |
     known = flatten(params)
     leaves: dict[str, Any] = {}
     for path, one in layers.items():
-        if f"{path}/kernel" not in known:
+        if f"{path}/{'embedding' if one.added is not None else 'kernel'}" not in known:
             raise ValueError(f"there is no layer {path} to put anything beside")
         dropped = one.dropout is not None and keys is not None
         one = one._replace(keys=keys) if dropped else one._replace(dropout=None)
@@ -131,9 +137,16 @@ def _intercept(
     return y * outputs + bias * (1 - outputs)  # which the layer has added already
 
 
-def _along_channels(factors: Float[Array, "c"], x: Array) -> Array:
-    """In the dtype of x, with as many axes."""
-    return factors.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
+def per_row(values: Shaped[Array, "..."], rows: int) -> Shaped[Array, "..."]:
+    """Of members [S, ...], those of each of their rows."""
+    return jnp.repeat(values, rows // values.shape[0], axis=0)
+
+
+def _along_channels(factors: Float[Array, "..."], x: Array) -> Array:
+    """[c] or [S, c], in the dtype of x and with as many axes."""
+    factors = factors.astype(x.dtype)
+    own = factors[None] if factors.ndim == 1 else per_row(factors, x.shape[0])
+    return own.reshape(own.shape[0], *[1] * (x.ndim - 2), -1)
 
 
 def _own(module: nn.Module, name: str) -> Any:
@@ -141,20 +154,66 @@ def _own(module: nn.Module, name: str) -> Any:
 
 
 def _dropped(x: Float[Array, "b *positions i"], one: Beside, path: str) -> Float[Array, "b *positions i"]:
-    """Each example by its own key and the layer's name; what stays is as much larger."""
+    """Each row by its own key and the layer's name; what stays is as much larger."""
 
-    def kept(key: Key[Array, ""]) -> Array:
+    def dropped(row: Array, key: Key[Array, ""], share: Array) -> Array:
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        return jax.random.bernoulli(own, 1 - one.dropout, x.shape[1:])
+        kept = jax.random.bernoulli(own, 1 - share, row.shape)
+        return jnp.where(kept, row / (1 - share).astype(row.dtype), 0)
 
-    return jnp.where(jax.vmap(kept)(one.keys), x / (1 - one.dropout).astype(x.dtype), 0)
+    shares = per_row(jnp.atleast_1d(one.dropout), x.shape[0])
+    return jax.vmap(dropped)(x, one.keys, shares)
 
 
 def _product(module: nn.Dense | nn.Conv, x: Array, down: Array, up: Array) -> Array:
     """x down up; a convolution of size one is a product of matrices, too."""
+    if down.ndim % 2:  # [S, ...]
+        return _product_of_members(module, x.astype(up.dtype), down, up)
     up = up.reshape(up.shape[-2:])
     if isinstance(module, nn.Conv) and down.shape[:2] != (1, 1):
-        strides = module.strides if isinstance(module.strides, tuple) else (module.strides or 1,) * 2
-        padding, layout = canonicalize_padding(module.padding, 2), ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x.astype(up.dtype), down, strides, padding, dimension_numbers=layout) @ up
+        layout = ("NHWC", "HWIO", "NHWC")
+        small = jax.lax.conv_general_dilated(x.astype(up.dtype), down, *_window(module), dimension_numbers=layout)
+        return small @ up
     return x.astype(up.dtype) @ down.reshape(down.shape[-2:]) @ up
+
+
+def _window(module: nn.Conv) -> tuple[tuple[int, ...], Any]:
+    """(strides, padding)."""
+    strides = module.strides if isinstance(module.strides, tuple) else (module.strides or 1,) * 2
+    return strides, canonicalize_padding(module.padding, 2)
+
+
+def _product_of_members(
+    module: nn.Dense | nn.Conv, x: Float[Array, "b *positions i"], down: Array, up: Array
+) -> Float[Array, "b *new_positions o"]:
+    """Each member's rows times its own matrices: two batched products."""
+    count, rank, outputs = up.shape[0], up.shape[-2], up.shape[-1]
+    if isinstance(module, nn.Conv) and down.shape[1:3] != (1, 1):
+        small = _convolved(module, x, down)
+    else:
+        down = down.reshape(count, -1, rank)
+        small = (x.reshape(count, -1, x.shape[-1]) @ down).reshape(*x.shape[:-1], rank)
+    return (small.reshape(count, -1, rank) @ up.reshape(count, rank, outputs)).reshape(*small.shape[:-1], outputs)
+
+
+def _convolved(module: nn.Conv, x: Float[Array, "b h w i"], down: Float[Array, "S k l i r"]) -> Float[Array, "b y x r"]:
+    """Each member's rows, convolved with its own kernel: products with all its k·l matrices at every position, of which
+    those in a window are added up.
+
+    A convolution would have a group for each member: slow, and with one sum over all groups' channels where a
+    processor has no better way, so that what is not finite in one member would reach the others.
+    """
+    count, height, width, inputs, rank = down.shape
+    strides, padding = _window(module)
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
+    matrices = jnp.moveaxis(down, 3, 1).reshape(count, inputs, -1)
+    products = (x.reshape(count, -1, inputs) @ matrices).reshape(*x.shape[:3], height, width, rank)
+    products = jnp.pad(products, ((0, 0), *padding, (0, 0), (0, 0), (0, 0)))
+    tall, wide = products.shape[1] - height + 1, products.shape[2] - width + 1
+    windows = [
+        products[:, i : i + tall : strides[0], j : j + wide : strides[1], i, j]
+        for i in range(height)
+        for j in range(width)
+    ]
+    return reduce(jnp.add, windows)

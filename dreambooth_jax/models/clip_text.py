@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.models.attention import attention
+from dreambooth_jax.models.beside import BESIDE, per_row
 from dreambooth_jax.models.clip_configs import CLIPConfig, CLIPTextConfig
 from dreambooth_jax.models.layers import LayerNorm, Remat, gelu, quick_gelu, recomputed, wide
 from dreambooth_jax.target import CPU, Arch
@@ -74,7 +75,7 @@ class TokenEmbed(nn.Module):
         size: vectors of the table.
         features: of each.
         dtype: of the result.
-        added: how many more there are, in the parameter ``added``.
+        added: how many more there are, in the parameter ``added``, or beside the table.
     """
 
     size: int
@@ -86,14 +87,21 @@ class TokenEmbed(nn.Module):
         draw = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
         self.embedding = self.param("embedding", draw, (self.size, self.features))
         if self.added:
-            self.rows = self.param("added", draw, (self.added, self.features))
+            beside = self.has_variable(BESIDE, "added")
+            self.rows = (
+                self.get_variable(BESIDE, "added") if beside else self.param("added", draw, (self.added, self.features))
+            )
 
     def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
         table = self.embedding.astype(self.dtype)
         if not self.added:
             return jnp.take(table, ids, axis=0)
         known = jnp.take(table, jnp.minimum(ids, self.size - 1), axis=0)
-        new = jnp.take(self.rows.astype(self.dtype), jnp.maximum(ids - self.size, 0), axis=0)
+        numbers, rows = jnp.maximum(ids - self.size, 0), self.rows.astype(self.dtype)
+        if rows.ndim == 3:  # of members, [S, n, c]
+            numbers = numbers + per_row(self.added * jnp.arange(rows.shape[0], dtype=ids.dtype), len(ids))[:, None]
+            rows = rows.reshape(-1, self.features)
+        new = jnp.take(rows, numbers, axis=0)
         return jnp.where((ids < self.size)[..., None], known, new)
 
 

@@ -12,6 +12,7 @@ with the texts (``teacher/condition/...``) that they bring.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,8 @@ from dreambooth_jax.models.beside import apply
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
+
+_TAUGHT = f"{TEACHER}/"
 
 
 class Draws(NamedTuple):
@@ -157,15 +160,34 @@ class DenoisingObjective:
 
     def loss(self, params: Tree, batch: Batch, draws: Draws) -> tuple[Float[Array, ""], Metrics]:
         """The loss for given draws; ``prior_loss`` and ``instance_loss`` are its two parts."""
+        return self.reduced(*self.row_errors(params, batch, draws), batch)
+
+    def row_errors(
+        self, params: Tree, batch: Batch, draws: Draws, *, members: int = 1
+    ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+        """(error, weight) of each row. The networks run here, and nowhere else.
+
+        Args:
+            params: of the networks.
+            batch: rows of one run, or of several members, one after the other and as many of each.
+            draws: of all rows.
+            members: how many there are.
+        """
         condition = self.conditioner.of_batch(params, batch)
         alpha_bar = jnp.asarray(self.schedule.alphas_cumprod, draws.latents.dtype)[draws.timesteps]
         noisy = add_noise(draws.latents, draws.noise if draws.added is None else draws.added, alpha_bar)
         prediction: Any = apply(self.unet, params["unet"], noisy, draws.timesteps, condition)
         target = training_target(self.schedule.prediction_type, draws.latents, draws.noise, alpha_bar)
         if TEACHER in params:
-            target = self._taught(params[TEACHER], batch, noisy, draws.timesteps, target)
+            target = self._taught(params[TEACHER], batch, noisy, draws.timesteps, target, members)
         errors = self.scoring.errors(prediction, target, draws.timesteps, batch.get("position_weight"))
-        weight, is_prior = self.scoring.weight(batch["weight"], draws.timesteps), batch["is_prior"]
+        return errors, self.scoring.weight(batch["weight"], draws.timesteps)
+
+    def reduced(
+        self, errors: Float[Array, "b"], weight: Float[Array, "b"], batch: Batch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The loss and its parts, from what rows of one run cost."""
+        is_prior = batch["is_prior"]
         loss = weighted_loss(errors, weight=weight, is_prior=is_prior, n_instances=self.n_instances)
         metrics = {"instance_loss": loss.instance, "prior_loss": loss.prior}
         if "concept" in batch:
@@ -181,18 +203,35 @@ class DenoisingObjective:
         noisy: Float[Array, "b h w c"],
         timesteps: Int[Array, "b"],
         target: Float[Array, "b h w c"],
+        members: int,
     ) -> Float[Array, "b h w c"]:
         """Targets of which those of class examples are what the untouched network predicts."""
-        first = len(noisy) // 2 if self.halves else 0
-        texts = {name.removeprefix(f"{TEACHER}/"): rows[first:] for name, rows in batch.items()}
-        texts = {name: rows for name, rows in texts.items() if f"{TEACHER}/{name}" in batch}
-        said: Any = self.unet.apply({"params": teacher}, noisy[first:], timesteps[first:], Condition.of_batch(texts))
+        taught = partial(_second_halves, members=members) if self.halves else _as_it_is
+        texts = {name.removeprefix(_TAUGHT): taught(rows) for name, rows in batch.items() if name.startswith(_TAUGHT)}
+        said: Any = self.unet.apply({"params": teacher}, taught(noisy), taught(timesteps), Condition.of_batch(texts))
         said = jax.lax.stop_gradient(said).astype(target.dtype)
-        is_prior = jnp.broadcast_to(batch["is_prior"][first:, None, None, None], said.shape)
-        return jnp.concatenate([target[:first], jnp.where(is_prior, said, target[first:])])
+        is_prior = jnp.broadcast_to(taught(batch["is_prior"])[:, None, None, None], said.shape)
+        new = jnp.where(is_prior, said, taught(target))
+        return _with_second_halves(target, new, members=members) if self.halves else new
 
     def __call__(
         self, params: Tree, batch: Batch, *, root_key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
         """:meth:`loss` of this step's draws."""
         return self.loss(params, batch, self.draw(batch, root_key=root_key, step=step))
+
+
+def _as_it_is(rows: Array) -> Array:
+    return rows
+
+
+def _second_halves(rows: Array, *, members: int) -> Array:
+    """Of each member's rows those behind the middle."""
+    apart = rows.reshape(members, -1, *rows.shape[1:])
+    return apart[:, apart.shape[1] // 2 :].reshape(-1, *rows.shape[1:])
+
+
+def _with_second_halves(rows: Array, halves: Array, *, members: int) -> Array:
+    """The same with others in their place."""
+    apart, others = (one.reshape(members, -1, *rows.shape[1:]) for one in (rows, halves))
+    return jnp.concatenate([apart[:, : -others.shape[1]], others], axis=1).reshape(rows.shape)

@@ -32,6 +32,8 @@ from dreambooth_jax.trees import Tree
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+Terms = dict[str, Array]
+"""Metrics of one run, or of each of several members."""
 
 
 @runtime_checkable
@@ -109,14 +111,8 @@ class TrainStep:
                 params = attached(*self.adapter.beside(*whole), keys=keys)
             return self.objective(params, examples, root_key=root_key, step=step)
 
-        first, *others = batch if isinstance(batch, tuple) else (batch,)
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-        total = accumulate(value_and_grad, trained, first, self.accumulation)
-        for part in others:
-            # not before the part before it is done: both at once would need the activations of both
-            trained, total = jax.lax.optimization_barrier((trained, total))
-            total = jax.tree.map(jnp.add, total, accumulate(value_and_grad, trained, part, self.accumulation))
-        return total
+        return sum_of_parts(value_and_grad, trained, batch, accumulation=self.accumulation)
 
     def update(self, state: TrainState, grads: Tree, metrics: Metrics) -> tuple[TrainState, Metrics]:
         """(next state, metrics with the gradient's norm) from the sums over all examples of the step."""
@@ -140,18 +136,35 @@ class TrainStep:
         return self.update(state, *self.gradients(state.trainable, frozen, batch, root_key, state.step))
 
 
+def sum_of_parts(
+    value_and_grad: Callable[[Tree, Batch], tuple[tuple[Array, Terms], Tree]],
+    params: Tree,
+    batch: Batch | tuple[Batch, ...],
+    *,
+    accumulation: int,
+) -> tuple[Tree, Terms]:
+    """Gradients and metrics added up over the parts of a batch, and over the micro-batches of each."""
+    first, *others = batch if isinstance(batch, tuple) else (batch,)
+    total = accumulate(value_and_grad, params, first, accumulation)
+    for part in others:
+        # not before the part before it is done: both at once would need the activations of both
+        params, total = jax.lax.optimization_barrier((params, total))
+        total = jax.tree.map(jnp.add, total, accumulate(value_and_grad, params, part, accumulation))
+    return total
+
+
 def accumulate(
-    value_and_grad: Callable[[Tree, Batch], tuple[tuple[Array, Metrics], Tree]],
+    value_and_grad: Callable[[Tree, Batch], tuple[tuple[Array, Terms], Tree]],
     params: Tree,
     batch: Batch,
     n_micro: int,
-) -> tuple[Tree, Metrics]:
+) -> tuple[Tree, Terms]:
     """Gradients and metrics added up over ``n_micro`` micro-batches, in the memory of one.
 
     Micro-batch i holds rows i, i + n, i + 2n, ...: so every device of a sharded batch has its share of each.
     """
 
-    def one(examples: Batch) -> tuple[Tree, Metrics]:
+    def one(examples: Batch) -> tuple[Tree, Terms]:
         (loss, terms), grads = value_and_grad(params, examples)
         return grads, {"loss": loss} | terms
 

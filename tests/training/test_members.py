@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Members that are trained by one step are the same as trained alone, and do not know of each other."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreambooth_jax import rng, trees
+from dreambooth_jax.adapters import join, lora
+from dreambooth_jax.adapters.ranks import Ranks
+from dreambooth_jax.adapters.targets import choose_layers
+from dreambooth_jax.adapters.textual_inversion import textual_inversion
+from dreambooth_jax.diffusion.schedule import NoiseSchedule
+from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models.condition import Conditioner
+from dreambooth_jax.models.families import SD
+from dreambooth_jax.training.members import GroupInputs, MemberInputs, MemberStep, member_of, stack_members
+from dreambooth_jax.training.objective import DenoisingObjective
+from dreambooth_jax.training.optimizer import adamw
+from dreambooth_jax.training.state import init_state
+from dreambooth_jax.training.step import TrainStep
+from dreambooth_jax.weights.modules import parameter_shapes
+
+V, WORDS, ROWS, STEPS = 20, 2, 2, 4
+UNET = UNetConfig.from_json(
+    {
+        "block_out_channels": [8, 8],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "layers_per_block": 1,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+        "norm_num_groups": 2,
+    }
+)
+TEXT = CLIPTextConfig.from_json(
+    {
+        "vocab_size": V,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 7,
+    }
+)
+LAYERS = choose_layers(unet=["full"], text_encoder=["full"])
+NEW_WORDS = textual_inversion({"sks": WORDS}, {"text_encoder": [(1,), (2, 3)]}, norm="initial")
+CASES = {
+    "lora": lora(LAYERS, ranks=Ranks(2, alpha=3.0)),
+    "lora with dropout": lora(LAYERS, ranks=Ranks(2), dropout=0.3),
+    "dora of outputs": lora(LAYERS, ranks=Ranks(2), dora="output"),
+    "dora of inputs": lora(LAYERS, ranks=Ranks(2), dora="input"),
+    "textual inversion": NEW_WORDS,
+    "pivotal": join(lora(LAYERS, ranks=Ranks(2)), NEW_WORDS),
+}
+
+
+def draw(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@cache
+def objective(words):
+    text = CLIPTextModel(TEXT, dtype=np.float64, added_tokens=WORDS if words else 0)
+    return DenoisingObjective(
+        unet=UNet2DConditionModel(UNET, dtype=np.float64),
+        conditioner=Conditioner((("text_encoder", text),), SD.condition),
+        schedule=NoiseSchedule.from_config(
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        ),
+        scaling_factor=0.18215,
+        n_instances=ROWS // 2,
+    )
+
+
+def random_params():
+    plain = objective(words=False)
+    modules = {"unet": plain.unet, **dict(plain.conditioner.encoders)}
+    return {
+        network: trees.unflatten(
+            {
+                name: draw(i, *leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 4))
+                for i, (name, leaf) in enumerate(parameter_shapes(SD.components[network], module).items())
+            }
+        )
+        for network, module in modules.items()
+    }
+
+
+def rates_of(number):
+    """Learning rates of a member at each step: a warm-up, and a level of its own."""
+    return (1 + number) * 1e-3 * np.minimum(np.arange(1, STEPS + 1) / (1 + number), 1)
+
+
+def steps_of(number):
+    return STEPS - number % 2
+
+
+def key_of(number):
+    return rng.root_key(10 + number)
+
+
+def batch_of(number, step):
+    """A member's rows: as many pictures of its subject as of its class, which weigh as much as it wants."""
+    r = np.random.default_rng([number, step])
+    is_prior = np.arange(ROWS) >= ROWS // 2
+    ids = r.integers(0, V, (ROWS, 7)).astype(np.int32)
+    return {
+        "mean": r.normal(size=(ROWS, 4, 4, 4)),
+        "logvar": r.normal(size=(ROWS, 4, 4, 4)) - 2,
+        "ids": ids,
+        "weight": np.where(is_prior, 0.5 + number, 1.0),
+        "is_prior": is_prior,
+        "index": np.arange(ROWS, dtype=np.int32),
+    }
+
+
+class Case:
+    """An adapter, and its members one by one."""
+
+    def __init__(self, name):
+        self.adapter = CASES[name]
+        self.frozen, start = self.adapter.init(rng.root_key(0), random_params())
+        self.start = {group: tree for group, tree in start.items()}
+        self.words = "tokens" in start
+        self.objective = objective(self.words)
+        self.groups = tuple(start)
+
+    def optimizer(self, group, rates):
+        return adamw(lambda count: jnp.asarray(rates)[count], group=group, weight_decay=1e-2)
+
+    def options(self, **changes):
+        return {
+            "objective": self.objective,
+            "adapter": self.adapter,
+            "active": self.groups,
+            "ema_decay": 0.9,
+            "clip_norm": 0.5,
+        } | changes
+
+    def state(self, number):
+        leaves = trees.flatten(self.start)
+        moved = {name: leaf + 0.2 * draw([number, i], *leaf.shape) for i, (name, leaf) in enumerate(leaves.items())}
+        optimizers = {group: self.optimizer(group, np.zeros(1)) for group in self.groups}
+        return init_state(trees.unflatten(moved), optimizers, with_ema=True)
+
+    def batch(self, number, step):
+        batch = batch_of(number, step)
+        ids = batch.pop("ids")
+        if self.words:
+            ids[:, 2:4] = V + np.arange(2)
+        return batch | {"input_ids/text_encoder": ids}
+
+    def alone(self, number):
+        """(state, losses) of a member that is trained on its own."""
+        optimizers = {group: self.optimizer(group, rates_of(number)) for group in self.groups}
+        step = jax.jit(TrainStep(optimizers=optimizers, **self.options()))
+        state, losses = self.state(number), []
+        for now in range(steps_of(number)):
+            state, metrics = step(state, self.frozen, self.batch(number, now), key_of(number))
+            losses.append(metrics["loss"])
+        return state, losses
+
+    def inputs(self, numbers, now):
+        steps = jnp.asarray([steps_of(number) for number in numbers], jnp.int32)
+        one = GroupInputs(
+            start=jnp.zeros(len(numbers), jnp.int32),
+            stop=steps,
+            hyper=jnp.stack([rates_of(number) for number in numbers]),
+        )
+        return MemberInputs(
+            keys=stack_members([key_of(number) for number in numbers]),
+            steps=steps,
+            now=jnp.int32(now),
+            groups=dict.fromkeys(self.groups, one),
+        )
+
+    def step(self, **changes):
+        optimizers = {group: lambda rates, group=group: self.optimizer(group, rates) for group in self.groups}
+        return MemberStep(optimizers=optimizers, **self.options(**changes))
+
+    def together(self, numbers):
+        """(states, metrics of each step) of members that are trained by one step."""
+        step, state = jax.jit(self.step()), stack_members([self.state(number) for number in numbers])
+        found = []
+        for now in range(STEPS):
+            batches = [self.batch(number, now) for number in numbers]
+            rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            state, metrics = step(state, self.frozen, rows, self.inputs(numbers, now))
+            found.append(metrics)
+        return state, found
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_member_is_what_it_is_alone(name):
+    case = Case(name)
+    numbers = [0, 1]
+    state, metrics = case.together(numbers)
+    for place, number in enumerate(numbers):
+        expected, losses = case.alone(number)
+        start = case.state(number)
+        for (path, a), b, c in zip(
+            jax.tree_util.tree_leaves_with_path(expected),
+            jax.tree.leaves(member_of(state, place)),
+            jax.tree.leaves(start),
+            strict=True,
+        ):
+            np.testing.assert_allclose(b, a, rtol=1e-11, atol=1e-11, err_msg=str(path))
+        for now, loss in enumerate(losses):
+            np.testing.assert_allclose(metrics[now]["loss"][place], loss, rtol=1e-12)
+            assert metrics[now]["active"][place]
+        assert not any(metrics[now]["active"][place] for now in range(len(losses), STEPS))
