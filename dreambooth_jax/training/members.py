@@ -219,12 +219,14 @@ class MemberStep:
         return self.update(state, *sums, members)
 
 
+@jax.jit
 def stack_members(trees: Sequence[Any]) -> Any:
     """States, or keys, of members that were made one by one -> one with a leading axis [S]."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def member_of(tree: Any, number: int) -> Any:
+@jax.jit
+def member_of(tree: Any, number: int | Int[Array, ""]) -> Any:
     """Of leaves [S, ...], those of one member."""
     return jax.tree.map(lambda leaf: leaf[number], tree)
 
