@@ -8,6 +8,7 @@ constants of the program, or say when a run does something, so that members who 
 
 from collections.abc import Hashable, Sequence
 
+from dreambooth_jax.adapters.registry import WITH_MEMBERS
 from dreambooth_jax.config import Config, SamplingConfig, to_dict
 from dreambooth_jax.config.concepts import has_prior
 from dreambooth_jax.config.parse import key_types
@@ -17,8 +18,6 @@ from dreambooth_jax.training.resume import flat
 
 Grouped = tuple[tuple[Member, ...], ...]
 
-WITH_MEMBERS = frozenset({"lora", "textual_inversion", "pivotal"})
-"""Kinds of adapters of which a program trains several at once; of all others each member needs weights of its own."""
 RATES = frozenset(f"optimizer.{name}" for name in ("learning_rate", "schedule", "cycles", "warmup_steps", "power"))
 """What a table of learning rates is made of."""
 DATA = RATES | {

@@ -14,6 +14,7 @@ from dreambooth_jax.adapters.low_rank import LORA
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
 from dreambooth_jax.models.beside import Beside, apply, attached
 from dreambooth_jax.models.families import CLIP_TEXT, UNET
+from dreambooth_jax.training.members import member_of
 from dreambooth_jax.weights.modules import parameter_shapes
 
 REMATS = ("nothing", "blocks", "attention")
@@ -114,6 +115,34 @@ def test_every_kind_of_layer(method):
     frozen, trainable = adapter.init(rng.root_key(0), {"net": params})
     result = assert_the_same([module], adapter, frozen, trainable, x)
     assert jnp.abs(result - module.apply({"params": params}, x)).max() > 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_of_a_member_meet_its_own(method):
+    """Two rows of each of three members: as three calls, gradients too."""
+    module, x = Layers(), draw(0, 6, 8, 10, 4)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    adapter = adapter_of(method)
+    frozen, start = adapter.init(
+        rng.root_key(0), jax.tree.map(lambda leaf: scaled_draw(leaf.size, *leaf.shape), {"net": shapes})
+    )
+    trainable = jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + i) for i in range(3)]), start)
+
+    def losses(trained, rows, apart):
+        result = apply(module, attached(*apart(frozen, trained))["net"], rows)
+        return jnp.sum(jnp.sin(result) * jnp.arange(result.shape[-1])[None, None, None]), result
+
+    together = jax.vmap(adapter.members, in_axes=(None, 0), out_axes=(None, 0))
+    grads, found = jax.jit(jax.grad(lambda *a: losses(*a, together), argnums=(0, 1), has_aux=True))(trainable, x)
+    alone = jax.jit(jax.grad(lambda *a: losses(*a, adapter.beside), argnums=(0, 1), has_aux=True))
+    for i in range(3):
+        own = slice(2 * i, 2 * i + 2)
+        expected, result = alone(member_of(trainable, i), x[own])
+        np.testing.assert_allclose(found[own], result, rtol=1e-12, atol=1e-12)
+        of_member = member_of(grads[0], i), grads[1][own]
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+        for a, b in zip(jax.tree.leaves(of_member), jax.tree.leaves(expected), strict=True):
+            assert jnp.abs(a - b).max() <= 1e-12 * largest
 
 
 def random_params(kind, config):
