@@ -169,7 +169,7 @@ class MemberStep:
         apart = by_member(rows, count)
         draws = jax.vmap(lambda own, key, step: self.objective.draw(own, root_key=key, step=step))(apart, keys, step)
         errors, weight = self.objective.row_errors(params, rows, as_rows(draws), members=count)
-        return jax.vmap(self.objective.reduced)(*by_member((errors, weight), count), apart)
+        return jax.vmap(self.objective.reduced)(by_member(errors, count), by_member(weight, count), apart)
 
     def update(self, state: TrainState, grads: Tree, metrics: Terms, members: MemberInputs) -> tuple[TrainState, Terms]:
         """(next state, metrics with norms and who moved) from each member's sums over all its rows."""
