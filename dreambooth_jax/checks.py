@@ -49,6 +49,8 @@ def problems(config: Config) -> Iterator[str]:
     """All of them, one line each."""
     for key, value, rule in broken(config):
         yield f"{key} is {value}, but must be {rule}"
+    if config.data.subjects:
+        yield f"data.subjects is {shown(config.data.subjects)}, which are runs of their own: train and sweep take it"
     if config.prior.kind != "teacher":
         for name in ("prompts", "other_subjects"):
             if value := getattr(config.prior, name):

@@ -38,6 +38,7 @@ FLOORS: list[set[str]] = [
     {"train_setup"},
     {"planning"},
     {"trainer"},
+    {"sweeps"},
     {"cli", "__init__", "__main__"},
 ]
 

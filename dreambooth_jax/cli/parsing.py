@@ -45,6 +45,7 @@ def normalise(verb: Verb, arguments: Sequence[str]) -> list[str]:
         if name in named and name != "--config":
             raise InputError(f"{value} and {name} are both given: leave one out")
     switches = {f"--{entry.name}" for entry in dataclasses.fields(verb.settings) if entry.type is bool}
+    switches |= {f"--{name}" for name, option in verb.options.items() if option.kind is bool}
     options = [f"{option}=true" if option in switches else option for option in words.options]
     return [*placed, *_joined(options, verb.repeatable)]
 
@@ -80,7 +81,7 @@ def read_call(verb: Verb, arguments: Sequence[str]) -> Call:
         parser.add_class_arguments(verb.settings)
     for name, (kind, text) in verb.options.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
-    words = normalise(verb, arguments)
+    words, taken = verb.take(normalise(verb, arguments))
     parsed = parse(parser, words, known=known_keys(verb), settings=verb.settings)
     names = [entry.name for entry in dataclasses.fields(verb.settings)]
     settings = verb.settings(**{name: parsed[name] for name in names})
@@ -89,5 +90,11 @@ def read_call(verb: Verb, arguments: Sequence[str]) -> Call:
     return Call(
         settings=settings,
         options={name: parsed[name] for name in verb.options},
-        told=frozenset(word.removeprefix("--").partition("=")[0] for word in words),
+        told=frozenset(map(_key, words)),
+        words=[word for word in words if _key(word) not in verb.options],
+        taken=taken,
     )
+
+
+def _key(word: str) -> str:
+    return word.removeprefix("--").partition("=")[0]

@@ -8,6 +8,7 @@ import signal
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
 from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
+from dreambooth_jax.cli.sweep import run_all
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.config import Config
 
@@ -15,11 +16,14 @@ log = logging.getLogger(__name__)
 
 
 def train(call: Call) -> None:
-    """Run, or resume, a training.
+    """Run, or resume, a training; of many subjects, one for each.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when all is saved: what was to come after this command must not.
     """
+    if call.settings.data.subjects:
+        run_all(call, [], within="subjects")
+        return
     begin(call.settings)
     join_processes(call.options)
     from dreambooth_jax import trainer
@@ -47,6 +51,6 @@ TRAIN = Verb(
             "Stable Diffusion 1.5, from photos in a folder",
             "train configs/sd15.yaml data.instance_images=photos data.class_noun=dog run_dir=runs/dog",
         ),
-        ("a longer run, on several devices", "train configs/sd15.yaml train.steps=1200 train.parallel=fsdp"),
+        ("many subjects, each in a folder of a folder", "train configs/sd15_lora.yaml data.subjects=dreambooth"),
     ),
 )

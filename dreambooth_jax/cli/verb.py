@@ -26,11 +26,15 @@ class Call(NamedTuple):
         settings: an instance of the verb's dataclass.
         options: the value of each of the verb's options, None where it is not given.
         told: keys that the command line gave; all others have their defaults, or what a file says.
+        words: ``--KEY=VALUE`` of the settings, files included, for who makes others like them.
+        taken: what the verb's ``take`` has taken out of the words.
     """
 
     settings: Any
     options: Mapping[str, Any]
     told: frozenset[str]
+    words: Sequence[str] = ()
+    taken: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class Verb:
         settings: dataclass whose fields can be set, as ``KEY=VALUE`` and as ``--KEY VALUE``.
         options: what can be set besides, in the same ways.
         place_words: turns words that are neither into options; raises InputError for those that have no place.
+        take: takes what is no setting by itself out of the options: (those that are left, what was taken).
         run: does it. It imports what takes long itself, so that help does not wait for it.
         repeatable: lists among ``settings`` that grow by each option that names them.
         common: keys of ``settings`` that ``--help`` shows, by heading; where there are none, it shows all.
@@ -56,6 +61,7 @@ class Verb:
     settings: type
     options: Mapping[str, Option] = field(default_factory=dict)
     place_words: Callable[[Sequence[str]], list[str]]
+    take: Callable[[list[str]], tuple[list[str], Any]] = lambda options: (options, None)
     run: Callable[[Call], None]
     repeatable: Sequence[str] = ()
     common: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -7,7 +7,8 @@ from dreambooth_jax.cli.export import EXPORT
 from dreambooth_jax.cli.plan import PLAN
 from dreambooth_jax.cli.prior import PRIOR
 from dreambooth_jax.cli.sample import SAMPLE
+from dreambooth_jax.cli.sweep import SWEEP
 from dreambooth_jax.cli.train import TRAIN
 from dreambooth_jax.cli.verb import Verb
 
-VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, PRIOR, PLAN, SAMPLE, EXPORT, CHECK)}
+VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, SWEEP, PRIOR, PLAN, SAMPLE, EXPORT, CHECK)}

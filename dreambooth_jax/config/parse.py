@@ -97,7 +97,7 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], *, known: Sequence
     for (key, equals, value), text in zip(words, arguments):
         if (key == "config" and settings is Config) or (equals and entries.take_option(key, value)):
             continue
-        _check_known(key, [*known])
+        check_known(key, [*known])
         options.append(f"--{key}={_value_of(key, value, kinds[key])}" if equals and key in kinds else text)
     for group, lists in entries.parsed(_parsed_entry).items():
         content.setdefault(group, {}).update(lists)
@@ -121,7 +121,7 @@ MAIN = ("train", "optimizer", "data", "model")
 """Groups that a name without one is most likely of, where several have it."""
 
 
-def _check_known(key: str, known: list[str]) -> None:
+def check_known(key: str, known: list[str]) -> None:
     """Raise InputError, with the nearest of the known keys, for another one."""
     if key in known:
         return
@@ -205,7 +205,7 @@ def _flat(values: dict[Any, Any], kinds: dict[str, Any], prefix: str = "") -> It
         if is_group and isinstance(value, dict):
             yield from _flat(value, kinds, f"{key}.")
             continue
-        _check_known(key, list(kinds))
+        check_known(key, list(kinds))
         yield key, split_list(value) if get_origin(kinds[key]) is tuple and isinstance(value, str) else value
 
 

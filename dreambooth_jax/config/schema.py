@@ -47,6 +47,8 @@ class DataConfig(Settings):
     """Rare word that the subject is bound to."""
     class_noun: str = ""
     """What the subject is: dog, backpack, person."""
+    subjects: str | None = setting(None, path=True, nonempty=True, resumable=True)
+    """Many subjects, a model or adapter for each: a folder of folders of photos (dog6: a dog), or a list (YAML)."""
     concepts: tuple[ConceptConfig, ...] = ()
     """Several subjects in the place of one: [{identifier: sks, class_noun: dog, instance_images: photos/dog}, ...]."""
     instance_prompt: str = "a photo of {identifier} {class_noun}"

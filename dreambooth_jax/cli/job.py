@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""``python -m dreambooth_jax.cli.job FOLDER STAGE NUMBER``: one job of a sweep, in this process.
+
+Engines start it where the work is to be done. Exit codes are those of the command line.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreambooth_jax.cli.messages import plain_messages
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.platforms import leave_out_absent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do it. Returns the exit code."""
+    plain_messages()
+    leave_out_absent()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    from dreambooth_jax.compilation_cache import keep_compiled
+    from dreambooth_jax.sweeps.jobs import read_job, run_job
+    from dreambooth_jax.sweeps.sweep import read_sweep
+
+    keep_compiled()
+    folder, (stage, number) = Path(arguments[0]), map(int, arguments[1:])
+    try:
+        ended_by = run_job(read_sweep(folder), read_job(folder, stage, number))
+    except InputError as error:
+        print(f"dreambooth-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 128 + ended_by if ended_by else 0  # as a shell has it; unlike a run, a job that is not done is no success
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

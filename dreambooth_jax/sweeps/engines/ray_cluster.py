@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""On a Ray cluster (extra ``ray``), or on this machine where there is none: each job is a task.
+
+A job is a process of its own, with the GPUs that Ray gives it and none of another job's memory. One that its machine
+takes down, or that ends in an error of ours, is tried anew and goes on from its last checkpoint. All machines must see
+the sweep's folder, the photos and the model at the same places.
+"""
+
+import importlib.util
+import logging
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.sweeps.engines.base import Ended, EngineOptions, command_of
+from dreambooth_jax.sweeps.jobs import Stages
+from dreambooth_jax.sweeps.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+WRONG_INPUT = 2
+"""Exit code; trying again would not help."""
+
+
+def on_ray(sweep: Sweep, stages: Stages, options: EngineOptions) -> Ended:
+    """Have all jobs done, and wait for them.
+
+    Raises:
+        InputError: if Ray is not installed, or class images cannot be made.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray needs the extra ray: pip install 'dreambooth_jax[ray]'")
+    import ray
+
+    began = not ray.is_initialized()
+    if began:
+        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=True, include_dashboard=False)
+    resources: dict[str, Any] = {"max_retries": options.retries, "retry_exceptions": True}
+    resources |= {"num_gpus": options.gpus} if options.gpus is not None else {}
+    resources |= {"num_cpus": options.cpus} if options.cpus is not None else {}
+    task = ray.remote(**resources)(_do)
+    here, folder = str(Path.cwd()), sweep.folder.absolute()
+    try:
+        for number, stage in enumerate(stages):
+            waiting = [task.remote(command_of(folder, number, job), here) for job in range(len(stage))]
+            for code, said in ray.get(waiting):
+                if code == WRONG_INPUT:
+                    raise InputError(said)
+    finally:
+        if began:
+            ray.shutdown()
+    return Ended(over=True)
+
+
+def _do(command: list[str], folder: str) -> tuple[int, str]:
+    """(exit code, last line of what was said) of a job, on some machine of the cluster.
+
+    Raises:
+        RuntimeError: if it failed otherwise than by wrong input, so that Ray tries it anew.
+    """
+    ended = subprocess.run(command, cwd=folder, check=False, stderr=subprocess.PIPE, text=True)
+    print(ended.stderr)
+    last = ended.stderr.strip().rpartition("\n")[2].removeprefix("dreambooth-jax: ")
+    if ended.returncode not in (0, WRONG_INPUT):
+        raise RuntimeError(f"exit code {ended.returncode}: {last}")
+    return ended.returncode, last

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The work of a sweep as independent jobs, in stages: class images, then trainings, then the overview.
+
+Each job can be done by any process that sees the folder: ``python -m dreambooth_jax.cli.job FOLDER STAGE NUMBER``.
+What is done already is not done again, so that a job may be given up and tried anew.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+from typing import Literal
+
+import jax
+
+from dreambooth_jax import distributed
+from dreambooth_jax.config.concepts import makes_class_images
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.members import Grouped, Member
+from dreambooth_jax.prepare.class_image_store import usable_pictures
+from dreambooth_jax.prepare.class_photos import make_class_images
+from dreambooth_jax.sweeps.overview import write_overview
+from dreambooth_jax.sweeps.status import is_done, say_error
+from dreambooth_jax.sweeps.sweep import JOBS, Sweep
+from dreambooth_jax.text_files import read_text, write_text
+from dreambooth_jax.trainer import train
+
+log = logging.getLogger(__name__)
+
+STAGES = "stages.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A part of the work, which depends on the stages before alone.
+
+    Attributes:
+        kind: what is done.
+        members: names of those that it is done for.
+    """
+
+    kind: Literal["class_images", "train", "overview"]
+    members: tuple[str, ...] = ()
+
+
+Stages = Sequence[Sequence[Job]]
+
+
+def stages_of(left: Grouped) -> list[list[Job]]:
+    """What is to be done: first class images, which several groups would make at once, then groups, then the overview.
+
+    Args:
+        left: members that are not done, in groups.
+    """
+    makers: dict[str, Member] = {}
+    for member in (member for group in left for member in group if makes_class_images(member.config)):
+        place, count = str(member.config.prior.class_images), member.config.prior.num_images
+        if count and (place not in makers or makers[place].config.prior.num_images < count):
+            makers[place] = member
+    found = [
+        [Job(kind="class_images", members=(member.name,)) for member in makers.values()],
+        [Job(kind="train", members=tuple(member.name for member in group)) for group in left],
+        [Job(kind="overview")],
+    ]
+    return [stage for stage in found if stage]
+
+
+def write_stages(folder: Path, stages: Stages) -> None:
+    """For jobs that other processes do."""
+    contents = [[asdict(job) for job in stage] for stage in stages]
+    write_text(folder / JOBS / STAGES, json.dumps(contents, indent=1) + "\n")
+
+
+def read_job(folder: Path, stage: int, number: int) -> Job:
+    """A job of :func:`write_stages`."""
+    found: Mapping = json.loads(read_text(folder / JOBS / STAGES))[stage][number]
+    return Job(kind=found["kind"], members=tuple(found["members"]))
+
+
+def run_job(sweep: Sweep, job: Job) -> Signals | None:
+    """Do a job. Returns the signal that ended it early, if one did.
+
+    A member that cannot go on is written down, and the others do.
+
+    Raises:
+        InputError: if class images cannot be made.
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    if job.kind == "class_images":
+        return _make_class_images(sweep.member(job.members[0]))
+    if job.kind == "overview":
+        if distributed.is_main():
+            log.info("%s", write_overview(sweep))
+        return None
+    return _train_all([sweep.member(name) for name in job.members])
+
+
+def _make_class_images(member: Member) -> Signals | None:
+    folder = make_class_images(member.config)
+    is_whole = len(usable_pictures(folder)) >= member.config.prior.num_images
+    return None if is_whole else SIGTERM
+
+
+def _train_all(members: Sequence[Member]) -> Signals | None:
+    for member in members:
+        folder = Path(member.config.run_dir)
+        try:
+            if is_done(member):
+                continue
+            log.info("%s", member.name)
+            say_error(folder, "")
+            result = train(member.config)
+        except InputError as error:
+            log.warning("%s: %s", member.name, error)
+            say_error(folder, str(error))
+            continue
+        finally:
+            jax.clear_caches()  # a process keeps each program that it has compiled; the next finds its own on disk
+        if not result.finished:
+            return result.signal or SIGINT
+    return None

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A whole sweep: what is left of it is announced, done by an engine, and shown."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+
+from dreambooth_jax import distributed
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import locked
+from dreambooth_jax.members import Grouped, Member, groups
+from dreambooth_jax.sweeps.announce import announcement
+from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions
+from dreambooth_jax.sweeps.jobs import stages_of, write_stages
+from dreambooth_jax.sweeps.overview import MARKDOWN, picture_of, write_overview
+from dreambooth_jax.sweeps.status import is_done, status_of
+from dreambooth_jax.sweeps.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What came of a call.
+
+    Attributes:
+        folder: of the sweep.
+        table: what there is to read; empty where jobs are still to be done.
+        picture: of all members; None where there is none.
+        signal: that ended the call, if one did.
+    """
+
+    folder: Path
+    table: str
+    picture: Path | None = None
+    signal: Signals | None = None
+
+
+def left_of(members: Sequence[Member]) -> Grouped:
+    """Groups of those that are not done.
+
+    Raises:
+        InputError: if one's settings have changed since it was begun.
+    """
+    return groups([member for member in members if not is_done(member)])
+
+
+def run_sweep(
+    sweep: Sweep, members: Sequence[Member], *, engine: str = "local", options: EngineOptions | None = None
+) -> SweepResult:
+    """Train all members that are not done, and show what came of all; the same call again goes on.
+
+    Args:
+        sweep: where they are, and how they are called.
+        members: all of them.
+        engine: name of who does it.
+        options: for engines.
+
+    Raises:
+        InputError: if a member could not be trained; the others are, and the overview is of them. Also if settings have
+            changed since a member was begun, or the engine is not there.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"--engine is {engine}, but there are {', '.join(ENGINES)}")
+    left = left_of(members)
+    log.info("%s", announcement(members, left, grid=sweep.grid))
+    with locked(sweep.folder):
+        sweep.write(members)
+        stages = stages_of(left)
+        if left:
+            if distributed.is_main():
+                write_stages(sweep.folder, stages)
+            done = ENGINES[engine](sweep, stages, options or EngineOptions())
+            if not done.over:
+                log.info("%s", done.message or "stopped; the same command goes on")
+                return SweepResult(folder=sweep.folder, table="", signal=done.signal)
+    if not distributed.is_main():
+        return SweepResult(folder=sweep.folder, table="")
+    table = write_overview(sweep)
+    failed = {cell.name: found.error for cell in sweep.cells if (found := status_of(sweep.run_dir(cell.name))).error}
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise InputError(
+            f"{len(failed)} of {len(members)} members failed, as {sweep.folder / MARKDOWN} says; {name}: {error}"
+        )
+    return SweepResult(folder=sweep.folder, table=table, picture=picture_of(sweep.folder))

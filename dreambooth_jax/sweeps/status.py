@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""How far a member has come, read from its folder, whoever trained it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreambooth_jax.config import to_dict
+from dreambooth_jax.config.files import read_settings
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.members import Member
+from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.text_files import write_text
+from dreambooth_jax.trainer.finish import exported_files
+from dreambooth_jax.training.checkpoint import complete_steps
+from dreambooth_jax.training.resume import changed_keys, check_not_beyond, check_same_run, flat
+
+ERROR = "error.txt"
+
+
+class Status(NamedTuple):
+    """A member's.
+
+    Attributes:
+        step: steps that have been taken.
+        finished: has it ended, with its model or adapter?
+        error: why it could not go on; empty where it could.
+    """
+
+    step: int
+    finished: bool
+    error: str
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``; torn ones are left out."""
+    found = []
+    file = folder / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            values = json.loads(line)
+            found.append({"step": int(values["step"]), **values})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def status_of(folder: Path) -> Status:
+    """How far the run of a folder has come."""
+    run = RunFolder(folder)
+    files = exported_files(run)
+    step = int(max((line["step"] for line in metrics_of(folder)), default=0))
+    error = folder / ERROR
+    return Status(
+        step=step,
+        finished=bool(files) and all(file.exists() for file in files) and not error.exists(),
+        error=error.read_text(encoding="utf-8").strip() if error.exists() else "",
+    )
+
+
+def is_done(member: Member) -> bool:
+    """Has it ended, with the settings that it has now?
+
+    Raises:
+        InputError: if another run has begun in its folder; it is said what differs.
+    """
+    folder = RunFolder(Path(member.config.run_dir))
+    if not folder.is_run():
+        return False
+    old, new = read_settings(folder.config), to_dict(member.config)
+    kept = complete_steps(folder.checkpoints)
+    status = status_of(folder.path)
+    if kept or status.finished:
+        meta: Mapping[str, Any] = {"step": max(kept, default=status.step), "config": old, "fingerprints": {}}
+        try:
+            check_same_run(meta, config=new, fingerprints={})
+            check_not_beyond(meta, steps=member.config.train.steps, kept=kept)
+        except InputError as error:
+            raise InputError(f"{member.name}: {error}") from error
+    return status.finished and status.step == member.config.train.steps and not _differ(old, new)
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Is there anything that the run itself has to look at: other photos, say, or another format?"""
+    a, b = flat(old), flat(new)
+    return bool(changed_keys(old, new)) or any(
+        a.get(key) != value for key, value in b.items() if not key.startswith("model.") and key != "run_dir"
+    )
+
+
+def say_error(folder: Path, error: str) -> None:
+    """Write down why a member could not go on; an empty text takes that back."""
+    file = folder / ERROR
+    if error:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, f"{error}\n")
+    else:
+        file.unlink(missing_ok=True)
