@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Members that are trained by one step are the same as trained alone, and do not know of each other."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -19,9 +20,11 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.models.families import SD
-from dreambooth_jax.training.members import GroupInputs, MemberInputs, MemberStep, member_of, stack_members
+from dreambooth_jax.target import Target
+from dreambooth_jax.training.members import GroupInputs, MemberInputs, MemberStep, as_rows, stack_members
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import adamw
+from dreambooth_jax.training.parallel import make_member_mapper
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.weights.modules import parameter_shapes
@@ -61,7 +64,7 @@ class Denoiser(nn.Module):
         return self.proj_out(h + jnp.tanh(attended).repeat(2, axis=1).repeat(2, axis=2))
 
 
-LAYERS = choose_layers(unet=[".*/(conv_in|downsampler|to_q|proj_out)"], text_encoder=[".*/q_proj"])
+LAYERS = choose_layers(unet=[".*/(downsampler|to_q|proj_out)"], text_encoder=[".*/q_proj"])
 NEW_WORDS = textual_inversion({"sks": WORDS}, {"text_encoder": [(1,), (2, 3)]}, norm="initial")
 CASES = {
     "lora": lora(LAYERS, ranks=Ranks(2, alpha=3.0)),
@@ -145,6 +148,7 @@ class Case:
         self.words = "tokens" in self.groups
         self.fixed = {group: self.optimizer(group, jnp.zeros(1)) for group in self.groups}
         self.take_alone = jax.jit(self.alone)
+        self.mapped = {}
 
     def optimizer(self, group, rates):
         return adamw(lambda count: rates[count], group=group, weight_decay=1e-2)
@@ -197,18 +201,31 @@ class Case:
         optimizers = {group: partial(self.optimizer, group) for group in self.groups}
         return MemberStep(optimizers=optimizers, **self.options(**changes))
 
-    def rows(self, numbers, step):
-        batches = [self.batch(number, step) for number in numbers]
+    def rows(self, numbers, step, changed=None):
+        batches = [(changed or {}).get((number, step), self.batch(number, step)) for number in numbers]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def together(self, numbers):
+    def together(self, numbers, *, devices=1, parallel="auto", changed=None, inputs=None, step=None):
         """(states, metrics of each step) of members that are trained by one step."""
-        step, state = jax.jit(self.step()), stack_members([self.state(number) for number in numbers])
-        found = []
+        target = Target.of(jax.devices()[:devices])
+        mapper = make_member_mapper(parallel, target, members=len(numbers), rows=ROWS)
+        if step is None:
+            step = self.mapped.setdefault((len(numbers), devices, parallel), mapper.map(self.step()))
+        state = mapper.place_members(stack_members([self.state(number) for number in numbers]))
+        frozen, found = mapper.place(self.frozen), []
         for now in range(STEPS):
-            state, metrics = step(state, self.frozen, self.rows(numbers, now), self.inputs(numbers, now))
-            found.append(metrics)
-        return state, found
+            rows = mapper.place_batch(self.rows([numbers[i] for i in mapper.members], now, changed))
+            state, metrics = step(state, frozen, rows, (inputs or self.inputs)(numbers, now))
+            found.append(jax.tree.map(np.asarray, metrics))
+        return jax.tree.map(np.asarray, mapper.logical(state)), found
+
+    def lowered(self, count, *, devices=1, parallel="auto"):
+        """The program of members over devices."""
+        mapper = make_member_mapper(parallel, Target.of(jax.devices()[:devices]), members=count, rows=ROWS)
+        state = jax.eval_shape(lambda: stack_members([self.state(0)] * count))
+        batch, inputs = trees.shapes(self.batch(0, 0)), trees.shapes(self.inputs([0] * count, 0))
+        shapes = mapper.member_shapes(state), mapper.shapes(trees.shapes(self.frozen)), mapper.batch_shapes(batch)
+        return mapper.map(self.step()).lower(*shapes, inputs)
 
 
 @pytest.fixture(autouse=True)
@@ -222,26 +239,117 @@ def case_of(name):
     return Case(name)
 
 
+METHODS = ("lora", "dora of outputs", "textual inversion", "pivotal")
+SPREAD = [
+    *((name, *spread) for name in METHODS for spread in ((1, 1), (5, 1), (2, 8))),
+    ("lora", 5, 8),
+    ("textual inversion", 5, 8),
+    ("lora with dropout", 2, 1),
+    ("dora of inputs", 2, 1),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("textual inversion", 2),
-        *(
-            pytest.param(name, count, marks=pytest.mark.slow)
-            for name in CASES
-            for count in ((2,) if "dropout" in name or "inputs" in name else (1, 2, 5))
-            if (name, count) != ("textual inversion", 2)
-        ),
-    ],
+    ("name", "count", "devices"),
+    [("textual inversion", 2, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in SPREAD)],
 )
-def test_a_member_is_what_it_is_alone(name, count):
+def test_a_member_is_what_it_is_alone(name, count, devices):
+    """Two members on eight devices: four for each, of which two have nothing to do, and a row on each of the others."""
     case, numbers = case_of(name), list(range(count))
-    state, metrics = case.together(numbers)
+    state, metrics = case.together(numbers, devices=devices)
     for place, number in enumerate(numbers):
         expected, losses = case.taken_alone(number)
         same = partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11)
-        jax.tree.map(same, member_of(state, place), expected)
+        jax.tree.map(same, jax.tree.map(lambda leaf: leaf[place], state), jax.tree.map(np.asarray, expected))
         for now, loss in enumerate(losses):
             np.testing.assert_allclose(metrics[now]["loss"][place], loss, rtol=1e-11)
             assert metrics[now]["active"][place]
         assert not any(metrics[now]["active"][place] for now in range(len(losses), STEPS))
+
+
+@pytest.mark.parametrize("name", ["textual inversion", pytest.param("pivotal", marks=pytest.mark.slow)])
+def test_members_do_not_know_of_each_other(name):
+    """Not a bit of one depends on who the others are, and whether their numbers are any."""
+    case = case_of(name)
+    spoilt = {**case.batch(1, 1), "mean": np.full((ROWS, 4, 4, 4), np.nan)}
+    runs = [
+        case.together([0, 1, 2]),
+        case.together([0, 6, 2]),
+        case.together([0, 1, 2], changed={(1, 1): spoilt}),
+    ]
+    for state, metrics in runs[1:]:
+        for place in (0, 2):
+            jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[place], b[place]), state, runs[0][0])  # noqa: B023
+            for now in range(STEPS):
+                assert metrics[now]["loss"][place] == runs[0][1][now]["loss"][place]
+    (state, metrics), before = (
+        runs[2],
+        case.together([0, 1, 2], inputs=lambda *of: case.inputs(*of)._replace(steps=jnp.ones(3, jnp.int32)))[0],
+    )
+    assert [bool(found["active"][1]) for found in metrics] == [True, False, False, False], "it never moves again"
+    assert [bool(np.isfinite(found["loss"][1])) for found in metrics] == [True, False, True, True]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b[1]), state, before)
+
+
+@pytest.mark.slow
+def test_micro_batches_have_rows_of_every_member():
+    case = case_of("pivotal")
+    expected, _ = case.together([0, 1, 2])
+    found, _ = case.together(
+        [0, 1, 2], step=jax.jit(lambda *of: case.step(accumulation=2)(of[0], of[1], as_rows(of[2]), of[3]))
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), found, expected)
+
+
+COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "expected"), [(5, set()), (2, {"all-reduce"})])
+def test_members_on_devices_of_their_own_send_nothing(count, expected):
+    """Where devices share a member, they add up its gradients."""
+    text = case_of("textual inversion").lowered(count, devices=8).compile().as_text()
+    assert set(COLLECTIVES.findall(text)) == expected
+
+
+@pytest.mark.slow
+def test_what_is_frozen_may_lie_in_parts(monkeypatch):
+    """It is gathered, and the rest stays as it is."""
+    monkeypatch.setattr("dreambooth_jax.training.parallel.members.SHARDING_THRESHOLD", 1)
+    case = case_of("textual inversion")
+    expected, _ = case.together([0, 1, 2, 3, 4], devices=8)
+    found, _ = case.together([0, 1, 2, 3, 4], devices=8, parallel="fsdp")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), found, expected)
+    text = case.lowered(5, devices=8, parallel="fsdp").compile().as_text()
+    assert set(COLLECTIVES.findall(text)) == {"all-gather"}
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_layers_of_the_base_are_one_product_over_all_rows():
+    """Of no kernel is there one for each member, and no convolution has groups."""
+    case, count = case_of("pivotal"), 3
+    numbers = list(range(count))
+    state = stack_members([case.state(number) for number in numbers])
+    closed = jax.make_jaxpr(case.step())(state, case.frozen, case.rows(numbers, 0), case.inputs(numbers, 0))
+    found = list(equations(closed.jaxpr))
+    made = {variable.aval.shape for equation in found for variable in equation.outvars}
+    products = {
+        (equation.invars[0].aval.shape[0], equation.invars[1].aval.shape)
+        for equation in found
+        if equation.primitive.name == "dot_general" and not equation.params["dimension_numbers"][1][0]
+    }
+    convolutions = [equation for equation in found if equation.primitive.name == "conv_general_dilated"]
+    assert {equation.params["feature_group_count"] for equation in convolutions} == {1}
+    assert {equation.params["batch_group_count"] for equation in convolutions} == {1}
+    kernels = {name: leaf.shape for name, leaf in trees.flatten(case.frozen).items() if name.endswith("/kernel")}
+    assert len(kernels) > 10
+    for name, shape in kernels.items():
+        assert (count, *shape) not in made, name
+        if len(shape) == 2:
+            assert (count * ROWS, shape) in products, name

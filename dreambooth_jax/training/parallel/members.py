@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Members over devices: a mesh (member, rows), on which no two devices need each other where each has whole members.
+
+    state, metrics   each device has its members'                    no traffic
+    rows             its members' own, or a part of them             gradients are added up over the devices of a member
+    frozen           whole on every device, or split over all and gathered before it is used
+
+Where members do not fill the mesh, the last is there several times: copies that take no steps and are left out again of
+what is logical. Devices are those of all processes, a process's own side by side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from dreambooth_jax.target import Target
+from dreambooth_jax.training.members import MemberInputs, MemberStep, as_rows, by_member
+from dreambooth_jax.training.parallel.mapper import MappedStep, with_shardings
+from dreambooth_jax.training.parallel.sharded import SHARDING_THRESHOLD, WHOLE
+from dreambooth_jax.trees import Tree
+
+_ALL = ("member", "rows")
+
+
+@dataclass(frozen=True)
+class MemberMapper:
+    """Spreads a :class:`~dreambooth_jax.training.members.MemberStep` over devices.
+
+    Attributes:
+        target: the devices.
+        mesh: of them, (member, rows).
+        count: S, the number of members.
+        splits_frozen: does each device have a part of what is frozen, instead of all?
+    """
+
+    target: Target
+    mesh: Mesh
+    count: int
+    splits_frozen: bool = False
+
+    @property
+    def devices(self) -> Sequence[jax.Device]:
+        """All of them, of all processes."""
+        return self.target.devices
+
+    @property
+    def places(self) -> int:
+        """Members that the mesh has room for: S or, with copies of the last, more."""
+        across = self.mesh.shape["member"]
+        return -(-self.count // across) * across
+
+    @property
+    def members(self) -> list[int]:
+        """Of each place that this process has a part of, the number of the member whose rows it brings."""
+        first, last = self._own
+        each, share = self.mesh.shape["rows"], self.places // self.mesh.shape["member"]
+        return [min(place, self.count - 1) for place in range(first // each * share, (last // each + 1) * share)]
+
+    def rows(self, count: int) -> slice:
+        """Those of a member's ``count`` rows that this process brings."""
+        first, last = self._own
+        each = self.mesh.shape["rows"]
+        if last - first + 1 >= each:
+            return slice(0, count)
+        return slice(first % each * count // each, (last % each + 1) * count // each)
+
+    @property
+    def _own(self) -> tuple[int, int]:
+        """The first and the last of this process's devices."""
+        own = [place for place, device in enumerate(self.devices) if device.process_index == self.target.process]
+        return own[0], own[-1]
+
+    def _sharding(self, *axes: Any) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def frozen_axis(self, leaf: Any) -> int:
+        """The dimension that a frozen leaf is split along; -1 where it stays whole."""
+        dims = [axis for axis, size in enumerate(leaf.shape) if size % self.mesh.size == 0]
+        if not self.splits_frozen or self.mesh.size == 1 or leaf.size < SHARDING_THRESHOLD or not dims:
+            return WHOLE
+        return max(dims, key=lambda axis: leaf.shape[axis])
+
+    def _frozen_spec(self, leaf: Any) -> PartitionSpec:
+        axis = self.frozen_axis(leaf)
+        return PartitionSpec() if axis == WHOLE else PartitionSpec(*[None] * axis, _ALL)
+
+    def place(self, frozen: Any) -> Any:
+        """What members share -> whole on every device, or its parts."""
+        return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(self.mesh, self._frozen_spec(leaf))), frozen)
+
+    def place_members(self, state: Any) -> Any:
+        """A state of leaves [S, ...] -> each member's on its devices."""
+        padded = _padded(state, self.places - self.count) if self.places > self.count else state
+        return jax.tree.map(lambda leaf: _put(leaf, self._sharding("member")), padded)
+
+    def place_batch(self, batch: Any) -> Any:
+        """Rows of :attr:`members`, of each those that :meth:`rows` says -> [places, b, ...] on their devices."""
+        own = by_member(batch, len(self.members))
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(self._sharding(*_ALL), np.asarray(rows)), own
+        )
+
+    def map(self, step: MemberStep) -> MappedStep:
+        """``step(state, frozen, batch, members) -> (state, metrics)``: the old state is donated, and metrics are
+        [places], those of S members and of copies. ``members`` are :class:`MemberInputs` of S."""
+
+        def run(state: Any, frozen: Any, batch: Any, members: MemberInputs) -> tuple[Any, dict[str, jax.Array]]:
+            own, whole = PartitionSpec("member"), PartitionSpec()
+            of_members = MemberInputs(keys=own, steps=own, now=whole, groups=own)  # type: ignore[arg-type]
+            mapped = jax.shard_map(
+                partial(self._local, step, jax.tree.map(self.frozen_axis, frozen)),
+                mesh=self.mesh,
+                in_specs=(own, jax.tree.map(self._frozen_spec, frozen), PartitionSpec(*_ALL), of_members),
+                out_specs=(own, own),
+                check_vma=False,
+            )
+            return mapped(state, frozen, batch, self._filled(members))
+
+        return jax.jit(run, donate_argnums=0)
+
+    def _local(
+        self, step: MemberStep, axes: Tree, state: Any, frozen: Any, batch: Any, members: MemberInputs
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """What one device does."""
+        whole = partial(_whole, axes=axes, dtype=step.dtype)
+        sums = step.gradients(state.trainable, frozen, as_rows(batch), members, state.step, whole_frozen=whole)
+        if self.mesh.shape["rows"] > 1:
+            sums = jax.lax.psum(sums, "rows")
+        return step.update(state, *sums, members)
+
+    def _filled(self, members: MemberInputs) -> MemberInputs:
+        """With copies of the last, that take no steps."""
+        missing = self.places - self.count
+        if not missing:
+            return members
+        keys, steps, groups = _filled_up((members.keys, members.steps, members.groups), missing)
+        return MemberInputs(keys=keys, steps=steps.at[self.count :].set(0), now=members.now, groups=groups)
+
+    def logical(self, placed: Any) -> Any:
+        """The inverse of :meth:`place_members`: leaves [S, ...], what a checkpoint stores."""
+        if self.places == self.count:
+            return placed
+        return _shortened(placed, self.count, self._sharding())
+
+    def restore_target(self, shapes: Any) -> Any:
+        """Logical shapes [S, ...] with the shardings that a checkpoint should be read into."""
+        sharding = self._sharding("member") if self.places == self.count else self._sharding()
+        return with_shardings(shapes, lambda _: sharding)
+
+    def shapes(self, frozen: Any) -> Any:
+        """Shapes -> those of what :meth:`place` makes of such arrays, with their shardings."""
+        return with_shardings(frozen, lambda leaf: NamedSharding(self.mesh, self._frozen_spec(leaf)))
+
+    def member_shapes(self, state: Any) -> Any:
+        """Shapes [S, ...] -> those of what :meth:`place_members` makes of such arrays."""
+        padded = jax.tree.map(lambda s: jax.ShapeDtypeStruct((self.places, *s.shape[1:]), s.dtype), state)
+        return with_shardings(padded, lambda _: self._sharding("member"))
+
+    def batch_shapes(self, batch: Any) -> Any:
+        """Shapes of one member's rows [b, ...] -> those of what :meth:`place_batch` makes of all."""
+        every = jax.tree.map(lambda s: jax.ShapeDtypeStruct((self.places, *s.shape), s.dtype), batch)
+        return with_shardings(every, lambda _: self._sharding(*_ALL))
+
+
+def make_member_mapper(
+    parallel: Literal["auto", "pmap", "fsdp"], target: Target, *, members: int, rows: int
+) -> MemberMapper:
+    """Members over all devices, so that the device with the most rows has as few as can be.
+
+    Args:
+        parallel: ``fsdp`` splits what is frozen over devices; otherwise each has it whole.
+        target: the devices.
+        members: S.
+        rows: of each member in a micro-batch. Devices share a member's where there are more of them than members.
+    """
+    count, each = len(target.devices), len(target.devices) // target.hosts
+
+    def most(shared: int) -> tuple[int, int]:
+        return -(-members // (count // shared)) * (rows // shared), shared
+
+    shares = [n for n in range(1, count + 1) if count % n == 0 and rows % n == 0 and (each % n == 0 or n % each == 0)]
+    shared = min(shares, key=most)
+    mesh = Mesh(np.asarray(target.devices).reshape(-1, shared), _ALL)
+    return MemberMapper(target, mesh, members, splits_frozen=parallel == "fsdp")
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    host = np.asarray(leaf)  # the same on all processes: each puts its own parts onto its devices
+    return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+
+def _filled_up(tree: Any, missing: int) -> Any:
+    """[S, ...] with so many more copies of the last."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * missing]), tree)
+
+
+_padded = jax.jit(_filled_up, static_argnums=1)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _shortened(tree: Any, count: int, sharding: NamedSharding) -> Any:
+    return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[:count], tree), sharding)
+
+
+def _whole(frozen: Tree, *, axes: Tree, dtype: DTypeLike | None) -> Tree:
+    """Gather what is split, in the dtype that it is used in."""
+
+    def gather(leaf: jax.Array, axis: int) -> jax.Array:
+        if axis == WHOLE:
+            return leaf
+        # vectors of norms are used in float32 whatever the networks compute in
+        narrower = dtype is not None and leaf.ndim > 1 and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize
+        return jax.lax.all_gather(leaf.astype(dtype) if narrower else leaf, _ALL, axis=axis, tiled=True)
+
+    return {network: jax.tree.map(gather, tree, axes[network]) for network, tree in frozen.items()}
