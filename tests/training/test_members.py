@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.extend.core import jaxprs_in_params
 
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import join, lora
@@ -21,7 +22,7 @@ from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.models.families import SD
 from dreambooth_jax.target import Target
-from dreambooth_jax.training.members import GroupInputs, MemberInputs, MemberStep, as_rows, stack_members
+from dreambooth_jax.training.members import GroupInputs, MemberInputs, MemberStep, stack_members
 from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.parallel import make_member_mapper
@@ -33,7 +34,7 @@ V, WORDS, ROWS, STEPS = 20, 2, 2, 4
 TEXT = CLIPTextConfig.from_json(
     {
         "vocab_size": V,
-        "hidden_size": 8,
+        "hidden_size": 10,
         "intermediate_size": 12,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
@@ -96,7 +97,7 @@ def objective(words):
 
 def random_params():
     (text,) = (module for _, module in objective(words=False).conditioner.encoders)
-    blank = np.zeros((1, 7, 8)), np.zeros((1, 4, 4, 4)), np.zeros(1, np.int32)
+    blank = np.zeros((1, 7, 10)), np.zeros((1, 4, 4, 4)), np.zeros(1, np.int32)
     shapes = {
         "unet": jax.eval_shape(Denoiser().init, rng.root_key(0), blank[1], blank[2], Condition(blank[0]))["params"],
         "text_encoder": trees.unflatten(parameter_shapes(SD.components["text_encoder"], text)),
@@ -239,6 +240,10 @@ def case_of(name):
     return Case(name)
 
 
+def one_of(state, place):
+    return jax.tree.map(lambda leaf: leaf[place], state)
+
+
 METHODS = ("lora", "dora of outputs", "textual inversion", "pivotal")
 SPREAD = [
     *((name, *spread) for name in METHODS for spread in ((1, 1), (5, 1), (2, 8))),
@@ -260,7 +265,7 @@ def test_a_member_is_what_it_is_alone(name, count, devices):
     for place, number in enumerate(numbers):
         expected, losses = case.taken_alone(number)
         same = partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11)
-        jax.tree.map(same, jax.tree.map(lambda leaf: leaf[place], state), jax.tree.map(np.asarray, expected))
+        jax.tree.map(same, one_of(state, place), jax.tree.map(np.asarray, expected))
         for now, loss in enumerate(losses):
             np.testing.assert_allclose(metrics[now]["loss"][place], loss, rtol=1e-11)
             assert metrics[now]["active"][place]
@@ -279,26 +284,51 @@ def test_members_do_not_know_of_each_other(name):
     ]
     for state, metrics in runs[1:]:
         for place in (0, 2):
-            jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[place], b[place]), state, runs[0][0])  # noqa: B023
+            jax.tree.map(np.testing.assert_array_equal, one_of(state, place), one_of(runs[0][0], place))
             for now in range(STEPS):
                 assert metrics[now]["loss"][place] == runs[0][1][now]["loss"][place]
-    (state, metrics), before = (
-        runs[2],
-        case.together([0, 1, 2], inputs=lambda *of: case.inputs(*of)._replace(steps=jnp.ones(3, jnp.int32)))[0],
-    )
+    state, metrics = runs[2]
     assert [bool(found["active"][1]) for found in metrics] == [True, False, False, False], "it never moves again"
     assert [bool(np.isfinite(found["loss"][1])) for found in metrics] == [True, False, True, True]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b[1]), state, before)
+    once = case.together([0, 1, 2], inputs=lambda *of: case.inputs(*of)._replace(steps=jnp.ones(3, jnp.int32)))[0]
+    jax.tree.map(np.testing.assert_array_equal, one_of(state, 1), one_of(once, 1))
 
 
 @pytest.mark.slow
 def test_micro_batches_have_rows_of_every_member():
     case = case_of("pivotal")
     expected, _ = case.together([0, 1, 2])
-    found, _ = case.together(
-        [0, 1, 2], step=jax.jit(lambda *of: case.step(accumulation=2)(of[0], of[1], as_rows(of[2]), of[3]))
-    )
+    mapper = make_member_mapper("auto", Target.of(jax.devices()[:1]), members=3, rows=ROWS // 2)
+    found, _ = case.together([0, 1, 2], step=mapper.map(case.step(accumulation=2)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), found, expected)
+
+
+@pytest.mark.slow
+def test_a_group_has_a_stretch_of_each_member():
+    """New words stop while the rest goes on: as in phases of a run that is alone, each with a step of its own."""
+    case, stops = case_of("pivotal"), [2, 1]
+
+    def inputs(numbers, now):
+        found = case.inputs(numbers, now)
+        tokens = found.groups["tokens"]._replace(stop=jnp.asarray(stops, jnp.int32))
+        return found._replace(groups={**found.groups, "tokens": tokens})
+
+    together, _ = case.together([0, 1], inputs=inputs)
+    rest = tuple(group for group in case.groups if group != "tokens")
+
+    def later(rates, *of):
+        optimizers = {group: case.optimizer(group, rates) for group in case.groups}
+        return TrainStep(optimizers=optimizers, **case.options(active=rest))(*of)
+
+    take_later = jax.jit(later)
+    for number in (0, 1):
+        state = case.state(number)
+        for now in range(steps_of(number)):
+            take = case.take_alone if now < stops[number] else take_later
+            of = state, case.frozen, case.batch(number, now), key_of(number)
+            state, _ = take(jnp.asarray(rates_of(number)), *of)
+        same = partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11)
+        jax.tree.map(same, one_of(together, number), jax.tree.map(np.asarray, state))
 
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b")
@@ -327,7 +357,7 @@ def test_what_is_frozen_may_lie_in_parts(monkeypatch):
 def equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from equations(inner)
 
 
