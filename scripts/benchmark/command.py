@@ -17,13 +17,14 @@ import jax
 from real_size.model import SIZES, write_model
 
 from benchmark.measure import OURS, matmul_flops_per_second, measure, on_cpu
+from benchmark.members import member_makers, members_name
 from benchmark.ours import Ours, step_name
 from benchmark.pytorch import Torch
 from benchmark.whole import Job, measure_whole, run_whole
 from dreambooth_jax.pipeline.load import source_of
 
 SAMPLERS = ("ddim", "dpmpp_2m")
-WORK = ("step", "text-step", "lora-step", *SAMPLERS, "load", "class-images", "whole")
+WORK = ("step", "text-step", "lora-step", "members", *SAMPLERS, "load", "class-images", "whole")
 PEERS = (OURS, "eager", "compile")
 TOLERANCE = {True: 1e-4, False: 3e-2}
 """Of the losses, relative: in float32 on a CPU, in bfloat16 elsewhere."""
@@ -83,6 +84,9 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
                 makers = {peer: partial(it.lora_step, batch, options.rank) for peer, it in peers.items()}
                 if OURS in peers:
                     makers |= {FULL: partial(peers[OURS].step, batch, text=False)}
+            elif work == "members":
+                name = members_name(options.members, batch)
+                makers = member_makers(peers[OURS], count=options.members, batch=batch, rank=options.rank)
             elif work == "load":
                 name, makers = "load", {peer: it.load for peer, it in peers.items()}
             else:
@@ -97,7 +101,7 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
                 ours = peers.get(OURS)
                 counted = step_name(batch, False) if peer == FULL else name
                 known = {"flops": ours.flops[counted]} if ours and counted in ours.flops else {}
-                memory = {"peak_bytes": peers[OURS if peer == FULL else peer].peak_bytes}
+                memory = {"peak_bytes": (peers.get(peer) or peers[OURS]).peak_bytes}
                 if peer == OURS:
                     memory |= {"compiled_bytes": ours.memory.get(name)} | ours.compiling.get(name, {})
                 yield {"work": name, "peer": peer} | times | known | memory | extra
@@ -158,7 +162,8 @@ def parse(description: str | None) -> argparse.Namespace:
     parser.add_argument("--peers", default="ours,eager", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--batch", default="1,4", help="instance examples per step, and pictures at once")
     parser.add_argument("--steps", type=int, default=50, help="of a sampler's run")
-    parser.add_argument("--rank", type=int, default=8, help="of lora-step")
+    parser.add_argument("--rank", type=int, default=8, help="of lora-step and members")
+    parser.add_argument("--members", type=int, default=8, help="of members")
     parser.add_argument("--train-steps", type=int, default=800, help="of whole")
     parser.add_argument("--class-images", type=int, default=200, help="of whole")
     parser.add_argument("--repeats", type=int, default=5)
@@ -171,6 +176,8 @@ def parse(description: str | None) -> argparse.Namespace:
         if unknown := set(chosen) - set(known):
             parser.error(f"--{name}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         setattr(options, name, chosen)
+    if "members" in options.work and OURS not in options.peers:
+        parser.error("--work members is ours alone: add --peers ours")
     if options.size == EMBEDDED and options.peers != [OURS]:
         parser.error("--size embedded predicts velocity, which the peers' loss does not: add --peers ours")
     return options
