@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 from dreambooth_jax import trees
 from dreambooth_jax.config import Config, load_config
 from dreambooth_jax.training import loop
-from dreambooth_jax.training.checkpoint import read_weights
+from dreambooth_jax.training.checkpoint import complete_steps, read_weights
 
 MODEL = Path(__file__).parent / "fixtures" / "legacy_flax_sd15"
 
@@ -72,6 +73,19 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def cut_short(whole: Path, step: int, to: Path) -> Path:
+    """A copy of a run as it lies there when it was killed after it had saved that step and before it saved another.
+
+    It costs no run of its own; what a signal is answered with does not depend on what is trained (:func:`killed_at`).
+    """
+    shutil.copytree(whole, to, ignore=shutil.ignore_patterns("model", "*.safetensors", "exported.json"))
+    saved = complete_steps(to / "checkpoints")
+    assert step in saved
+    for later in (number for number in saved if number > step):
+        shutil.rmtree(to / "checkpoints" / str(later))
+    return to
 
 
 def killed_at(step: int, process: int = 0, sent: signal.Signals = signal.SIGTERM):

@@ -3,7 +3,6 @@
 """Runs of several subjects, as the shipped settings have them."""
 
 import json
-import shutil
 
 import pytest
 from PIL import Image
@@ -13,9 +12,9 @@ from dreambooth_jax.config import load_config
 from dreambooth_jax.prepare.class_photos import class_folders, common_folder
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trainer.grids import grids_of
-from tests.runs import assert_same, draw_photos, killed_at, tiny_config, weights
+from tests.runs import assert_same, cut_short, draw_photos, tiny_config, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def two_subjects(root, *overrides):
     places = [f"data.concepts.{i}.instance_images={root / name}" for i, name in enumerate(("dog", "cat"))]
     tiny = tiny_config(root)
     sizes = [f"model.path={tiny.model.path}", "data.resolution=16", "prior.num_images=2", "prior.steps=2"]
-    sizes += ["prior.batch_size=1", "train.batch_size=4", "train.steps=4", "train.log_every=1", "checkpoint.every=2"]
+    sizes += ["prior.batch_size=1", "train.batch_size=4", "train.steps=4", "train.log_every=1", "checkpoint.every=1"]
     sizes += ["checkpoint.keep_last=9", "samples.every=4", "samples.steps=2", "samples.num_images=1"]
     return load_config("two_subjects", [f"run_dir={root / 'run'}", *sizes, *places, *overrides])
 
@@ -64,14 +63,10 @@ def test_grids_have_rows_of_each_and_share_those_that_say_the_same(root, run):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_bit_identical(root, run, monkeypatch):
-    shutil.copytree(run / "class_images", root / "killed" / "class_images")
-    config = two_subjects(root, f"run_dir={root / 'killed'}", "samples.every=0")
-    with monkeypatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(1))
-        assert dbx.train(config).step == 1
-    dbx.train(config)
-    assert_same(weights(run, 4), weights(root / "killed", 4))
+def test_killed_and_resumed_is_bit_identical(root, run):
+    halves = cut_short(run, 1, root / "killed")
+    dbx.train(two_subjects(root, f"run_dir={halves}", "samples.every=0"))
+    assert_same(weights(run, 4), weights(halves, 4))
 
 
 def test_one_class_has_one_folder(root):

@@ -9,14 +9,13 @@ import dreambooth_jax as dbx
 from dreambooth_jax import trees
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.runs import open_model
-from dreambooth_jax.trainer import training
-from tests.runs import assert_same, killed_at, tiny_config, weights
+from tests.runs import assert_same, cut_short, tiny_config, weights
 
 SETTINGS = (
     "train.steps=4",
     "checkpoint.every=2",
     "prior.weight=0",
-    "train.batch_size=8",
+    "train.batch_size=2",
     "optimizer.rules=unet/conv_in/.* rate=0.5",
 )
 
@@ -26,7 +25,8 @@ def unet_of(params):
 
 
 @pytest.mark.slow
-def test_a_schedule_free_run_draws_with_its_average_and_is_resumed_bit_for_bit(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("one_device")
+def test_a_schedule_free_run_draws_with_its_average_and_is_resumed_bit_for_bit(tmp_path):
     settings = (*SETTINGS, "optimizer.kind=schedule_free_adamw")
     whole = dbx.train(tiny_config(tmp_path, *settings, f"run_dir={tmp_path / 'whole'}")).folder
     average, points = weights(whole, 4, ema=True), weights(whole, 4)
@@ -34,10 +34,8 @@ def test_a_schedule_free_run_draws_with_its_average_and_is_resumed_bit_for_bit(t
     assert_same(unet_of(open_model(str(whole)).params), average)
     assert_same(unet_of(open_model(str(whole), ema=False).params), points)
     assert_same(unet_of(dbx.load_pretrained(whole / "model").params), average)
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "run_phases", killed_at(2))
-        assert not dbx.train(tiny_config(tmp_path, *settings, f"run_dir={tmp_path / 'two'}")).finished
-    halves = dbx.train(tiny_config(tmp_path, *settings, f"run_dir={tmp_path / 'two'}")).folder
+    halves = cut_short(whole, 2, tmp_path / "two")
+    dbx.train(tiny_config(tmp_path, *settings, f"run_dir={halves}"))
     assert_same(weights(halves, 4, ema=True), average)
     assert_same(weights(halves, 4), points)
 

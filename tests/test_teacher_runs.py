@@ -11,15 +11,15 @@ import dreambooth_jax as dbx
 from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prepare.lessons import lesson_prompts
-from dreambooth_jax.trainer import training
-from tests.runs import assert_same, killed_at, tiny_config, weights
+from tests.runs import assert_same, cut_short, tiny_config, weights
 
 TEACHER = ("prior.kind=teacher", "prior.weight=0.5", "prior.prompts=a photo of a cat; a photo of {identifier} plush")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_no_class_image_is_made_and_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, adapter):
+def test_no_class_image_is_made_and_a_killed_run_goes_on_bit_for_bit(tmp_path, adapter):
     """The text encoder is trained for a while: its teacher's texts stay those of before."""
     settings = (*TEACHER, "train.steps=4", "checkpoint.every=2", "text_encoder.stop=3", f"adapter.kind={adapter}")
     whole = dbx.train(tiny_config(tmp_path, *settings, f"run_dir={tmp_path / 'whole'}")).folder
@@ -27,10 +27,8 @@ def test_no_class_image_is_made_and_a_killed_run_goes_on_bit_for_bit(tmp_path, m
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert all(line["prior_loss"] > 0 for line in lines[1:])
     assert all(np.isclose(line["loss"], line["instance_loss"] + line["prior_loss"], rtol=1e-5) for line in lines)
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "run_phases", killed_at(2))
-        dbx.train(tiny_config(tmp_path, *settings, f"run_dir={tmp_path / 'two'}"))
-    halves = dbx.train(tiny_config(tmp_path, *settings, f"run_dir={tmp_path / 'two'}")).folder
+    halves = cut_short(whole, 2, tmp_path / "two")
+    dbx.train(tiny_config(tmp_path, *settings, f"run_dir={halves}"))
     assert_same(weights(halves, 4), weights(whole, 4))
 
 
