@@ -114,15 +114,14 @@ class MemberMapper:
 
         def run(state: Any, frozen: Any, batch: Any, members: MemberInputs) -> tuple[Any, dict[str, jax.Array]]:
             own, whole = PartitionSpec("member"), PartitionSpec()
-            of_members = MemberInputs(keys=own, steps=own, now=whole, groups=own)  # type: ignore[arg-type]
             mapped = jax.shard_map(
                 partial(self._local, step, jax.tree.map(self.frozen_axis, frozen)),
                 mesh=self.mesh,
-                in_specs=(own, jax.tree.map(self._frozen_spec, frozen), PartitionSpec(*_ALL), of_members),
+                in_specs=(own, jax.tree.map(self._frozen_spec, frozen), PartitionSpec(*_ALL), whole),
                 out_specs=(own, own),
                 check_vma=False,
             )
-            return mapped(state, frozen, batch, self._filled(members))
+            return mapped(state, frozen, batch, members)
 
         return jax.jit(run, donate_argnums=0)
 
@@ -130,19 +129,23 @@ class MemberMapper:
         self, step: MemberStep, axes: Tree, state: Any, frozen: Any, batch: Any, members: MemberInputs
     ) -> tuple[Any, dict[str, jax.Array]]:
         """What one device does."""
+        members = self._of_device(members)
         whole = partial(_whole, axes=axes, dtype=step.dtype)
         sums = step.gradients(state.trainable, frozen, as_rows(batch), members, state.step, whole_frozen=whole)
         if self.mesh.shape["rows"] > 1:
             sums = jax.lax.psum(sums, "rows")
         return step.update(state, *sums, members)
 
-    def _filled(self, members: MemberInputs) -> MemberInputs:
-        """With copies of the last, that take no steps."""
-        missing = self.places - self.count
-        if not missing:
-            return members
-        keys, steps, groups = _filled_up((members.keys, members.steps, members.groups), missing)
-        return MemberInputs(keys=keys, steps=steps.at[self.count :].set(0), now=members.now, groups=groups)
+    def _of_device(self, members: MemberInputs) -> MemberInputs:
+        """What its own members are given, of all; copies of the last take no steps."""
+        missing, share = self.places - self.count, self.places // self.mesh.shape["member"]
+        first = jax.lax.axis_index("member") * share
+        steps = jnp.pad(members.steps, (0, missing))
+        keys, groups = _filled_up((members.keys, members.groups), missing)
+        keys, steps, groups = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, share), (keys, steps, groups)
+        )
+        return MemberInputs(keys=keys, steps=steps, now=members.now, groups=groups)
 
     def logical(self, placed: Any) -> Any:
         """The inverse of :meth:`place_members`: leaves [S, ...], what a checkpoint stores."""
@@ -201,7 +204,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 def _filled_up(tree: Any, missing: int) -> Any:
     """[S, ...] with so many more copies of the last."""
-    return jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * missing]), tree)
+    return jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * missing]) if missing else x, tree)
 
 
 _padded = jax.jit(_filled_up, static_argnums=1)
