@@ -30,12 +30,12 @@ from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.weights.modules import parameter_shapes
 
-V, WORDS, ROWS, STEPS = 20, 2, 2, 4
+V, WORDS, ROWS, STEPS = 24, 2, 2, 4
 TEXT = CLIPTextConfig.from_json(
     {
         "vocab_size": V,
         "hidden_size": 10,
-        "intermediate_size": 12,
+        "intermediate_size": 16,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "max_position_embeddings": 7,
