@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng, trees
-from dreambooth_jax.adapters import composed, full, join, lora, part_for, passed_on
+from dreambooth_jax.adapters import composed, full, join, lora, part_for, passed_on, registry
 from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
@@ -85,6 +85,8 @@ ADAPTERS = {
 }
 
 
+WORDS = {"pivotal": "lora", "custom_diffusion_words": "custom_diffusion"}
+"""Kinds that learn words besides."""
 VECTORS = {"text_encoder/token_embedding/added": np.full((2, 8), 3.0, np.float32)}
 NEW = {"new words": VECTORS, "new words and LoRA": VECTORS}
 """What adapters have a model have besides, as it is at first."""
@@ -149,15 +151,21 @@ def test_no_gradient_reaches_a_network_that_a_group_does_not_change(case):
             assert reached == (name in adapter.networks(group)), (name, group)
 
 
-def test_what_stands_beside_a_layer_is_what_is_composed_into_it(case):
-    """diag(inputs) (W + down up) diag(outputs); all else is composed."""
+@pytest.mark.parametrize("way", ["beside", "members"])
+def test_what_stands_beside_a_layer_is_what_is_composed_into_it(case, way):
+    """diag(inputs) (W + down up) diag(outputs); all else is composed. Members share all that is not in the deltas."""
     adapter, _, frozen, _, moved = case
-    if adapter.beside is None:
+    if getattr(adapter, way) is None:
         pytest.skip("it is all composed")
-    params, deltas = adapter.beside(frozen, moved)
+    params, deltas = getattr(adapter, way)(frozen, moved)
+    if way == "members":
+        assert {id(leaf) for leaf in jax.tree.leaves(params)} <= {id(leaf) for leaf in jax.tree.leaves(frozen)}
     found, expected = trees.flatten(params), trees.flatten(adapter.compose(frozen, moved))
     for network, layers in deltas.items():
         for path, one in layers.items():
+            if one.added is not None:
+                found[f"{network}/{path}/added"] = one.added
+                continue
             kernel = found[f"{network}/{path}/kernel"]
             np.testing.assert_array_equal(kernel, trees.flatten(PARAMS)[f"{network}/{path}/kernel"])
             if one.down is not None:
@@ -169,6 +177,16 @@ def test_what_stands_beside_a_layer_is_what_is_composed_into_it(case):
     assert found.keys() == expected.keys()
     for name, leaf in expected.items():
         np.testing.assert_allclose(found[name], leaf, rtol=2e-5, atol=1e-5, err_msg=name)
+
+
+def test_it_is_known_by_its_kind_whether_an_adapter_has_members():
+    """New words have, as have those that stand beside layers; together they have if both do."""
+    kinds = {name: build(AdapterConfig(), LAYERS) for name, build in KINDS.items()}
+    words = {name: join(kinds[kind]._replace(groups=()), NEW_WORDS) for name, kind in WORDS.items()}
+    others = {"rank_relaxed": ADAPTERS["rank relaxed"][0], "textual_inversion": NEW_WORDS, "full": full("unet/.*")}
+    every = kinds | words | others
+    assert every.keys() == registry.ADAPTERS.keys()
+    assert {name for name, adapter in every.items() if adapter.members} == set(registry.WITH_MEMBERS)
 
 
 def test_compiled_it_is_the_same_and_what_is_passed_on_is_no_copy(case):
