@@ -6,7 +6,10 @@ Engines start it where the work is to be done. Exit codes are those of the comma
 """
 
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +17,26 @@ from dreambooth_jax.cli.messages import plain_messages
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.platforms import leave_out_absent
 
+WATCHED = 1.0
+"""Seconds between two looks at who started this process."""
+
+
+def end_with_parent() -> None:
+    """Save and end, as after SIGTERM, when the process is gone that started this one: a job that nobody waits for any
+    more would keep others out of its folders."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCHED)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
 
 def main(arguments: Sequence[str]) -> int:
     """Do it. Returns the exit code."""
+    end_with_parent()
     plain_messages()
     leave_out_absent()
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")

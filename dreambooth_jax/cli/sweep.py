@@ -74,14 +74,15 @@ def run_all(call: Call, axes: "Sequence[Axis]", *, within: str) -> None:
         from dreambooth_jax.sweeps.announce import announcement
         from dreambooth_jax.sweeps.run import left_of
 
-        print(announcement(members, left_of(members), grid=made.grid))
+        print(announcement(members, left_of(members, at_once=options["at_once"]), grid=made.grid))
         return
     join_processes({name: options[name] for name in PROCESSES})
     from dreambooth_jax.sweeps.engines import EngineOptions
     from dreambooth_jax.sweeps.run import run_sweep
 
     given = {name: options[name] for name in ("gpus", "cpus", "retries", "submit") if options.get(name) is not None}
-    result = run_sweep(made, members, engine=options.get("engine") or "local", options=EngineOptions(**given))
+    engine, at_once = options.get("engine") or "local", options.get("at_once")
+    result = run_sweep(made, members, engine=engine, options=EngineOptions(**given), at_once=at_once)
     _show(result)
 
 
@@ -116,6 +117,9 @@ def _show(result: "SweepResult") -> None:
 
 SWEEP_OPTIONS = {
     "engine": Option(str, "Who trains: local (here), ray (a Ray cluster; extra ray) or slurm (array jobs by sbatch)."),
+    "at_once": Option(
+        int, "Most members that one program trains; by default all that share it. Fewer need less memory."
+    ),
     "gpus": Option(float, "Of ray and slurm: GPUs of each job."),
     "cpus": Option(int, "Of ray and slurm: CPU cores of each job."),
     "retries": Option(int, "Of ray: how often a job is tried anew that its machine took down; 3 by default."),

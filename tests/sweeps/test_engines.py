@@ -113,6 +113,21 @@ def test_engines_that_are_not_here_say_what_they_need(recorded, monkeypatch):
         ENGINES["ray"](sweep, stages, EngineOptions())
 
 
+def test_a_job_ends_when_nobody_waits_for_it_any_more(tmp_path):
+    ended = tmp_path / "ended"
+    child = (
+        "import pathlib, signal, sys, time\nfrom dreambooth_jax.cli import job\njob.WATCHED = 0.05\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(ended)!r}).touch(), sys.exit(0)))\n"
+        "job.end_with_parent()\nprint('ready', flush=True)\ntime.sleep(300)"
+    )
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        process.stdout.read()  # until the child has ended, too
+    assert ended.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray_does_all_jobs_and_tries_again_what_was_taken_down(recorded, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from dreambooth_jax.sweeps.announce import announcement
 from dreambooth_jax.sweeps.grid import grid_of
 from dreambooth_jax.sweeps.jobs import stages_of
 from dreambooth_jax.sweeps.overview import write_overview
+from dreambooth_jax.sweeps.run import left_of
 from dreambooth_jax.sweeps.scores import SCORES, scores_of
 from dreambooth_jax.sweeps.status import is_done, say_error, status_of
 from dreambooth_jax.sweeps.sweep import read_sweep
@@ -129,6 +130,17 @@ def test_the_announcement_says_what_shares_a_program_and_what_does_not(tmp_path)
     assert "one by one, since each has a copy of the weights of its own (adapter.kind=full)" in announcement(
         members, groups(members)
     )
+
+
+def test_groups_have_so_many_members_at_most_whoever_is_done(six):
+    _, members = six
+    for member in (members[0], members[4]):
+        shutil.rmtree(member.config.run_dir)
+    names = [member.name for member in members]
+    assert [[one.name for one in group] for group in left_of(members)] == [[names[0], names[4]]]
+    assert [[one.name for one in group] for group in left_of(members, at_once=4)] == [[names[0]], [names[4]]]
+    with pytest.raises(InputError, match="--at_once is 0"):
+        left_of(members, at_once=0)
 
 
 def test_settings_of_sampling_are_drawn_not_trained(tmp_path):
