@@ -50,8 +50,9 @@ def groups(members: Sequence[Member]) -> Grouped:
 
 
 def shares_a_program(config: Config) -> bool:
-    """Is there a program that trains several members like this one at once?"""
-    return config.adapter.kind in WITH_MEMBERS
+    """Is there a program that trains several members like this one at once? Not where pictures have several sizes: each
+    member's steps would have their own."""
+    return config.adapter.kind in WITH_MEMBERS and config.data.buckets == 1
 
 
 def program_of(config: Config) -> Hashable:

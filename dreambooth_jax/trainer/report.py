@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreambooth_jax.data.batches import shares_of
+from dreambooth_jax.data.batches import Batches, shares_of
 from dreambooth_jax.prepare.prepared import PreparedConcept
 from dreambooth_jax.train_setup import TrainSetup
 from dreambooth_jax.training.checkpoint import complete_steps
@@ -39,10 +39,26 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
         mapper.devices[0].device_kind,
         type(mapper).__name__.lower() if len(mapper.devices) > 1 else "alone",
     )
+    report_pictures(batches, concepts, first_step=first_step, last_step=last)
+
+
+def report_pictures(
+    batches: Batches, concepts: Sequence[PreparedConcept], *, first_step: int, last_step: int, of: str = ""
+) -> None:
+    """What a run's steps learn from.
+
+    Args:
+        batches: of the run.
+        concepts: pictures of subjects and classes.
+        first_step: steps that have been taken before.
+        last_step: of the run.
+        of: whose run it is, where there are several.
+    """
     counts = [one.n_photos for one in concepts]
     for one, count_, share in zip(concepts, counts, shares_of(counts, [one.concept.repeats for one in concepts])):
         log.info(
-            "%s%d instance images and %s (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
+            "%s%s%d instance images and %s (λ = %g); %d examples a step; steps %d to %d show each photo %.0f times",
+            f"{of}: " if of else "",
             f"{one.concept.name}: " if one.concept.name else "",
             count_,
             f"a teacher of {len(one.lessons.captions.templates)} prompts"
@@ -51,8 +67,8 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
             one.concept.weight,
             batches.examples,
             first_step,
-            last,
-            (last - first_step) * batches.rows * float(share) / count_,
+            last_step,
+            (last_step - first_step) * batches.rows * float(share) / count_,
         )
 
 

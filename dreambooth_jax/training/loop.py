@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 
-from dreambooth_jax.training.parallel import MappedStep, Mapper
+from dreambooth_jax.training.parallel import MappedStep
 from dreambooth_jax.training.state import TrainState
 
 Hook = Callable[[int, TrainState], None]
@@ -26,6 +26,15 @@ class Data(Protocol):
     """Batches as a function of the step, such as a :class:`~dreambooth_jax.data.mixture.Mixture`."""
 
     def batch_at(self, step: int, rows: Callable[[int], slice] = ..., /) -> Any: ...
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """Brings rows onto devices, such as a :class:`~dreambooth_jax.training.parallel.Mapper`."""
+
+    def rows(self, count: int, /) -> slice: ...
+
+    def place_batch(self, batch: Any, /) -> Any: ...
 
 
 @runtime_checkable
@@ -60,7 +69,7 @@ class PhaseInputs:
     data: Data
     learning_rates: Callable[[int], Any]
 
-    def batch_at(self, step: int, mapper: Mapper) -> Any:
+    def batch_at(self, step: int, mapper: Placing) -> Any:
         """This process's rows of a step's batch, or of each of its parts, on their way to its devices."""
         return mapper.place_batch(self.data.batch_at(step, mapper.rows))
 
@@ -91,8 +100,8 @@ def run_phases(
     first_step: int,
     phases: Sequence[Phase],
     inputs_for: Callable[[Phase, TrainState], PhaseInputs],
-    mapper: Mapper,
-    root_key: Key[Array, ""],
+    mapper: Placing,
+    root_key: Key[Array, "..."],
     recorder: Record,
     hooks: Sequence[Hook],
     should_stop: Callable[[int], bool],
@@ -105,7 +114,7 @@ def run_phases(
         phases: in order.
         inputs_for: makes what a phase needs, from the state at its beginning.
         mapper: places batches.
-        root_key: everything random descends from it.
+        root_key: everything random descends from it; of several runs that are taken together, one each.
         recorder: takes the metrics.
         hooks: called as ``hook(steps taken, state)`` after each step.
         should_stop: asked after each step, with the number of steps taken.

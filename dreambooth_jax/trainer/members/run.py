@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""One call that trains a group of members: the model is read once, and each step is taken by all of them.
+
+    members -> photos of each -> one model -> class images of each class -> one step for all -> a folder of each
+
+Like a run alone it never turns back, and whatever is done is not done again when the same call is made again.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+from dreambooth_jax import distributed
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.deterministic import make_deterministic
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import locked
+from dreambooth_jax.members import Member
+from dreambooth_jax.prepare.begun import BegunRun, begun_run
+from dreambooth_jax.prepare.prepared import read_own_pictures
+from dreambooth_jax.runs import RunFolder
+from dreambooth_jax.target import Target
+from dreambooth_jax.trainer.finish import is_finished
+from dreambooth_jax.trainer.members.begun import Begun, begun_groups
+from dreambooth_jax.trainer.members.group import Group, group_of, report_group
+from dreambooth_jax.trainer.members.hooks import looking, saving
+from dreambooth_jax.trainer.members.one import finish
+from dreambooth_jax.trainer.members.outcome import Outcome
+from dreambooth_jax.trainer.members.preparing import prepare_members
+from dreambooth_jax.trainer.recording import recording
+from dreambooth_jax.trainer.result import result_of
+from dreambooth_jax.training.checkpoint import Checkpoints
+from dreambooth_jax.training.interrupt import Interrupt, StopSign
+from dreambooth_jax.training.loop import run_phases
+from dreambooth_jax.training.member_metrics import MemberRecorder, Stop
+from dreambooth_jax.training.metrics import NonFinite, Recorder
+from dreambooth_jax.training.parallel import make_mapper
+from dreambooth_jax.training.resume import check_same_run
+from dreambooth_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+MemberListener = Callable[[str, int, dict[str, float]], None]
+"""``listener(name of the member, step, values)``, for each line of a member's metrics."""
+
+
+def run_group(
+    group: Sequence[Member],
+    folder: Path,
+    *,
+    listeners: Sequence[MemberListener] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Outcome, ...]:
+    """Train members in one program; the same call again goes on where it stopped.
+
+    Args:
+        group: members who share a program (``dreambooth_jax.members.groups``), each with a ``run_dir`` of its own,
+            which in the end is a run folder like that of :func:`~dreambooth_jax.train`.
+        folder: where the state of all of them is kept until they have ended. Several groups may share it.
+        listeners: called with each line of a member's ``metrics.jsonl``, on process 0.
+        should_stop: asked between steps, and between class images; once it is true, the step at hand is saved and ends
+            the call, as after a signal.
+
+    Returns:
+        What came of each, in the order of ``group``.
+
+    Raises:
+        InputError: for anything wrong with settings or class images, if another process trains one of them, or if they
+            share no program. Of photos that cannot be read, and losses that are not finite, the member's outcome tells.
+    """
+    names = [member.name for member in group]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two members are called {twice[0]}: give each a name of its own")
+    for member in group:
+        check_config(member.config)
+    if any(member.config.train.deterministic for member in group):
+        make_deterministic()
+    found: dict[str, Outcome] = {}
+    with ExitStack() as stack:
+        for member in group:
+            stack.enter_context(locked(Path(member.config.run_dir)))
+        interrupt = stack.enter_context(Interrupt(should_stop))
+        left = [member for member in group if not _is_finished(member)]
+        found |= {
+            member.name: _outcome(member.config, member.name, interrupt) for member in group if member not in left
+        }
+        for begun in begun_groups(left, folder):
+            if interrupt.requested_anywhere():
+                found |= {one.name: _outcome(one.config, one.name, interrupt) for one in begun.members}
+                continue
+            with locked(begun.folder.path, key="folder of groups"):
+                found |= _run(begun, interrupt, listeners)
+                distributed.barrier("the group is over")  # process 0 still wrote
+    return tuple(found[name] for name in names)
+
+
+def _unreadable(config: Config) -> str:
+    """What is wrong with a member's photos; empty if nothing is. The others need not wait for it."""
+    try:
+        read_own_pictures(config, BegunRun(meta=None))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _is_finished(member: Member) -> bool:
+    """Has a member ended, with the settings that it has now? Raises InputError if they are of another run."""
+    folder, config = RunFolder(Path(member.config.run_dir)), member.config
+    begun = begun_run(folder, steps=config.train.steps)
+    if begun.meta is None or not is_finished(config, folder, step=begun.first_step):
+        return False
+    check_same_run(begun.meta, config=to_dict(config), fingerprints={})
+    return True
+
+
+def _outcome(config: Config, name: str, interrupt: Interrupt, *, step: int | None = None, stopped: str = "") -> Outcome:
+    """What there is of a member.
+
+    Args:
+        config: of the member.
+        name: of the member.
+        interrupt: of the call.
+        step: steps that it has taken and that are saved; by default those of its own checkpoints.
+        stopped: why it was stopped.
+    """
+    folder = RunFolder(Path(config.run_dir))
+    taken = begun_run(folder, steps=config.train.steps).first_step if step is None else step
+    finished = not stopped and taken == config.train.steps and is_finished(config, folder, step=taken)
+    signal = None if finished or stopped else interrupt.signal
+    return Outcome(
+        name=name, result=result_of(folder, step=taken, finished=finished, stopped_by=signal), stopped=stopped
+    )
+
+
+def _run(begun: Begun, interrupt: Interrupt, listeners: Sequence[MemberListener]) -> dict[str, Outcome]:
+    """Take the steps of members that go on together."""
+    settings = begun.members[0].config
+    configs = {member.name: member.config for member in begun.members}
+    mapper = make_mapper(settings.train.parallel, Target.here(), fsdp_devices=settings.train.fsdp_devices)
+    prepared = prepare_members(begun, interrupt, mapper)
+    if prepared is None:
+        log.info("stopped while class images were made; run the same command to go on")
+        taken = {name: run.first_step for name, run in begun.runs.items()}
+        return {name: _outcome(one, name, interrupt, step=taken[name]) for name, one in configs.items()}
+    group = group_of(begun, prepared, mapper)
+    del prepared  # the last one to hold the pretrained weights of what is trained
+    keep = settings.checkpoint
+    with closing(
+        Checkpoints(begun.folder.checkpoints, keep_last=keep.keep_last, keep_every=keep.keep_every)
+    ) as checkpoints:
+        state = group.first_state(checkpoints)
+        report_group(group)
+        state, step, stopped = _train(configs, group, state, checkpoints, interrupt, listeners)
+        checkpoints.wait()
+    for one in group.members:
+        if one.number not in stopped and one.last_step <= step:
+            try:
+                finish(configs[one.name], one, state)
+            except NonFinite as error:
+                stopped[one.number] = Stop(one.last_step, str(error))
+                log.warning("%s is stopped: %s", one.name, error)
+    whys = {one.name: stopped[one.number] for one in group.members if one.number in stopped}
+    over = all(one.name in whys or one.last_step <= step for one in group.members)
+    if over and distributed.is_main():
+        shutil.rmtree(begun.folder.path, ignore_errors=True)
+    if not over:
+        log.info("stopped after step %d, which is saved; run the same command to go on", step)
+    return {
+        one.name: _outcome(
+            configs[one.name],
+            one.name,
+            interrupt,
+            step=whys[one.name].step if one.name in whys else min(step, one.last_step),
+            stopped=whys[one.name].why if one.name in whys else "",
+        )
+        for one in group.members
+    }
+
+
+def _train(
+    configs: Mapping[str, Config],
+    group: Group,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    interrupt: Interrupt,
+    listeners: Sequence[MemberListener],
+) -> tuple[TrainState, int, dict[int, Stop]]:
+    """Take the steps that are left, with all that happens after them. Returns who was stopped, too."""
+    begun, settings = group.begun, next(iter(configs.values()))
+    with ExitStack() as stack:
+        recorders: list[Recorder | None] = [None] * len(group.names)
+        for one in group.members:
+            told = [partial(listener, one.name) for listener in listeners]
+            recorders[one.number] = stack.enter_context(
+                recording(configs[one.name], one.folder, one.training, [one.validation.observe, *told], show_bar=False)
+            )
+        recorder = MemberRecorder(
+            group.names,
+            recorders,
+            steps=group.setup.inputs.steps.tolist(),
+            first_step=begun.first_step,
+            stopped={begun.places.index(name): stop for name, stop in begun.stopped.items()},
+        )
+        stack.callback(recorder.close)
+        stop_sign = StopSign(interrupt.requested)
+
+        def should_stop(step: int) -> bool:
+            return stop_sign(step) or not recorder.running(step + 1)
+
+        validate, draw = looking(group.members, recorder)
+        save = saving(
+            checkpoints,
+            group.mapper,
+            recorder,
+            every=settings.checkpoint.every,
+            last=group.last_step,
+            should_stop=should_stop,
+            meta=partial(group.meta, recorder=recorder),
+        )
+        for hook in (validate, draw):
+            hook(begun.first_step, state)
+        state, step = run_phases(
+            state,
+            first_step=begun.first_step,
+            phases=group.setup.phases,
+            inputs_for=group.inputs_for,
+            mapper=group.mapper,
+            root_key=group.setup.inputs.keys,
+            recorder=recorder,
+            hooks=[validate, save, draw],
+            should_stop=should_stop,
+        )
+        recorder.flush()
+        return state, step, recorder.stopped
