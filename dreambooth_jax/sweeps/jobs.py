@@ -19,7 +19,7 @@ import jax
 from dreambooth_jax import distributed
 from dreambooth_jax.config.concepts import makes_class_images
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.members import Grouped, Member
+from dreambooth_jax.members import Grouped, Member, shares_a_program
 from dreambooth_jax.prepare.class_image_store import usable_pictures
 from dreambooth_jax.prepare.class_photos import make_class_images
 from dreambooth_jax.sweeps.overview import write_overview
@@ -27,10 +27,13 @@ from dreambooth_jax.sweeps.status import is_done, say_error
 from dreambooth_jax.sweeps.sweep import JOBS, Sweep
 from dreambooth_jax.text_files import read_text, write_text
 from dreambooth_jax.trainer import train
+from dreambooth_jax.trainer.members import run_group
 
 log = logging.getLogger(__name__)
 
 STAGES = "stages.json"
+GROUPS = "groups"
+"""Folder of the states of groups that are being trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,10 @@ def run_job(sweep: Sweep, job: Job) -> Signals | None:
         if distributed.is_main():
             log.info("%s", write_overview(sweep))
         return None
-    return _train_all([sweep.member(name) for name in job.members])
+    left = [member for member in map(sweep.member, job.members) if not _is_settled(member)]
+    if left and shares_a_program(left[0].config):
+        return _train_together(left, sweep.folder / GROUPS)
+    return _train_all(left)
 
 
 def _make_class_images(member: Member) -> Signals | None:
@@ -104,21 +110,52 @@ def _make_class_images(member: Member) -> Signals | None:
     return None if is_whole else SIGTERM
 
 
-def _train_all(members: Sequence[Member]) -> Signals | None:
+def _is_settled(member: Member) -> bool:
+    """Is there nothing to do for a member, or nothing that can be done? Then that is written down."""
+    try:
+        return is_done(member)
+    except InputError as error:
+        _say_failed(member, str(error))
+        return True
+
+
+def _say_failed(member: Member, error: str) -> None:
+    log.warning("%s: %s", member.name, error)
+    say_error(Path(member.config.run_dir), error)
+
+
+def _train_together(members: Sequence[Member], folder: Path) -> Signals | None:
+    """Train members of one program at once."""
+    log.info("%s", ", ".join(member.name for member in members))
     for member in members:
-        folder = Path(member.config.run_dir)
+        say_error(Path(member.config.run_dir), "")
+    try:
+        outcomes = run_group(members, folder)
+    except InputError as error:
+        for member in members:
+            _say_failed(member, str(error))
+        return None
+    finally:
+        jax.clear_caches()  # a process keeps each program that it has compiled; the next finds its own on disk
+    for member, outcome in zip(members, outcomes):
+        if outcome.stopped:
+            _say_failed(member, outcome.stopped)
+    left = [one.result for one in outcomes if not one.result.finished and not one.stopped]
+    return (left[0].signal or SIGINT) if left else None
+
+
+def _train_all(members: Sequence[Member]) -> Signals | None:
+    """Train members one after the other."""
+    for member in members:
         try:
-            if is_done(member):
-                continue
             log.info("%s", member.name)
-            say_error(folder, "")
+            say_error(Path(member.config.run_dir), "")
             result = train(member.config)
         except InputError as error:
-            log.warning("%s: %s", member.name, error)
-            say_error(folder, str(error))
+            _say_failed(member, str(error))
             continue
         finally:
-            jax.clear_caches()  # a process keeps each program that it has compiled; the next finds its own on disk
+            jax.clear_caches()
         if not result.finished:
             return result.signal or SIGINT
     return None

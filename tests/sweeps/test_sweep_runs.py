@@ -61,13 +61,14 @@ def test_all_combinations_are_trained_each_in_a_folder(swept):
 
 @pytest.mark.slow
 def test_a_member_is_the_run_that_train_makes_of_its_settings(swept, tmp_path, photos):
-    """Bit for bit."""
+    """But for the order in which float32 is summed up over rows, since a step takes those of all members."""
     folder, _ = swept
     words = [*TINY, f"data.instance_images={photos}", f"run_dir={tmp_path}", "optimizer.learning_rate=1e-2"]
     assert main(["train", *words]) == 0
     own, swept_one = weights(tmp_path, 2), weights(folder / "members" / "learning_rate-0.01", 2)
+    assert own.keys() == swept_one.keys()
     for name, leaf in own.items():
-        np.testing.assert_array_equal(leaf, swept_one[name])
+        assert np.abs(leaf - swept_one[name]).max() <= 1e-2 * 1e-2, name  # a hundredth of one step of the rate
 
 
 @pytest.mark.slow
@@ -89,6 +90,7 @@ def test_the_overview_has_all_members_scores_effects_and_one_picture(swept):
 def test_what_is_done_is_not_done_again(swept, monkeypatch, capsys):
     folder, words = swept
     monkeypatch.setattr("dreambooth_jax.sweeps.jobs.train", None)  # nobody may ask for it
+    monkeypatch.setattr("dreambooth_jax.sweeps.jobs.run_group", None)
     monkeypatch.setattr("dreambooth_jax.sweeps.pictures.open_model", None)
     assert main(["sweep", *words]) == 0
     assert capsys.readouterr().out.strip() == str(folder)
@@ -102,11 +104,11 @@ def test_more_values_train_what_is_new_alone(swept, monkeypatch, tmp_path):
     words += [f"run_dir={tmp_path / 'rates'}", "optimizer.learning_rate=1e-3,1e-2,1e-1"]
     trained = []
 
-    def stopped(config):
-        trained.append(config.optimizer.learning_rate)
-        return SimpleNamespace(finished=False, signal=SIGTERM)
+    def stopped(members, folder):
+        trained.extend(one.config.optimizer.learning_rate for one in members)
+        return [SimpleNamespace(stopped="", result=SimpleNamespace(finished=False, signal=SIGTERM)) for _ in members]
 
-    monkeypatch.setattr("dreambooth_jax.sweeps.jobs.train", stopped)
+    monkeypatch.setattr("dreambooth_jax.sweeps.jobs.run_group", stopped)
     assert main(["sweep", *words]) == 0
     assert trained == [0.1]
 
