@@ -163,7 +163,7 @@ def test_one_that_diverges_stops_alone_and_is_named(root, together, caplog):
 
 @pytest.mark.parametrize(("kind", "settings"), [("inversion", INVERSION), ("pivotal", PIVOTAL)])
 def test_words_of_several_subjects_are_learned_at_once(root, kind, settings):
-    own = {"dog": ["data.identifier=<dog>"], "cat": ["data.identifier=<cat>"]}
+    own = {name: [f"data.identifier=<{name}>", "prior.weight=0"] for name in ("dog", "cat")}
     group = members(root, kind, settings, **own)
     assert all(one.result.finished for one in run_group(group, root / "groups"))
     for name in own:

@@ -21,9 +21,9 @@ def looking(members: Sequence[One], recorder: MemberRecorder) -> tuple[Hook, Hoo
     draws = {one.number: sampling(one.grids, one.training) for one in members}
 
     def validate(step: int, state: TrainState) -> None:
+        if any(one.validation.is_due(step) for one in members):
+            recorder.flush()  # who is stopped by then is not validated
         due = [one for one in _running(members, recorder, step) if one.validation.is_due(step)]
-        if due:
-            recorder.flush()
         for one in due:
             own = one.state(state)
             run = partial(one.validation.run, step, own, recorder.recorder(one.number))
