@@ -70,14 +70,13 @@ def run_group(
         What came of each, in the order of ``group``.
 
     Raises:
-        InputError: for anything wrong with settings or class images, if another process trains one of them, or if they
-            share no program. Of photos that cannot be read, and losses that are not finite, the member's outcome tells.
+        InputError: for anything wrong with class images, if another process trains one of them, or if they share no
+            program. Of settings that cannot be, photos that cannot be read, and losses that are not finite, the
+            member's outcome tells.
     """
     names = [member.name for member in group]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two members are called {twice[0]}: give each a name of its own")
-    for member in group:
-        check_config(member.config)
     if any(member.config.train.deterministic for member in group):
         make_deterministic()
     found: dict[str, Outcome] = {}
@@ -100,8 +99,9 @@ def run_group(
 
 
 def _unreadable(config: Config) -> str:
-    """What is wrong with a member's photos; empty if nothing is. The others need not wait for it."""
+    """What is wrong with a member's settings or photos; empty if nothing is. It keeps none of the others back."""
     try:
+        check_config(config)
         read_own_pictures(config, BegunRun(meta=None))
     except InputError as error:
         return str(error)
