@@ -84,10 +84,13 @@ def run_group(
         for member in group:
             stack.enter_context(locked(Path(member.config.run_dir)))
         interrupt = stack.enter_context(Interrupt(should_stop))
-        left = [member for member in group if not _is_finished(member)]
-        found |= {
-            member.name: _outcome(member.config, member.name, interrupt) for member in group if member not in left
-        }
+        left = []
+        for member in group:
+            said = _unreadable(member.config)
+            if said or _is_finished(member):
+                found[member.name] = _outcome(member.config, member.name, interrupt, stopped=said)
+            else:
+                left.append(member)
         for begun in begun_groups(left, folder):
             if interrupt.requested_anywhere():
                 found |= {one.name: _outcome(one.config, one.name, interrupt) for one in begun.members}
