@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .claims import concluded, interval
-from .pairs import CLAIMS, CONDITIONS, IDENTIFIERS, PICTURES, SEEN, of_seen, rows_of
+from .pairs import CLAIMS, CONDITIONS, IDENTIFIERS, NOUN, PICTURES, SEEN, of_seen, rows_of
 from .subjects import spoken
 
 _HEAD = """\
 
 ## Two subjects in one model
 
-LoRA of rank 16, convolutions too, as above, on two subjects at once, called {words}. {word} pictures were asked for
-with the word of each subject ("a sks dog on the grass") and {class} with its class alone ("a dog"); the judge took them
-for the subject that they were asked for, for the other one of the model, or for neither. Shares are means over {pairs}
-pairs with their 95 % interval (Student's t). There are no class pictures: a teacher, the model as it was, is asked at
-the subjects' pictures what it makes of the class prompt, and the class term holds the model to that; in the second
-condition also of the other subject's prompts ("a zwx cat", "a cat").
+LoRA of rank 16, convolutions too, as above, on two subjects at once that are both called a {noun}: {words}. {word}
+pictures were asked for with the word of each ("a sks {noun} on the grass") and {class} with the class alone; the judge
+took them for the subject that they were asked for, for the other one of the model, or for neither. Shares are means
+over {pairs} pairs with their 95 % interval (Student's t). There are no class pictures: a teacher, the model as it was,
+is asked at the subjects' pictures what it makes of the class prompt, and the class term holds the model to that; in the
+second condition also of the other subject's prompt.
 
 | | asked for | itself | the other | neither |
 |---|---|---|---|---|
@@ -32,7 +32,7 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     if not lines:
         return ""
     pairs = {tuple(line["pair"]) for line in lines}
-    text = _HEAD.format(words=" and ".join(IDENTIFIERS), **PICTURES, pairs=len(pairs))
+    text = _HEAD.format(noun=NOUN, words=" and ".join(IDENTIFIERS), **PICTURES, pairs=len(pairs))
     for condition in CONDITIONS:
         for kind, asked in _ASKED.items():
             rows = rows_of(condition, lines, kind=kind)

@@ -31,14 +31,15 @@ from .scores import prompts
 from .subjects import Subject, write_instances
 from .ways import LORA, TEACHER
 
-IDENTIFIERS = ("sks", "zwx")
-PAIRS = (("poodle", "parrot"), ("robot", "alien"), ("pickup_truck", "teddy_bear"), ("backpack", "latte_cup"))
-"""Two animals, two that stand upright, a thing and an animal, two things."""
+IDENTIFIERS, NOUN = ("sks", "zwx"), "toy"
+"""All have one class, as two dogs or two people have: only the identifiers tell them apart."""
+PAIRS = (("robot", "alien"), ("poodle", "parrot"), ("pickup_truck", "teddy_bear"), ("backpack", "latte_cup"))
+"""Two that stand upright, two animals, a thing and an animal, two things."""
 NEITHER = "neither"
 SEEN = ("itself", "other", NEITHER)
 _EVERY = 2
 """Of the pictures that a single subject is judged by."""
-PICTURES = {kind: len(texts) // _EVERY for kind, texts in zip(("word", "class"), prompts("a sks dog", "dog"))}
+PICTURES = {kind: len(texts) // _EVERY for kind, texts in zip(("word", "class"), prompts("a sks toy", NOUN))}
 """Judged of each subject."""
 
 
@@ -91,7 +92,7 @@ def run_pair(study: Study, condition: PairCondition, pair: Sequence[Subject], se
     pipe = replace(opened.pipe, params=opened.params)
     taken: dict[str, dict[str, dict[str, float]]] = {"word": {}, "class": {}}
     for subject, identifier in zip(pair, IDENTIFIERS):
-        asked = prompts(WORDS.format(identifier=identifier, class_noun=subject.class_noun), subject.class_noun)
+        asked = prompts(WORDS.format(identifier=identifier, class_noun=NOUN), NOUN)
         for kind, texts in (("word", asked.identifier), ("class", asked.of_class)):
             taken[kind][subject.name] = seen(study.judge, draw(pipe, texts[::_EVERY], FAST), names)
     with results(study).open("a", encoding="utf-8") as file:
@@ -117,21 +118,14 @@ def prepare(study: Study, condition: PairCondition, pair: Sequence[Subject], see
     for subject, identifier in zip(pair, IDENTIFIERS):
         folder = study.work / "instances" / f"{subject.name}_pair"
         write_instances(subject, folder, count=5, words=WORDS)
-        a_class = with_article(subject.class_noun)
-        concepts.append(
-            {
-                "identifier": identifier,
-                "class_noun": subject.class_noun,
-                "instance_images": str(folder),
-                "class_prompt": a_class.replace(subject.class_noun, "{class_noun}"),
-            }
-        )
+        concepts.append({"identifier": identifier, "instance_images": str(folder)})
     settings = LORA | condition.settings
     settings |= {
         "run_dir": study.work / "runs" / f"{condition.key}_{pair[0].name}_{pair[1].name}_{seed}",
         "model.path": study.model,
         "data.instance_images": "",
-        "data.class_noun": "",
+        "data.class_noun": NOUN,
+        "prior.class_prompt": with_article(NOUN),
         "data.concepts": json.dumps(concepts),
         "train.seed": seed,
         "samples.every": 0,

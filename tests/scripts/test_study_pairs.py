@@ -13,7 +13,7 @@ from dreambooth_jax.checks import check_config
 from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.prepare.lessons import lesson_prompts
 
-PAIR = [replace(subjects.drawn(), name=name, class_noun=noun) for name, noun in (("odd", "alien"), ("big", "box"))]
+PAIR = [replace(subjects.drawn(), name=name) for name in ("odd", "big")]
 
 
 def judge_that_says(*said):
@@ -46,7 +46,7 @@ class TestSettings:
             config = pairs.prepare(study, condition, PAIR, 3)
             check_config(config)
             odd, big = concepts_of(config)
-            assert (odd.class_prompt, big.class_prompt) == ("an {class_noun}", "a {class_noun}")
+            assert odd.class_noun == big.class_noun
             assert odd.identifier != big.identifier
             assert odd.weight == big.weight > 0
             assert config.train.seed == 3
@@ -57,8 +57,8 @@ class TestSettings:
         study = runs.Study(work=tmp_path, judge=None)
         configs = [pairs.prepare(study, condition, PAIR, 0) for condition in pairs.CONDITIONS]
         alone, both = ([lesson_prompts(config, one) for one in concepts_of(config)] for config in configs)
-        assert alone == [("an alien",), ("a box",)]
-        assert both == [("an alien", "a zwx box", "a box"), ("a box", "a sks alien", "an alien")]
+        assert alone == [("a toy",), ("a toy",)]
+        assert both == [("a toy", "a zwx toy"), ("a toy", "a sks toy")]
 
     def test_conditions_are_told_apart_and_claims_name_them(self):
         names = [condition.name for condition in pairs.CONDITIONS]
