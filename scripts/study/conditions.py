@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """What a study compares: conditions of training and sampling, tables of them, and claims about them.
 
-Every condition is the quick start (``configs/quickstart.yaml``) with something changed, and a training, done once for a
+Every condition is ``base.yaml``, full fine-tuning, with something changed, and a training, done once for a
 subject and a seed, stands in all experiments that it belongs to.
 """
 
@@ -28,7 +28,7 @@ class Training:
     """How a model is personalised.
 
     Attributes:
-        settings: config keys that differ from the quick start.
+        settings: config keys that differ from ``base.yaml``.
         instances: pictures of the subject.
         words: what their captions call it.
         trained: False for the pretrained model as it is.

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """All experiments but those of pairs, and what the founding documents claim of them.
 
-The first is of the quick start as it is; those that ask what one thing does are at a higher learning rate, because what
+The first is of the base as it is; those that ask what one thing does are at a higher learning rate, because what
 harms prompts shows there.
 """
 

@@ -26,7 +26,7 @@ from dreambooth_jax.runs import open_model
 
 from .conditions import FAST, WORDS, Claim
 from .judge import Judge
-from .runs import QUICKSTART, Study, draw, read_results
+from .runs import BASE, Study, draw, read_results
 from .scores import prompts
 from .subjects import Subject, write_instances
 from .ways import LORA, TEACHER
@@ -45,7 +45,7 @@ PICTURES = {kind: len(texts) // _EVERY for kind, texts in zip(("word", "class"),
 
 @dataclass(frozen=True, kw_only=True)
 class PairCondition:
-    """How two subjects are trained: config keys that differ from the quick start."""
+    """How two subjects are trained: config keys that differ from LoRA's, of the ways to personalise."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -123,15 +123,12 @@ def prepare(study: Study, condition: PairCondition, pair: Sequence[Subject], see
     settings |= {
         "run_dir": study.work / "runs" / f"{condition.key}_{pair[0].name}_{pair[1].name}_{seed}",
         "model.path": study.model,
-        "data.instance_images": "",
         "data.class_noun": NOUN,
         "prior.class_prompt": with_article(NOUN),
         "data.concepts": json.dumps(concepts),
         "train.seed": seed,
-        "samples.every": 0,
-        "checkpoint.every": 1_000_000,  # only the last step's
     }
-    return load_config(QUICKSTART, [f"{key}={value}" for key, value in settings.items()])
+    return load_config(BASE, [f"{key}={value}" for key, value in settings.items()])
 
 
 def rows_of(

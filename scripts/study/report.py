@@ -20,19 +20,19 @@ from .subjects import DRAWN, spoken
 
 _STRIP = f"the {DRAWN} on white, blue, red, yellow, on the grass, in the snow, left, at the bottom; then the class"
 _CHOSEN = """\
-After training with the quick start's settings. Judge, scores and settings were chosen with an eye to results of these
-subjects: of all nine the learning rate, of seven (not the teddy bear and the vintage tv) the rest. The score *leaked*
-was narrowed to the class prompt itself at that time; what it left out is *elsewhere*.
+*After*. Judge, scores and settings were chosen with an eye to results of these subjects: of all nine the learning rate,
+of seven (not the teddy bear and the vintage tv) the rest. The score *leaked* was narrowed to the class prompt itself at
+that time; what it left out is *elsewhere*.
 """
 _CONFIRMED = """\
 Subjects that nothing was chosen for: of each concept that is held out, a drawing by another designer, the first by
-style. They were measured when model, judge and scores were final, at the higher rate, and once more when the quick
-start had taken the lower one, because of the subjects above. Their judge was trained for them in the same way
+style. They were measured when model, judge and scores were final, at the higher rate, and once more when the base had
+taken the lower one, because of the subjects above. Their judge was trained for them in the same way
 ({class_right_on_unseen_drawings:.0%} of unseen drawings, subjects {subject_right_in_unseen_scenes:.0%},
 {taken_for_a_subject:.1%} of other drawings taken for one).
 """
 _COSTS = """\
-*Full* is the quick start's, 400 steps at 3e-4. Low-rank methods train attention and feed-forward layers of both
+*Full* is the base, 400 steps at 3e-4. Low-rank methods train attention and feed-forward layers of both
 networks, 200 steps at 2e-3 (LiDB at 1e-2); textual inversion four vectors, 400 steps at 1e-2, with no class pictures;
 pivotal tuning these vectors for 100 steps, then LoRA of rank 16 for 200. Rates were chosen on the alien alone.
 *seconds* are those of all steps at the rate that the fastest tenth of the log's lines show, without compiling. They
@@ -49,9 +49,9 @@ _HEAD = """\
 # What DreamBooth does to the embedded model
 
 Made by `python scripts/dreambooth_study.py`: {trainings} trainings, {rows} sampled sets of {pictures} pictures, seeds
-{seeds}. Each condition is [`configs/quickstart.yaml`](../configs/quickstart.yaml) with the named thing changed. From
-*Prior preservation* on it is changed at a learning rate of 1e-3, where what harms prompts shows; that was the quick
-start's too, until *Learning rate and steps* was in. Numbers are mean ± standard deviation over n runs, of the same
+{seeds}. Each condition is [`base.yaml`](../scripts/study/base.yaml), full fine-tuning, with the named thing changed.
+From *Prior preservation* on it is changed at a learning rate of 1e-3, where what harms prompts shows; that was the
+base's too, until *Learning rate and steps* was in. Numbers are mean ± standard deviation over n runs, of the same
 subjects and seeds in all rows of a table. None of the subjects was in the model's pretraining: {names}.
 The numbers of each run: [results.jsonl](study/results.jsonl).
 {missing}
@@ -138,7 +138,7 @@ def heading(rows: Sequence[Row], judge: Judge) -> str:
 
 
 def by_subject(rows: Sequence[Row]) -> str:
-    """A table of the quick start's run, a line for each subject."""
+    """A table of the base's run, a line for each subject."""
     return "\n".join(["\n### Subject by subject\n", _CHOSEN, *_of_each(rows)]) + "\n"
 
 
@@ -155,7 +155,7 @@ def confirmed(study: Study, experiment: Experiment) -> str:
 
 
 def _of_each(rows: Sequence[Row]) -> list[str]:
-    """A table of what the quick start does to each subject."""
+    """A table of what the base does to each subject."""
     after = rows_of(Condition(name="after", training=Training()), rows)
     return _columns() + [
         _line(spoken(name), [row for row in after if row["subject"] == name])

@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 IDENTIFIER, WRONG_NOUN = "sks", "house"
 EXPORTED = ("model", "lora.safetensors", "embedding.safetensors")
 """What runs end with."""
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+BASE = Path(__file__).with_name("base.yaml")
+"""What conditions change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +191,8 @@ def prepare(
         "data.identifier": IDENTIFIER,
         "prior.class_images": study.work / "class_images" / f"{subject.class_noun}_{zlib.crc32(made.encode()):08x}",
         "train.seed": seed,
-        "samples.every": 0,
-        "checkpoint.every": 1_000_000,  # only the last step's
     }
-    return pictures, load_config(QUICKSTART, [f"{key}={value}" for key, value in settings.items()])
+    return pictures, load_config(BASE, [f"{key}={value}" for key, value in settings.items()])
 
 
 def called(training: Training, subject: Subject) -> str:

@@ -12,7 +12,7 @@ LORA = {
     "optimizer.learning_rate": 1e-3,
     "train.steps": 200,
 }
-"""Of rank 16, convolutions too, in half the steps of the quick start."""
+"""Of rank 16, convolutions too, in half the steps of full fine-tuning."""
 TEACHER = {"prior.kind": "teacher"}
 _LORA = {"adapter__kind": "lora", "optimizer__learning_rate": 2e-3, "train__steps": 200}
 _WORDS = {"tokens__learning_rate": 1e-2, "tokens__vectors": 4}
