@@ -25,6 +25,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import jax
 from study import judge, pairs, report, subjects
 from study.experiments import EXPERIMENTS
 from study.runs import Study, plan, run
@@ -88,6 +89,7 @@ def measure(study: Study, options: argparse.Namespace) -> None:
     jobs = plan(every, seeds=options.seeds, titles=titles, crossed=options.crossed)
     for job in tqdm([job for job in jobs if job.subject.name in names], unit="model"):
         run(study, job)
+        jax.clear_caches()  # each run's own programs, which only it uses, are kept until then
 
 
 def measure_pairs(study: Study, options: argparse.Namespace) -> None:
@@ -98,6 +100,7 @@ def measure_pairs(study: Study, options: argparse.Namespace) -> None:
     chosen = [[every[name] for name in pair] for pair in pairs.PAIRS if set(pair) <= set(wanted)]
     for pair, condition in tqdm([*product(chosen, pairs.CONDITIONS)], unit="model"):
         pairs.run_pair(study, condition, pair, seed=0)
+        jax.clear_caches()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     for condition in CONDITIONS:
         for kind, asked in _ASKED.items():
             rows = rows_of(condition, lines, kind=kind)
-            cells = [f"{mean:.2f} ± {error:.2f}" for mean, error, _ in (interval([r[s] for r in rows]) for s in SEEN)]
+            cells = [
+                f"{mean:.2f} ± {error:.2f}".replace(" ± inf", "")
+                for mean, error, _ in (interval([r[s] for r in rows]) for s in SEEN)
+            ]
             text += f"| {condition.name} | {asked} | " + " | ".join(cells) + " |\n"
     text += "\n| claim | here | difference | pairs |\n|---|---|---|---|\n"
     found = {condition.name: rows_of(condition, lines) for condition in CONDITIONS}

@@ -32,17 +32,21 @@ taken the lower one, because of the subjects above. Their judge was trained for 
 {taken_for_a_subject:.1%} of other drawings taken for one).
 """
 _COSTS = """\
-*Full* is the base, 400 steps at 3e-4. Low-rank methods train attention and feed-forward layers of both
-networks, 200 steps at 2e-3 (LiDB at 1e-2); textual inversion four vectors, 400 steps at 1e-2, with no class pictures;
-pivotal tuning these vectors for 100 steps, then LoRA of rank 16 for 200. Rates were chosen on the alien alone.
-*seconds* are those of all steps at the rate that the fastest tenth of the log's lines show, without compiling. They
-were measured on two cores that had other work, much of the time, so they tell a half from a whole and no less;
-*megabytes* are those of the files that a run ends with.
+*Full* is the base, 400 steps at 3e-4. Low-rank methods train attention and feed-forward layers of both networks, 200
+steps at 2e-3 (LiDB attention alone, at 1e-2; with convolutions at 1e-3); textual inversion four vectors, 400 steps at
+1e-2, with no class pictures; pivotal tuning these vectors for 100 steps, then LoRA of rank 16 for 200. Rates were
+chosen on the alien alone. *seconds* are a core's, of all steps but without compiling: the processor's time, since the
+machine had much other work meanwhile, which wall time would count. *megabytes* are those of the files that a run ends
+with. A method that n is smaller for has been run on fewer subjects.
 """
 _AGAINST = """
-What differs from *{baseline}*, subject by subject: the mean with its 95 % interval (Student's t); in bold where zero is
-not in it.
+What differs from *{baseline}*, subject by subject, of the subjects that both have: the mean with its 95 % interval
+(Student's t), in bold where zero is not in it.
 """
+_FIT = """
+Recognised in {recognised:.0%} or more, leaked in {leaked:.0%} or less, no slower than *{baseline}*: {named}.
+"""
+_RECOGNISED, _LEAKED = 0.8, 0.1
 _COMPARED = ("recognised", "fidelity", "prompt", "leaked", "drift", "seconds")
 
 _HEAD = """\
@@ -50,9 +54,10 @@ _HEAD = """\
 
 Made by `python scripts/dreambooth_study.py`: {trainings} trainings, {rows} sampled sets of {pictures} pictures, seeds
 {seeds}. Each condition is [`base.yaml`](../scripts/study/base.yaml), full fine-tuning, with the named thing changed.
-From *Prior preservation* on it is changed at a learning rate of 1e-3, where what harms prompts shows; that was the
-base's too, until *Learning rate and steps* was in. Numbers are mean ± standard deviation over n runs, of the same
-subjects and seeds in all rows of a table. None of the subjects was in the model's pretraining: {names}.
+From *Prior preservation* to *Class noun* it is changed at a learning rate of 1e-3, where what harms prompts shows; that
+was the base's too, until *Learning rate and steps* was in. Numbers are mean ± standard deviation over n runs, of the
+same subjects and seeds in all rows of a table that say the same n. None of the subjects was in the model's
+pretraining: {names}.
 The numbers of each run: [results.jsonl](study/results.jsonl).
 {missing}
 **Measured by** a [judge](../scripts/study/judge.py): a small network trained on composed pictures, in place of the
@@ -107,8 +112,10 @@ def write(folder: Path, study: Study, *, confirmation: Study | None = None) -> N
         if experiment.crossed:
             sections += by_subject(rows)
             sections += confirmed(confirmation, experiment) if confirmation else ""
+        shown = pictures / f"{experiment.slug}_pictures.png"
         if drawn := strips_of(experiment, study, seeds=sorted({row["seed"] for row in rows})):
-            figures.strips(pictures / f"{experiment.slug}_pictures.png", drawn, says=_STRIP)
+            figures.strips(shown, drawn, says=_STRIP)
+        if shown.exists():  # perhaps of an earlier report: the pictures themselves are not kept
             sections += f"\n![Pictures of the {DRAWN}](study/{experiment.slug}_pictures.png)\n"
     sections += pair_section(read_results(pair_results(study)))
     (folder / "study.md").write_text(text + sections, encoding="utf-8")
@@ -179,8 +186,11 @@ def rows_of(condition: Condition, rows: Sequence[Row]) -> list[Row]:
 
 
 def comparable(experiment: Experiment, rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Name of a condition -> its rows, of the subjects and seeds that all of the experiment's conditions have."""
+    """Name of a condition -> its rows, of the subjects and seeds that all of the experiment's conditions have; all its
+    rows if there is a baseline, with which each is compared on its own."""
     found = {condition.name: rows_of(condition, rows) for condition in experiment.conditions}
+    if experiment.baseline:
+        return found
     shared = set.intersection(*({(row["subject"], row["seed"]) for row in of_one} for of_one in found.values()))
     return {name: [row for row in of_one if (row["subject"], row["seed"]) in shared] for name, of_one in found.items()}
 
@@ -190,7 +200,10 @@ def section(experiment: Experiment, found: Mapping[str, Sequence[Row]]) -> str:
     columns = METRICS + COSTS if experiment.costs else METRICS
     table = [*_columns(columns), *(_line(name, rows, columns) for name, rows in found.items())]
     lines = [f"\n## {experiment.title}\n", *([_COSTS] if experiment.costs else []), *table]
-    lines += against(experiment.baseline, found) if experiment.baseline else []
+    if experiment.baseline:
+        lines += against(experiment.baseline, found)
+        named = ", ".join(f"*{name}*" for name in fit_for_the_quick_start(experiment.baseline, found)) or "none"
+        lines.append(_FIT.format(named=named, recognised=_RECOGNISED, leaked=_LEAKED, baseline=experiment.baseline))
     lines.append(f"\n![{experiment.title}](study/{experiment.slug}.png)")
     return "\n".join(lines) + "\n"
 
@@ -207,6 +220,17 @@ def against(baseline: str, found: Mapping[str, Sequence[Row]]) -> list[str]:
             claims = [Claim("", "", metric, name, baseline) for metric in _COMPARED]
             lines.append(f"| {name} | " + " | ".join(_difference(*compare(claim, found)) for claim in claims) + " |")
     return lines
+
+
+def fit_for_the_quick_start(baseline: str, found: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Conditions that recognise enough, leak little and take no longer, by the subjects whose times both have."""
+
+    def fits(name: str) -> bool:
+        slower, _, count = compare(Claim("", "", "seconds", name, baseline), found)
+        recognised, leaked = (summary(found[name], metric)[0] for metric in ("recognised", "leaked"))
+        return recognised >= _RECOGNISED and leaked <= _LEAKED and count > 0 and slower <= 0
+
+    return [name for name in found if name != baseline and fits(name)]
 
 
 def _difference(mean: float, error: float, count: int) -> str:

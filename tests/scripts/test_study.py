@@ -261,6 +261,21 @@ class TestReport:
         assert bare[-1].endswith("| - |"), "of rows that were measured before costs were"
 
     @pytest.mark.parametrize(
+        ("change", "fit"),
+        [
+            ({}, ["A"]),
+            ({"recognised": 0.7}, []),
+            ({"leaked": 0.2}, []),
+            ({"seconds": 30.0}, []),
+            ({"seconds": None}, []),
+        ],
+    )
+    def test_fit_for_the_quick_start_is_what_does_as_well_in_less_time(self, change, fit):
+        good = {"recognised": 0.85, "leaked": 0.05, "seconds": 10.0, "subject": "robot", "seed": 0}
+        row = {key: value for key, value in (good | change).items() if value is not None}
+        assert report.fit_for_the_quick_start("B", {"A": [row], "B": [good | {"seconds": 20.0}]}) == fit
+
+    @pytest.mark.parametrize(
         ("more", "less", "noise", "said"),
         [(0.9, 0.5, 0.01, "Holds"), (0.5, 0.9, 0.01, "Does not hold"), (0.7, 0.71, 0.3, "Open")],
     )
