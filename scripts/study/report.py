@@ -171,11 +171,13 @@ def _of_each(rows: Sequence[Row]) -> list[str]:
 
 
 def strips_of(experiment: Experiment, study: Study, *, seeds: Sequence[int]) -> dict[str, Path]:
-    """Name of a condition -> picture file, of the first seed that all conditions have; nothing if there is none."""
+    """Name of a condition -> picture file, of the first seed that all conditions have, nothing if there is none; of an
+    experiment with a baseline those that are there, if the baseline's is."""
     for seed in seeds:
         found = {one.name: study.strip(one.training, one.sampling, seed) for one in experiment.conditions}
-        if all(file.exists() for file in found.values()):
-            return found
+        there = {name: file for name, file in found.items() if file.exists()}
+        if there == found or (experiment.baseline in there and len(there) > 1):
+            return there
     return {}
 
 

@@ -341,6 +341,17 @@ class TestReport:
             assert f"(study/{name}.png)" in text
             assert (tmp_path / "study" / f"{name}.png").stat().st_size > 5_000
 
+    def test_pictures_that_are_missing_hide_no_others_where_there_is_a_baseline(self, judge, tmp_path):
+        third = Condition(name="C", training=Training(settings={"train.steps": 7}))
+        experiment = replace(self.EXPERIMENT, conditions=(*self.EXPERIMENT.conditions, third))
+        study = runs.Study(work=tmp_path, judge=judge)
+        files = {one.name: study.strip(one.training, one.sampling, 1) for one in experiment.conditions[:2]}
+        for file in files.values():
+            figures.save_strip(file, own=pictures(32), of_class=pictures(16))
+        assert report.strips_of(experiment, study, seeds=[0, 1]) == {}
+        assert report.strips_of(replace(experiment, baseline="B"), study, seeds=[0, 1]) == files
+        assert report.strips_of(replace(experiment, baseline="C"), study, seeds=[0, 1]) == {}
+
     def test_a_confirmation_stands_beside_the_study(self, judge, tmp_path):
         measured = {
             "class_right_on_unseen_drawings": 0.5,
