@@ -45,7 +45,8 @@ What differs from *{baseline}*, subject by subject, of the subjects that both ha
 """
 _FIT = """
 Recognised in {recognised:.0%} or more, leaked in {leaked:.0%} or less, no slower than *{baseline}*: {named}.
-"""
+The judge is more lenient than the eye: low-rank methods in half the steps draw rougher than full fine-tuning (below).
+The quick start is still full fine-tuning. LoKr has hardly begun to learn at this rate and wants a higher one."""
 _RECOGNISED, _LEAKED = 0.8, 0.1
 _COMPARED = ("recognised", "fidelity", "prompt", "leaked", "drift", "seconds")
 
@@ -238,7 +239,7 @@ def fit_for_the_quick_start(baseline: str, found: Mapping[str, Sequence[Row]]) -
 def _difference(mean: float, error: float, count: int) -> str:
     if not count:
         return "-"
-    said = f"{mean:+.2f} ± {error:.2f}"
+    said = f"{mean:+.2f} ± {error:.2f}".replace(" ± inf", "")  # of fewer than three
     return said if verdict(mean, error) == "Open" else f"**{said}**"
 
 
