@@ -33,7 +33,7 @@ taken the lower one, because of the subjects above. Their judge was trained for 
 """
 _COSTS = """\
 *Full* is the base, 400 steps at 3e-4. Low-rank methods train attention and feed-forward layers of both networks, 200
-steps at 2e-3 (LiDB attention alone, at 1e-2; with convolutions at 1e-3); textual inversion four vectors, 400 steps at
+steps at 2e-3 (LiDB attention alone, at 1e-2; with convolutions at 1e-3, for 350 steps the quick start); textual inversion four vectors, 400 steps at
 1e-2, with no class pictures; pivotal tuning these vectors for 100 steps, then LoRA of rank 16 for 200. Rates were
 chosen on the alien alone. *seconds* are a core's, of all steps but without compiling: the processor's time, since the
 machine had much other work meanwhile, which wall time would count. *megabytes* are those of the files that a run ends

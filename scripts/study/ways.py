@@ -13,6 +13,8 @@ LORA = {
     "train.steps": 200,
 }
 """Of rank 16, convolutions too, in half the steps of full fine-tuning."""
+QUICKSTART = LORA | {"train.steps": 350}
+"""In as much time as full fine-tuning takes."""
 TEACHER = {"prior.kind": "teacher"}
 _LORA = {"adapter__kind": "lora", "optimizer__learning_rate": 2e-3, "train__steps": 200}
 _WORDS = {"tokens__learning_rate": 1e-2, "tokens__vectors": 4}
@@ -28,6 +30,7 @@ WAYS = Experiment(
             of("full, half the steps", train__steps=200),
             of("LoRA, rank 16", **_LORA),
             Condition(name="LoRA, rank 16, convolutions too", training=Training(settings=LORA)),
+            Condition(name="the same, 350 steps", training=Training(settings=QUICKSTART)),
             of("DoRA, rank 16", **_LORA, adapter__dora="input"),
             of("LoKr", **(_LORA | {"adapter__kind": "lokr"})),
             of("LiDB", **(_LORA | {"adapter__kind": "lidb", "optimizer__learning_rate": 1e-2})),
