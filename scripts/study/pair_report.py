@@ -44,6 +44,8 @@ def section(lines: Sequence[Mapping[str, Any]]) -> str:
     text += "\n| claim | here | difference | pairs |\n|---|---|---|---|\n"
     found = {condition.name: rows_of(condition, lines) for condition in CONDITIONS}
     text += "".join(f"| {claim.text} | {concluded(claim, found)} |\n" for claim in CLAIMS)
+    if not any(row["other"] for rows in found.values() for row in rows):
+        text += "\nNobody is taken for the other, with these lessons or without: there was no bleeding to stop.\n"
     return text + "".join(_each(name, lines, key) for name, key in ((one.name, one.key) for one in CONDITIONS))
 
 

@@ -103,6 +103,11 @@ class TestReport:
         text = pair_report.section(self.lines(kept_apart))
         assert f"fewer are taken for the other. | **{said}** |" in text
         assert text.count("| poodle | parrot | 0.50 |") == len(pairs.CONDITIONS)
+        assert "Nobody is taken" not in text
+
+    def test_where_nobody_is_taken_for_another_it_says_so(self):
+        lines = [line(condition, pair, other=0.0) for condition in pairs.CONDITIONS for pair in pairs.PAIRS]
+        assert "Nobody is taken for the other" in pair_report.section(lines)
 
     def test_conditions_are_compared_on_the_same_pairs(self):
         lines = self.lines(0.1)[:-1]  # the last pair misses a condition
