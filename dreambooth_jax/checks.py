@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
-from dreambooth_jax.config.adapters import adapter_problems
+from dreambooth_jax.config.adapters import USUAL_RATES, adapter_problems
 from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.setting import broken, shown
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 LEAST_FACTOR = 0.01
 """Of the rate that an optimizer finds by itself."""
-LEAST_RATE = 1e-5
-"""Of adapters: a tenth of what is usual."""
+LEAST_SHARE = 0.1
+"""Of the rate that is usual for an adapter."""
 
 
 def check_config(config: Config) -> None:
@@ -164,10 +164,11 @@ def doubts(config: Config) -> Iterator[str]:
                 f"{_key(config, concept, 'instance_prompt')} {shown(template)} has no {{identifier}}: photos without a "
                 f"caption of their own change the whole class, and {identifier!r} learns nothing"
             )
-    if config.adapter.kind not in ("full", "textual_inversion") and config.optimizer.learning_rate < LEAST_RATE:
+    usual = USUAL_RATES.get(config.adapter.kind, 0.0)
+    if config.optimizer.learning_rate < LEAST_SHARE * usual:
         yield (
             f"optimizer.learning_rate {config.optimizer.learning_rate:g} is one for whole networks: "
-            f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_RATE:g}, and 1e-4 is usual"
+            f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_SHARE * usual:g}, and {usual:g} is usual"
         )
     data = config.data
     if silent := [one for one in expanded(data.templates) if not _names_the_subject(one, "{identifier}")]:

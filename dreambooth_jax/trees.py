@@ -110,6 +110,13 @@ def count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def short(number: int) -> str:
+    """A number of scalars in words: ``859.5M``, ``1.5k``, ``768``."""
+    if number < 1000:
+        return str(number)
+    return f"{number / 1e6:.1f}M" if number >= 50_000 else f"{number / 1e3:.1f}k"
+
+
 def nbytes(tree: Any) -> int:
     """Bytes of all leaves (arrays or ``ShapeDtypeStruct``)."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

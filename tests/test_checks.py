@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 import pytest
 
-from dreambooth_jax.checks import check_config
+from dreambooth_jax.checks import check_config, doubts
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 
@@ -99,3 +99,19 @@ def test_a_run_does_not_write_between_the_photos(tmp_path):
     settings = [*GOOD, f"data.instance_images={tmp_path}", f"run_dir={tmp_path / 'x' / '..'}"]
     with pytest.raises(InputError, match="is the folder of the photos: choose another"):
         check_config(load_config(None, settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "usual"),
+    [
+        ("lora", "9e-6", "0.0001"),
+        ("lora", "1e-5", None),
+        ("ia3", "9e-5", "0.001"),
+        ("svdiff", "9e-5", "0.001"),
+        ("full", "1e-7", None),
+        ("custom_diffusion", "1e-5", None),
+    ],
+)
+def test_a_rate_is_doubted_by_what_is_usual_for_the_kind(kind, rate, usual):
+    said = [*doubts(load_config(None, [*GOOD, f"adapter.kind={kind}", f"optimizer.learning_rate={rate}"]))]
+    assert [f"{usual} is usual" in line for line in said] == ([True] if usual else [])

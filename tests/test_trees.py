@@ -47,6 +47,16 @@ def test_sizes():
     assert trees.nbytes(tree) == 6 * 4 + 5 * 2
 
 
+def test_numbers_of_scalars_keep_a_digit_that_says_something():
+    assert [trees.short(number) for number in (859_520_964, 768, 1_536, 50_000, 0)] == [
+        "859.5M",
+        "768",
+        "1.5k",
+        "0.1M",
+        "0",
+    ]
+
+
 def test_mismatches_are_three_sorted_lists_in_one_error():
     expected = {"b": (1,), "a": (2,), "same": (3,), "shape": (4, 4)}
     found = {"same": (3,), "shape": (4, 5), "z": (1,), "y": (1,), "buffer": (1,)}

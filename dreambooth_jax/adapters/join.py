@@ -16,8 +16,9 @@ from typing import Any
 from jaxtyping import Array, Key
 
 from dreambooth_jax.adapters.base import Adapter, Apart, ComposeFn
+from dreambooth_jax.adapters.kernels import FIXED
 from dreambooth_jax.models.beside import Deltas
-from dreambooth_jax.trees import Tree, flatten, unflatten
+from dreambooth_jax.trees import Tree, combine, flatten, unflatten
 
 _JOINED = "joined"
 
@@ -45,6 +46,16 @@ def join(*adapters: Adapter) -> Adapter:
         tuple(claimed) if all(adapter.groups for adapter in adapters) else (),
         joined.members if all(adapter.members for adapter in adapters) else None,
     )
+
+
+def fixed_of_all(frozen: Tree) -> Tree:
+    """What the methods of all adapters, joined or alone, keep fixed of one network: path of a layer -> tensors.
+
+    Args:
+        frozen: the network's part of what is frozen.
+    """
+    joined = [tree for name, tree in frozen.items() if name.startswith(f"{_JOINED}_")]
+    return combine(*(tree[FIXED] for tree in (frozen, *joined) if FIXED in tree))
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,12 @@ AUTO: dict[str, dict[str, str]] = {
     "custom_diffusion_words": {"unet": "cross-attention-kv"},
 }
 """Kind -> network -> its usual targets, where they are not attn-mlp."""
+USUAL_RATES: dict[str, float] = {
+    **dict.fromkeys(("lora", "loha", "lokr", "oft", "rank_relaxed", "pivotal"), 1e-4),
+    **dict.fromkeys(("ia3", "svdiff", "lidb"), 1e-3),
+}
+"""Learning rates that kinds are trained with, by their authors or the tools that train them: those where the rates for
+whole networks, which are a hundred times lower, hardly change anything."""
 _TARGETS = ("targets", "text_encoder_targets")
 _RANKS = ("rank", "alpha", "conv_rank", "conv_alpha", "rank_stabilized")
 USED: dict[str, tuple[str, ...]] = {

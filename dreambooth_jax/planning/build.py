@@ -33,7 +33,7 @@ from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
-from dreambooth_jax.trees import count, nbytes
+from dreambooth_jax.trees import count, nbytes, short
 
 
 def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | None = None) -> Plan:
@@ -56,7 +56,7 @@ def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | No
     programs = list(product(setup.steps, setup.buckets))
     steps = [step_plan(setup, active, size, compiler=compiler, chip=chip) for active, size in programs]
     trained, at_rest = (
-        " and ".join(f"{count(part) / 1e6:.1f}M {name}" for name, part in tree.items())
+        " and ".join(f"{short(count(part))} {name}" for name, part in tree.items())
         for tree in (setup.trainable, setup.frozen)
     )
     batch = max(bytes_per_device(mapper.batch_shapes(setup.batch(*program))) for program in programs)

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """How each group of what is trained is trained: its stretch of the run, learning rate and optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optax
@@ -11,7 +11,7 @@ from dreambooth_jax.adapters.textual_inversion import TOKENS
 from dreambooth_jax.config import Config, OptimizerConfig, TextEncoderConfig, TokensConfig
 from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule
 from dreambooth_jax.training.optimizer_kinds import make_optimizer
-from dreambooth_jax.training.rules import Rule, Treatment, by_treatment
+from dreambooth_jax.training.rules import Rule, Treatment, by_treatment, rates_told
 from dreambooth_jax.trees import Tree
 
 
@@ -19,12 +19,13 @@ from dreambooth_jax.trees import Tree
 class GroupTraining:
     """How one group is trained, in steps ``start`` up to, but without, ``stop``.
 
-    Its schedule runs over this stretch, warm-up included, and counts the group's own steps.
+    Its schedules run over this stretch, warm-up included, and count the group's own steps. They have the names that
+    :func:`~dreambooth_jax.training.rules.rates_told` gives rates.
     """
 
     start: int
     stop: int
-    schedule: Schedule
+    schedules: Mapping[str, Schedule]
     optimizer: optax.GradientTransformation
 
 
@@ -54,9 +55,9 @@ def group_training(
         return optimizer_with(config.optimizer, name, treatment, schedule, stop - start)
 
     optimizer = by_treatment(name, tree, rules=rules, base=base, make=optimizer_of)
-    return GroupTraining(
-        start=start, stop=stop, schedule=schedule_of(config.optimizer, base, stop - start), optimizer=optimizer
-    )
+    told = rates_told(name, tree, rules, base)
+    schedules = {label: schedule_of(config.optimizer, one, stop - start) for label, one in told.items()}
+    return GroupTraining(start=start, stop=stop, schedules=schedules, optimizer=optimizer)
 
 
 def stretch_of(

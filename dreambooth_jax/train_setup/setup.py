@@ -22,6 +22,7 @@ from dreambooth_jax.train_setup.groups import GroupTraining
 from dreambooth_jax.train_setup.networks import Groups, encoders_of, networks_in_step
 from dreambooth_jax.training.loop import Phase
 from dreambooth_jax.training.objective import DenoisingObjective
+from dreambooth_jax.training.optimizer import Schedule
 from dreambooth_jax.training.optimizer_kinds import averaged_weights
 from dreambooth_jax.training.parallel import MappedStep, Mapper
 from dreambooth_jax.training.state import TrainState, init_state
@@ -72,11 +73,17 @@ class TrainSetup:
     trainable: Tree
 
     @cached_property
-    def learning_rates(self) -> dict[str, np.ndarray]:
-        """Learning rate of each group at each step; all at once, so that no step is waited for to log one."""
+    def learning_rates(self) -> dict[str, dict[str, np.ndarray]]:
+        """Learning rates of each group, by their labels, at each step; all at once, so that no step is waited for to
+        log one."""
+
+        def table(group: GroupTraining, schedule: Schedule) -> np.ndarray:
+            rates = jax.jit(jax.vmap(schedule))(np.arange(group.stop - group.start))
+            return np.pad(np.asarray(rates), (group.start, 0))
+
         return {
-            name: np.pad(np.asarray(jax.jit(jax.vmap(g.schedule))(np.arange(g.stop - g.start))), (g.start, 0))
-            for name, g in self.groups.items()
+            name: {label: table(group, schedule) for label, schedule in group.schedules.items()}
+            for name, group in self.groups.items()
         }
 
     def fresh_state(self, trainable: Tree) -> TrainState:

@@ -12,7 +12,7 @@ from dreambooth_jax.data.batches import Batches, shares_of
 from dreambooth_jax.prepare.prepared import PreparedConcept
 from dreambooth_jax.train_setup import TrainSetup
 from dreambooth_jax.training.checkpoint import complete_steps
-from dreambooth_jax.trees import count, nbytes
+from dreambooth_jax.trees import count, nbytes, short
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def report(setup: TrainSetup, *, first_step: int, concepts: Sequence[PreparedCon
     log.info("a checkpoint takes up to %s; the newest %d are kept", amount, keep_last)
     log.info(
         "training %s (%s), computing in %s on %d x %s, %s",
-        " and ".join(f"{_short(count(tree))} {group}" for group, tree in setup.trainable.items()),
+        " and ".join(f"{short(count(tree))} {group}" for group, tree in setup.trainable.items()),
         setup.pipe.schedule.prediction_type,
         np.dtype(setup.pipe.unet.dtype).name,
         len(mapper.devices),
@@ -70,10 +70,6 @@ def report_pictures(
             last_step,
             (last_step - first_step) * batches.rows * float(share) / count_,
         )
-
-
-def _short(number: int) -> str:
-    return f"{number / 1e6:.1f}M" if number >= 50_000 else f"{number / 1e3:.1f}k"
 
 
 def after_not_finite(folder: Path, *, learning_rate: float) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import TEACHER, composed, part_for
+from dreambooth_jax.adapters.join import fixed_of_all
 from dreambooth_jax.adapters.kernels import FIXED
 from dreambooth_jax.config import Config
 from dreambooth_jax.data.batches import ConceptTables
@@ -91,7 +92,11 @@ class Training:
 
     def rates_at(self, active: Groups, step: int) -> dict[str, float]:
         """Learning rates of some groups at a step that trains them, for the log."""
-        return {f"learning_rate/{group}": float(self.setup.learning_rates[group][step]) for group in active}
+        return {
+            f"learning_rate/{group}" + (f" {label}" if label else ""): float(rates[step])
+            for group in active
+            for label, rates in self.setup.learning_rates[group].items()
+        }
 
     def data_for(self, active: Groups, trainable: Tree) -> Mixture:
         """Batches for steps that train some groups.
@@ -147,7 +152,7 @@ class Training:
         """What an adapter's file holds, with the moving average where one is kept; None where whole networks are
         trained. All processes call it."""
         trainable = self.averaged(state) or state.trainable
-        fixed = {network: {FIXED: tree[FIXED]} for network, tree in self.frozen.items() if FIXED in tree}
+        fixed = {network: {FIXED: fixed_of_all(tree)} for network, tree in self.frozen.items()}
         if not is_of_kernels(fixed, trainable):
             return None
         trainable = self.setup.mapper.place(trainable)

@@ -168,6 +168,17 @@ def treatments_of(group: str, tree: Tree, rules: Sequence[Rule], base: Treatment
     return {name: treatment_of(f"{group}/{name}", rules, base) for name in flatten(tree)}
 
 
+def rates_told(group: str, tree: Tree, rules: Sequence[Rule], base: Treatment) -> dict[str, Treatment]:
+    """Of a group, each learning rate that any of its leaves has, by what is to be told of it: the patterns of the rules
+    that say so, in their order, or nothing for leaves that no rule is about, and where all have the same. Decay, which
+    is no matter of rates, is the group's; arguments as in :func:`by_treatment`."""
+    told: dict[Treatment, str] = {}
+    for name, treatment in treatments_of(group, tree, rules, base).items():
+        patterns = (rule.pattern for rule in rules if re.fullmatch(rule.pattern, f"{group}/{name}"))
+        told.setdefault(treatment._replace(weight_decay=base.weight_decay), " ".join(patterns))
+    return {label if len(told) > 1 else "": treatment for treatment, label in told.items()}
+
+
 def by_kind(
     tree: Tree, kinds: Mapping[str, K], *, make: Callable[[K], optax.GradientTransformation]
 ) -> optax.GradientTransformation:

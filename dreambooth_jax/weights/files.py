@@ -21,6 +21,7 @@ import numpy as np
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.json_files import LARGEST
+from dreambooth_jax.weights.other_files import POINTER, not_weights
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _CODES = {
@@ -63,7 +64,7 @@ def turned(leaf: Leaf, turn: Callable[[np.ndarray], np.ndarray]) -> Leaf:
 def broken(file: Path, why: str) -> InputError:
     """The error for a file that does not hold what it should."""
     with open(file, "rb") as stream:
-        if stream.read(24) == b"version https://git-lfs.":
+        if stream.read(len(POINTER)) == POINTER:
             return InputError(f"{file} is a git-lfs pointer, not the weights: run `git lfs pull` where it comes from")
     return InputError(f"{file} is broken ({why}): download or copy it again")
 
@@ -132,7 +133,7 @@ def read_header(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > file.stat().st_size - 8:
-            raise broken(file, "truncated or not a safetensors file")
+            raise not_weights(file) or broken(file, "truncated or not a safetensors file")
         if length > LONGEST_HEADER:
             raise broken(file, f"its header has {length} bytes, more than {LONGEST_HEADER}")
         try:

@@ -115,4 +115,4 @@ def test_what_cannot_be_meant_is_refused_on_one_line(tmp_path, photos, capsys, s
 def test_a_rate_for_whole_networks_is_doubted(tmp_path, photos, caplog):
     settings = ["optimizer.learning_rate=2e-6", "model.path=/nowhere", "train.batch_size=8"]
     assert train(tmp_path / "run", photos, *settings) == 2
-    assert "adapter.kind=lora hardly learns below 1e-05, and 1e-4 is usual" in caplog.text
+    assert "adapter.kind=lora hardly learns below 1e-05, and 0.0001 is usual" in caplog.text

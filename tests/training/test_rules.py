@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.training.optimizer import adamw, learning_rate_schedule
-from dreambooth_jax.training.rules import Rule, Treatment, by_treatment, check_used, treatment_of
+from dreambooth_jax.training.rules import Rule, Treatment, by_treatment, check_used, rates_told, treatment_of
 from dreambooth_jax.training.state import init_state
 
 BASE = Treatment(1e-3, 0.1, "constant", 0)
@@ -50,6 +50,16 @@ def test_factors_multiply_and_of_all_else_the_first_counts():
     assert treatment_of("unet/a/lora_up", rules, BASE) == Treatment(0.08, 0.0, "cosine", 3)
     assert treatment_of("text_encoder/a/lora_down", rules, BASE) == BASE
     assert treatment_of("other/unet/a", rules, BASE) == BASE  # whole names
+
+
+def test_each_rate_is_told_by_the_rules_that_say_it():
+    told = rates_told("unet", values(0), [Rule.parse(".*/lora_up rate=16"), Rule.parse("unet/b/.* rate=0.5")], BASE)
+    assert {label: treatment.learning_rate for label, treatment in told.items()} == pytest.approx(
+        {"": 1e-3, ".*/lora_up": 16e-3, "unet/b/.*": 5e-4, ".*/lora_up unet/b/.*": 8e-3}
+    )
+    assert set(rates_told("unet", values(0), [Rule.parse(".*/bias weight_decay=0")], BASE)) == {""}
+    (treatment,) = rates_told("unet", values(0), [Rule.parse("unet/.* learning_rate=3e-5")], BASE).values()
+    assert treatment.learning_rate == 3e-5
 
 
 def test_a_leaf_is_trained_as_it_would_be_with_its_settings_for_all():

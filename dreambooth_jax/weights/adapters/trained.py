@@ -5,7 +5,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dreambooth_jax.adapters.kernels import tensors_by_path, without_fixed
+from dreambooth_jax.adapters.join import fixed_of_all
+from dreambooth_jax.adapters.kernels import tensors_by_path
 from dreambooth_jax.adapters.rank_relaxed import merged
 from dreambooth_jax.adapters.textual_inversion import TOKENS
 from dreambooth_jax.trees import Tree
@@ -47,8 +48,7 @@ def modules_of(frozen: Tree, trainable: Tree) -> dict[str, dict[str, Module]]:
 def _layers(frozen: Tree, trainable: Tree) -> Iterator[tuple[str, str, Tensors]]:
     for network, tree in trainable.items():
         if network != TOKENS:
-            _, fixed = without_fixed(frozen.get(network, {}))
-            for path, tensors in tensors_by_path(fixed, tree).items():
+            for path, tensors in tensors_by_path(fixed_of_all(frozen.get(network, {})), tree).items():
                 yield network, path, tensors
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import full
+from dreambooth_jax.adapters import full, join
 from dreambooth_jax.adapters.registry import ADAPTERS
+from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from dreambooth_jax.config import load_config
 from dreambooth_jax.trees import flatten, map_named, unflatten
 from dreambooth_jax.weights.adapters import Module, applied, read_adapter, write_adapter
@@ -81,6 +82,20 @@ def test_a_file_makes_the_model_that_the_run_composes(tmp_path, kind, overrides)
     changed = sum(bool((np.asarray(leaf) != flatten(model)[name]).any()) for name, leaf in expected.items())
     assert changed == sum(len(layers) for layers in read_adapter(tmp_path / "a.safetensors").networks.values()) > 1
     assert not check_file(tmp_path / "a.safetensors").damage
+
+
+@pytest.mark.parametrize("kind", ["lora", "lidb"])
+@pytest.mark.parametrize("words_first", [False, True])
+def test_a_joined_adapter_has_the_modules_that_it_has_alone(words_first, kind):
+    """What a method keeps fixed, such as alpha, is found wherever a join has put it."""
+    alone, model = adapter_of(kind), params()
+    model["text_encoder"] |= unflatten({"embeddings/token_embedding/embedding": np.ones((5, 4), np.float32)})
+    words = textual_inversion({"a": 1}, {"text_encoder": [(2,)]})
+    joint = join(words, alone) if words_first else join(alone, words)
+    found, expected = (modules_of(*adapter.init(rng.root_key(0), model)) for adapter in (joint, alone))
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert kind != "lora" or all("alpha" in module.tensors for one in found.values() for module in one.values())
 
 
 def test_rank_relaxed_tuning_ends_with_a_plain_lora(tmp_path):

@@ -325,8 +325,10 @@ class TestCommandLine:
         [
             (None, "no such file"),
             (b"", "is broken"),
-            (b"{}", "is broken"),
-            (b"\x89PNG\r\n\x1a\n" + bytes(40), "is broken"),
+            (b"\0\0\0", "is broken"),
+            (b"{}", "is a text, not a file of weights"),
+            ("a photo of sks dog, sehr schön ".encode() * 99, "is a text, not a file of weights"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(40), "is a PNG picture, not a file of weights"),
             (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
         ],
     )
