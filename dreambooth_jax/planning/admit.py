@@ -48,7 +48,7 @@ def state_bytes(setup: TrainSetup, *, optimizer: str) -> dict[str, int]:
         f"moments ({optimizer})": bytes_per_device(state.opt_state),
         "moving average": bytes_per_device(state.ema),
         "gradients": max(gradients),
-        "networks at rest": bytes_per_device(mapper.shapes(setup.frozen)),
+        "networks at rest": bytes_per_device(mapper.shapes(setup.frozen_on_devices)),
     }
     return {name: size for name, size in sizes.items() if size}
 

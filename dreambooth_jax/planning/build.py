@@ -133,10 +133,10 @@ def draw_plans(config: Config, setup: TrainSetup, pipe: Pipeline, *, compiler: C
     lower = partial(pipe.lower_encode_images, encoded, **size._asdict())
     yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
     if config.samples.every:
-        held = bytes_per_device(setup.mapper.shapes((setup.state, setup.frozen)))
+        held = bytes_per_device(setup.mapper.shapes((setup.state, setup.frozen_on_devices)))
         # Where all is whole on each device, pictures are drawn with what the model shares with it; else with a copy.
         is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
-        shared = nbytes(passed_on(setup.adapter, *setup.drawn_with)) if is_whole else 0
+        shared = nbytes(passed_on(setup.adapter, *setup.drawn_with(setup.frozen_on_devices))) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
         usage = sampler(setup.pipe, config.samples.sampling(size=size), pictures)
         yield draw("sample grids", pictures, usage, held - shared)

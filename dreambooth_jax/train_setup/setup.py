@@ -25,6 +25,7 @@ from dreambooth_jax.training.objective import DenoisingObjective
 from dreambooth_jax.training.optimizer import Schedule
 from dreambooth_jax.training.optimizer_kinds import averaged_weights
 from dreambooth_jax.training.parallel import MappedStep, Mapper
+from dreambooth_jax.training.parallel.memories import on_host
 from dreambooth_jax.training.state import TrainState, init_state
 from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import Tree, shapes
@@ -122,20 +123,38 @@ class TrainSetup:
         """Does one of these groups change one?"""
         return not set(self.encoders).isdisjoint(networks_in_step(self.adapter, active, encoders=self.encoders))
 
-    @property
-    def drawn_with(self) -> tuple[Tree, Tree]:
-        """Shapes of what is frozen and trained that a model is composed of: without the teacher."""
-        return part_for(self.adapter, self.pipe.params, self.frozen, self.trainable)
+    def drawn_with(self, frozen: Tree) -> tuple[Tree, Tree]:
+        """Shapes of what is frozen, of these, and trained that a model is composed of: without the teacher."""
+        return part_for(self.adapter, self.pipe.params, frozen, self.trainable)
 
     def frozen_in_step(self, active: Groups, frozen: Tree) -> Tree:
         """Of the frozen parameters, those that a step needs."""
         networks = networks_in_step(self.adapter, active, encoders=self.encoders, teaches=TEACHER in self.frozen)
         return part_for(self.adapter, networks, frozen, {})[0]
 
+    @property
+    def off_devices(self) -> Groups:
+        """Frozen networks that lie in the host's memory but while pictures are drawn: those that no step takes, where
+        devices have a memory of their own."""
+        if self.mapper.target.arch.platform == "cpu":
+            return ()
+        taken = {name for active in self.steps for name in self.frozen_in_step(active, self.frozen)}
+        return tuple(name for name in self.frozen if name not in taken)
+
+    @property
+    def frozen_on_devices(self) -> Tree:
+        """Shapes of what is frozen and lies in the devices' memory all the time."""
+        return {name: tree for name, tree in self.frozen.items() if name not in self.off_devices}
+
+    def placed(self, frozen: Tree) -> Tree:
+        """What is never trained, as it is kept during the run, where it lies between steps."""
+        placed = self.mapper.place(self.at_rest(frozen))
+        return {name: on_host(tree) if name in self.off_devices else tree for name, tree in placed.items()}
+
     def idle(self, active: Groups) -> Tree:
-        """Shapes on each device of the frozen parameters that a step does not take."""
+        """Shapes on each device of the frozen parameters that lie there while a step runs that does not take them."""
         needed = self.frozen_in_step(active, self.frozen)
-        return self.mapper.shapes({name: tree for name, tree in self.frozen.items() if name not in needed})
+        return self.mapper.shapes({name: tree for name, tree in self.frozen_on_devices.items() if name not in needed})
 
     def batch(self, active: Groups, size: Size | None = None) -> Any:
         """Shapes of a global batch: those of ``batch_at``, of pictures that take no memory.

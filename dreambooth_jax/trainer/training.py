@@ -25,6 +25,7 @@ from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.parallel import Mapper
+from dreambooth_jax.training.parallel.memories import on_devices
 from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
@@ -129,7 +130,7 @@ class Training:
         """Some networks, or all, whole on each of this process's devices."""
         adapter, mapper = self.setup.adapter, self.setup.mapper
         frozen, trainable = part_for(adapter, networks or self.setup.pipe.params, self.frozen, trainable)
-        return replicate(composed(adapter, frozen, mapper.place(trainable)), mapper.target.mesh)
+        return replicate(composed(adapter, on_devices(frozen), mapper.place(trainable)), mapper.target.mesh)
 
     def best_params(self, state: TrainState, *networks: str) -> Tree:
         """Some networks, or all, with the average, where one is kept: what is sampled and exported."""
@@ -175,7 +176,7 @@ def set_up(config: Config, prepared: Prepared, mapper: Mapper) -> tuple[Training
     frozen, trainable = setup.adapter.init(rng.root_key(config.train.seed), prepared.pipe.params)
     training = Training(
         setup=setup,
-        frozen=mapper.place(setup.at_rest(frozen)),  # it may have numbers of its own beside the networks
+        frozen=setup.placed(frozen),  # it may have numbers of its own beside the networks
         concepts=prepared.concepts,
         first_step=prepared.first_step,
         seed=config.train.seed,

@@ -21,7 +21,7 @@ import numpy as np
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.json_files import LARGEST
-from dreambooth_jax.weights.other_files import POINTER, not_weights
+from dreambooth_jax.weights.other_files import kind_of_other
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _CODES = {
@@ -64,7 +64,7 @@ def turned(leaf: Leaf, turn: Callable[[np.ndarray], np.ndarray]) -> Leaf:
 def broken(file: Path, why: str) -> InputError:
     """The error for a file that does not hold what it should."""
     with open(file, "rb") as stream:
-        if stream.read(len(POINTER)) == POINTER:
+        if stream.read(24) == b"version https://git-lfs.":
             return InputError(f"{file} is a git-lfs pointer, not the weights: run `git lfs pull` where it comes from")
     return InputError(f"{file} is broken ({why}): download or copy it again")
 
@@ -133,7 +133,9 @@ def read_header(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > file.stat().st_size - 8:
-            raise not_weights(file) or broken(file, "truncated or not a safetensors file")
+            stream.seek(0)
+            kind = kind_of_other(stream.read(1024))
+            raise broken(file, f"it is {kind}" if kind else "truncated or not a safetensors file")
         if length > LONGEST_HEADER:
             raise broken(file, f"its header has {length} bytes, more than {LONGEST_HEADER}")
         try:

@@ -15,7 +15,6 @@ from typing import Any
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.files import Leaf, broken, check_name
-from dreambooth_jax.weights.other_files import not_weights
 from dreambooth_jax.weights.pickle_reader import PickleReader
 
 LONGEST_PICKLE = 25 * 2**20
@@ -37,9 +36,7 @@ def read_torch(file: Path) -> dict[str, Leaf]:
         InputError: naming the file, if it is none, is broken, or asks for anything but tensors.
     """
     if not zipfile.is_zipfile(file):
-        raise not_weights(file) or broken(
-            file, "no zip archive, as PyTorch writes since 1.6; load and save it once with PyTorch"
-        )
+        raise broken(file, "no zip archive, as PyTorch writes since 1.6; load and save it once with PyTorch")
     try:
         with zipfile.ZipFile(file) as archive:
             members = {name.partition("/")[2]: info for name, info in archive.NameToInfo.items()}

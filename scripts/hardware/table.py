@@ -24,7 +24,7 @@ over the links, whichever takes longest; no device reaches it.
 
 One training step in bfloat16 with AdamW in float32, 77 keys, latents and the texts of frozen towers cached. *1+1* is
 one instance and one class example. GB of 10⁹ bytes on each device: *arguments* are weights, moments and the batch,
-*temporaries* activations and gradients; networks at rest (0.8 GB for SD 1.5) come on top. *Traffic* is an estimate:
+*temporaries* activations and gradients; networks that no step takes lie in the host's memory. *Traffic* is an estimate:
 what the program's kernels read and write, without what caches keep. A card's memory is what its driver reports; of
 that, jax takes nine tenths when started by `dreambooth-jax`. Memory in **bold** does not fit.
 """

@@ -326,9 +326,8 @@ class TestCommandLine:
             (None, "no such file"),
             (b"", "is broken"),
             (b"\0\0\0", "is broken"),
-            (b"{}", "is a text, not a file of weights"),
-            ("a photo of sks dog, sehr schön ".encode() * 99, "is a text, not a file of weights"),
-            (b"\x89PNG\r\n\x1a\n" + bytes(40), "is a PNG picture, not a file of weights"),
+            (b"{}", "is broken"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(40), "is broken"),
             (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
         ],
     )
@@ -341,6 +340,22 @@ class TestCommandLine:
             lines = capsys.readouterr().err.strip().splitlines()
             assert len(lines) == 1
             assert message in lines[0]
+
+    @pytest.mark.parametrize(
+        ("content", "what"),
+        [
+            (b"{}", "it is a text"),
+            ("a photo of sks dog, sehr schön ".encode() * 99, "it is a text"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(40), "it is a PNG picture"),
+            (b"PK\x03\x04" + bytes(40), "it is a zip archive, as PyTorch's own files are"),
+            (bytes([255] * 40), "truncated or not a safetensors file"),
+        ],
+    )
+    def test_what_a_file_is_that_holds_no_weights(self, tmp_path, content, what):
+        for name in ("a.safetensors", "a.png"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(InputError, match=rf"{name} is broken \({what}"):
+                check_file(tmp_path / name)
 
     def test_a_folder_is_one_line(self, tmp_path, capsys):
         assert main(["check", str(tmp_path)]) == 2
