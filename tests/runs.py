@@ -16,6 +16,11 @@ from PIL import Image, ImageDraw
 
 from dreambooth_jax import trees
 from dreambooth_jax.config import Config, load_config
+from dreambooth_jax.memory import Usage
+from dreambooth_jax.planning.build import build
+from dreambooth_jax.planning.measure import Measured
+from dreambooth_jax.planning.result import Plan
+from dreambooth_jax.target import Target
 from dreambooth_jax.training import loop
 from dreambooth_jax.training.checkpoint import complete_steps, read_weights
 
@@ -99,6 +104,16 @@ def killed_at(step: int, process: int = 0, sent: signal.Signals = signal.SIGTERM
         return loop.run_phases(state, hooks=[hook, *hooks], **options)
 
     return run_phases
+
+
+def traced_plan(config: Config) -> Plan:
+    """The plan of a run on one device, whose programs are traced but not compiled: for what does not depend on XLA."""
+
+    def trace(name, lower):
+        lower()
+        return Measured(usage=Usage(arguments=1, results=1, temporaries=1))
+
+    return build(config, Target.of(jax.devices()[:1]), compiler=trace)
 
 
 def programs_of_run(root: Path, *overrides: str) -> dict[str, int]:

@@ -158,13 +158,16 @@ def test_pictures_depend_on_both_encoders_and_on_the_summary(model):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("stop", [0, -1])
 def test_a_run_trains_samples_and_exports_it(model, tmp_path, stop):
     """With its text encoders at rest, their conditions in the batch; and with both trained."""
     options = [f"model.path={model[0]}", f"text_encoder.stop={stop}", "train.steps=2", "samples.every=2"]
-    options += ["samples.steps=2", "prior.weight=0", "train.batch_size=8", "prior.class_images=null"]
+    options += ["samples.steps=2", "prior.weight=0", "train.batch_size=2", "prior.class_images=null"]
     config = tiny_config(tmp_path, *options)
     folder = dbx.train(config).folder
+    assert not (folder / "class_images").exists()
+    assert {json.loads(line)["prior_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()} == {0}
     trained, before = weights(folder, 2), flatten(model[1])
     assert {name.split("/")[0] for name in trained} == {"unet", *(TWO.text_encoders if stop else ())}
     assert (trained["unet/summary/kernel"] != before["unet/summary/kernel"]).any()
@@ -177,8 +180,9 @@ def test_a_run_trains_samples_and_exports_it(model, tmp_path, stop):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_a_run_teaches_both_encoders_a_word(model, tmp_path):
-    options = [f"model.path={model[0]}", "train.steps=2", "samples.every=0", "prior.weight=0", "train.batch_size=8"]
+    options = [f"model.path={model[0]}", "train.steps=2", "samples.every=0", "prior.weight=0", "train.batch_size=2"]
     options += ["adapter.kind=textual_inversion", "tokens.vectors=2", "prior.class_images=null"]
     folder = dbx.train(tiny_config(tmp_path, *options)).folder
     trained = weights(folder, 2)

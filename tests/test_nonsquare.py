@@ -14,11 +14,15 @@ from dreambooth_jax.cli import main
 from dreambooth_jax.config import DataConfig, load_config, save_config, to_dict
 from dreambooth_jax.planning.elsewhere import config_of
 from dreambooth_jax.size import Size
-from tests.runs import MODEL, tiny_config
+from tests.runs import MODEL, tiny_config, traced_plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_device"),
+    pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
+]
 
-WIDE = ["data.resolution=24x16", "train.batch_size=8", "train.steps=1", "checkpoint.every=1", "prior.num_images=2"]
+WIDE = ["data.resolution=24x16", "train.batch_size=2", "train.steps=1", "checkpoint.every=1", "prior.num_images=2"]
 GRIDS = ["samples.every=1", "samples.steps=2", "samples.num_images=1"]
 
 
@@ -71,7 +75,7 @@ def test_a_plan_is_of_that_size(tmp_path):
     model = shutil.copytree(MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("*.msgpack", "*.npz"))
     settings = [f"model.path={model}", "samples.every=0", "prior.weight=0"]
     wide, square = (
-        dbx.plan(tiny_config(tmp_path, *WIDE, *settings, f"data.resolution={size}")) for size in ("32x16", 16)
+        traced_plan(tiny_config(tmp_path, *WIDE, *settings, f"data.resolution={size}")) for size in ("32x16", 16)
     )
     assert wide.steps[0].flops > 1.5 * square.steps[0].flops
     assert wide.state["batch"] > square.state["batch"]

@@ -222,21 +222,6 @@ def test_lost_and_damaged_class_images_are_made_again_bit_for_bit(root, uninterr
 
 
 @pytest.mark.slow
-def test_without_prior_preservation_no_class_image_is_made(root):
-    config = tiny_config(
-        root,
-        f"run_dir={root / 'alone'}",
-        "prior.weight=0",
-        "prior.class_images=null",
-        "train.batch_size=8",
-        "train.steps=1",
-    )
-    folder = dbx.train(config).folder
-    assert not (folder / "class_images").exists()
-    assert json.loads((folder / "metrics.jsonl").read_text())["prior_loss"] == 0
-
-
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(root):
     config = tiny_config(root, f"run_dir={root / 'diverged'}", "optimizer.learning_rate=1e30", "checkpoint.every=1")
     with pytest.raises(

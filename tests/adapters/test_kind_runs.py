@@ -27,7 +27,7 @@ from dreambooth_jax.weights.adapters import Module, applied, read_adapter, write
 from dreambooth_jax.weights.adapters.metadata import network_metadata
 from dreambooth_jax.weights.adapters.methods import ALL_TENSORS, method_of
 from dreambooth_jax.weights.modules import parameter_shapes
-from tests.runs import MODEL, assert_same, draw_photos, killed_at, tiny_config, weights
+from tests.runs import MODEL, assert_same, cut_short, draw_photos, tiny_config, weights
 
 TENSORS = {
     "lora": {"lora_down", "lora_up"},
@@ -216,22 +216,17 @@ def test_all_ways_go_on_bit_for_bit(ways, tmp_path, root, params, monkeypatch):
     names = list(trees.flatten(params))
     monkeypatch.setitem(registry.ADAPTERS, "loha", lambda config, tokenizers: by_turns(ways, names))
     settings = ["prior.weight=0", "train.steps=2", "train.batch_size=1", "checkpoint.every=1", "adapter.kind=loha"]
-    whole, killed = (
-        tiny_config(root, f"run_dir={tmp_path / name}", "optimizer.learning_rate=1e-2", *settings)
-        for name in ("whole", "killed")
-    )
-    dbx.train(whole)
-    with monkeypatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(1))
-        dbx.train(killed)
-    dbx.train(killed)
-    trained, first = weights(tmp_path / "whole", 2), weights(tmp_path / "whole", 1)
-    assert_same(trained, weights(tmp_path / "killed", 2))
+    settings += ["optimizer.learning_rate=1e-2"]
+    whole = dbx.train(tiny_config(root, f"run_dir={tmp_path / 'whole'}", *settings)).folder
+    killed = cut_short(whole, 1, tmp_path / "killed")
+    dbx.train(tiny_config(root, f"run_dir={killed}", *settings))
+    trained, first = weights(whole, 2), weights(whole, 1)
+    assert_same(trained, weights(killed, 2))
     assert len({name.rpartition("/")[2] for name in trained}) >= len(ways)
     for name, leaf in trained.items():
         assert (leaf != first[name]).any(), name
-    _the_layers_of_what_is_trained_change(tmp_path / "whole", trained)
-    _its_file_is_the_same_model(tmp_path / "whole")
+    _the_layers_of_what_is_trained_change(whole, trained)
+    _its_file_is_the_same_model(whole)
 
 
 def _its_file_is_the_same_model(folder):

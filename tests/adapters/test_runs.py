@@ -12,7 +12,7 @@ from dreambooth_jax.adapters import registry
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from tests.adapters.toy import RANK, low_rank
-from tests.runs import MODEL, assert_same, draw_photos, killed_at, tiny_config, weights
+from tests.runs import MODEL, assert_same, cut_short, draw_photos, tiny_config, traced_plan, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 
@@ -40,18 +40,17 @@ def trained(request, root, monkeypatch):
     return root / parallel, settings
 
 
-def test_it_trains_resumes_samples_and_exports(trained, root, monkeypatch):
+def test_it_trains_resumes_samples_and_exports(trained, root):
     folder, settings = trained
     _only_what_the_adapter_trains_is_kept(folder)
     _the_model_is_what_is_composed(folder)
-    _killed_and_resumed_is_bit_identical(folder, root, settings, monkeypatch)
+    _killed_and_resumed_is_bit_identical(folder, root, settings)
 
 
 def test_the_plan_counts_what_is_trained(root, monkeypatch):
-    monkeypatch.setattr(Target, "here", classmethod(lambda _: Target.of(jax.devices()[:1])))
     monkeypatch.setitem(registry.ADAPTERS, "full", lambda *_: low_rank("words", "pictures"))
     overrides = ["prior.weight=0", "train.steps=4", "samples.every=4", "samples.num_images=1", *STRETCH]
-    found = dbx.plan(tiny_config(root, *overrides))
+    found = traced_plan(tiny_config(root, *overrides))
     params = dbx.load_pretrained(MODEL).params
     _, trainable = low_rank("words", "pictures").init(rng.root_key(0), params)
     assert found.state["parameters"] == trees.nbytes(trainable) < trees.nbytes(params) / 20
@@ -92,12 +91,8 @@ def _the_model_is_what_is_composed(folder):
     assert np.abs(pictures - opened.pipe("a photo of sks dog", params=original, **options)).max() > 1e-4
 
 
-def _killed_and_resumed_is_bit_identical(folder, root, settings, monkeypatch):
-    config = tiny_config(root, f"run_dir={folder}-killed", *settings)
-    with monkeypatch.context() as patch:
-        patch.setattr("dreambooth_jax.trainer.training.run_phases", killed_at(2))
-        dbx.train(config)
-    assert not (root / f"{folder.name}-killed" / "model").exists()
-    dbx.train(config)
+def _killed_and_resumed_is_bit_identical(folder, root, settings):
+    killed = cut_short(folder, 2, root / f"{folder.name}-killed")
+    dbx.train(tiny_config(root, f"run_dir={killed}", *settings))
     for ema in (False, True):
-        assert_same(weights(folder, 4, ema=ema), weights(root / f"{folder.name}-killed", 4, ema=ema))
+        assert_same(weights(folder, 4, ema=ema), weights(killed, 4, ema=ema))

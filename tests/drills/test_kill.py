@@ -14,7 +14,7 @@ from PIL import Image
 from tests.drills import worker
 from tests.runs import assert_same, draw_photos, weights
 
-pytestmark = pytest.mark.slow  # some forty processes
+pytestmark = pytest.mark.slow  # some twenty-five processes
 
 SETTINGS = [
     "prior.class_images=null",
@@ -27,7 +27,8 @@ SETTINGS = [
     "samples.steps=1",
     "samples.num_images=1",
 ]
-MOMENTS = 20
+RUNS, KILLS = 5, 4
+"""So many runs, each of which is killed so many times."""
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +61,29 @@ def whole(processes, root):
     """(folder of a run that nobody killed, its moments)"""
     code, (finished, moments) = run(processes, root, root / "whole")
     assert (code, finished) == (0, True)
-    assert moments > 2 * MOMENTS
+    assert moments > 2 * RUNS * KILLS
     return root / "whole", moments
 
 
 def test_killed_at_any_moment_the_run_comes_to_the_same_end(processes, root, whole):
+    """First at one of several moments, then again and again half-way through what is left, while it goes on."""
     folder, moments = whole
-    places = np.linspace(1, moments - 1, MOMENTS).astype(int).tolist()
+    places = np.linspace(1, moments - 1, RUNS).astype(int).tolist()
 
     def drill(place):
-        killed = root / f"killed{place}"
-        code, _ = run(processes, root, killed, kill_at=place)
-        return place, code, run(processes, root, killed)
+        killed, left, next_place, codes = root / f"killed{place}", moments, place, []
+        for _ in range(KILLS):
+            codes.append(run(processes, root, killed, kill_at=next_place)[0])
+            left -= next_place
+            next_place = max(2, left // 2)
+        return place, codes, run(processes, root, killed)
 
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(drill, places))
     # on other threads things happen in another order: the last moments may come after the end
-    assert sum(code == -signal.SIGKILL for _, code, _ in ended) >= MOMENTS - 2, ended
-    for place, code, (again, answer) in ended:
-        assert code in (0, -signal.SIGKILL)
+    assert sum(code == -signal.SIGKILL for _, codes, _ in ended for code in codes) >= RUNS * KILLS - 2, ended
+    for place, codes, (again, answer) in ended:
+        assert set(codes) <= {0, -signal.SIGKILL}, place
         assert (again, answer and answer[0]) == (0, True), place
         _compare(folder, root / f"killed{place}")
 
