@@ -95,10 +95,12 @@ def planned(call: Call, axes: "Sequence[Axis]", *, within: str) -> "tuple[Sweep,
 
     data, folder = call.settings.data, Path(call.settings.run_dir)
     if data.subjects:
-        for key, value in (("instance_images", data.instance_images), ("concepts", data.concepts)):
-            if value:
+        for key, is_given in (("instance_images", "data.instance_images" in call.told), ("concepts", data.concepts)):
+            if is_given:
                 raise InputError(f"data.subjects and data.{key} are both given: leave one out")
-        axes = [subjects_axis(data.subjects, class_noun=data.class_noun), *axes]
+        # a file that brings a subject of its own, as the quick start does, speaks of that one's class
+        of_another = data.instance_images and "data.class_noun" not in call.told
+        axes = [subjects_axis(data.subjects, class_noun="" if of_another else data.class_noun), *axes]
     grid, trained = grid_of(axes)
     members, cells = expand(call.words, trained, folder=folder, within=within)
     return Sweep(folder=folder, within=within, axes=axis_names(trained), cells=cells, grid=grid), members

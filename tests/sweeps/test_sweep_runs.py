@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from signal import SIGTERM
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from dreambooth_jax.cli import main
+from dreambooth_jax.cli.parsing import read_call
+from dreambooth_jax.cli.sweep import SWEEP, planned
 from dreambooth_jax.sweeps.sweep import read_sweep
 from tests.runs import MODEL, draw_photos, weights
 
@@ -132,6 +135,17 @@ def test_the_plan_alone_writes_nothing(tmp_path, photos, capsys):
     assert not (tmp_path / "x").exists()
     assert main(["sweep", *words, "train.seed=0,1", "adapter.kind=full", "adapter.rank=16", "--dry_run"]) == 0
     assert "a copy of the weights of its own (adapter.kind=full): seed-0, seed-1" in capsys.readouterr().out
+
+
+def test_the_subject_of_a_file_gives_way_to_those_of_a_folder(tmp_path, photos):
+    for name in ("dog1", "cat"):
+        shutil.copytree(photos, tmp_path / "subjects" / name)
+    words = ["quickstart", f"data.subjects={tmp_path / 'subjects'}", f"run_dir={tmp_path / 'run'}"]
+    for noun, expected in ((None, ["cat", "dog"]), ("pet", ["pet", "pet"])):
+        call = read_call(SWEEP, [*words, *([f"data.class_noun={noun}"] if noun else [])])
+        _, members = planned(call, call.taken, within="subjects")
+        assert [member.config.data.class_noun for member in members] == expected
+        assert {Path(member.config.data.instance_images).parent for member in members} == {tmp_path / "subjects"}
 
 
 @pytest.mark.slow

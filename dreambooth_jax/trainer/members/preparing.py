@@ -83,7 +83,7 @@ def set_up_members(
             )
         training = Training(
             setup=setup,
-            frozen=trainings[0].frozen if trainings else mapper.place(setup.at_rest(frozen)),
+            frozen=trainings[0].frozen if trainings else setup.placed(frozen),
             concepts=one.concepts,
             first_step=one.first_step,
             seed=member.config.train.seed,
