@@ -27,6 +27,12 @@ def plan(call: Call) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
     from dreambooth_jax import planning
 
+    if (members := call.options["members"]) is not None:
+        together = planning.plan_members(call.settings, members, target=target)
+        print(together)
+        if not together.fits:
+            raise InputError(f"{together.verdict}: take train.remat=blocks, a smaller rank, or a larger device")
+        return
     found = planning.plan(call.settings, target=target)
     print(found)
     if not found.fits:
@@ -41,10 +47,11 @@ PLAN = Verb(
     options={
         "target": Option(
             str,
-            "Compile for devices that are not here: h100, a100-40:8, h100:2x8 (hosts x cards), v5e:2x2 ...; "
-            "needs the extra plan-cuda or plan-tpu.",
+            "Compile for devices that are not here: h100:8, h100:2x8 (hosts x cards), v5e:2x2; extras plan-cuda, "
+            "plan-tpu.",
         ),
         "devices": Option(int, "Pretend so many CPU devices."),
+        "members": Option(int, "How many subjects of so many one program trains at once."),
     },
     place_words=config_files,
     run=plan,
@@ -52,5 +59,6 @@ PLAN = Verb(
     examples=(
         ("on the devices of this machine", "plan configs/sd15.yaml data.class_noun=dog"),
         ("on a card that is not here", "plan configs/sd15.yaml data.class_noun=dog --target l4"),
+        ("thirty subjects at once", "plan configs/sd15_lora.yaml data.class_noun=dog --members 30 --target h100"),
     ),
 )

@@ -119,14 +119,12 @@ def _show(result: "SweepResult") -> None:
 
 SWEEP_OPTIONS = {
     "engine": Option(str, "Who trains: local (here), ray (a Ray cluster; extra ray) or slurm (array jobs by sbatch)."),
-    "at_once": Option(
-        int, "Most members that one program trains; by default all that share it. Fewer need less memory."
-    ),
+    "at_once": Option(int, "Most members that one program trains; by default all that share it: see plan --members."),
     "gpus": Option(float, "Of ray and slurm: GPUs of each job."),
     "cpus": Option(int, "Of ray and slurm: CPU cores of each job."),
     "retries": Option(int, "Of ray: how often a job is tried anew that its machine took down; 3 by default."),
     "submit": Option(str, 'Of slurm: more options for sbatch, such as "--partition=gpu --time=8:00:00".'),
-    "dry_run": Option(bool, "Only say what would be trained, in which groups."),
+    "dry_run": Option(bool, "Only say what would be trained, and how."),
 }
 
 SWEEP = Verb(

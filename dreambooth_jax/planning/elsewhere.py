@@ -30,6 +30,7 @@ from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.config.setting import entry_kind
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.hardware import environment
+from dreambooth_jax.planning.members_result import MembersPlan
 from dreambooth_jax.planning.result import Plan
 
 log = logging.getLogger(__name__)
@@ -49,21 +50,24 @@ _ELSEWHERE = (
 )  # what no program depends on
 
 
-def plan_elsewhere(config: Config, name: str) -> Plan:
-    """The plan of a run on the devices of a name, such as ``h100:8``; at once where it was made before.
+def plan_elsewhere(config: Config, name: str, *, members: int | None = None) -> Plan | MembersPlan:
+    """The plan of a run, or of a group of members, on the devices of a name, such as ``h100:8``; at once where it was
+    made before.
 
     Raises:
         InputError: for wrong settings, an unknown name, or a compiler that is not installed.
     """
     surroundings = environment(name)
-    kept = plans_folder() / f"{_digest(config, name, surroundings)}.json"
+    kind: type[Plan] | type[MembersPlan] = Plan if members is None else MembersPlan
+    about = {} if members is None else {"members": members}
+    kept = plans_folder() / f"{_digest(config, name, surroundings, **about)}.json"
     try:
-        return Plan.from_json(json.loads(kept.read_text()))
+        return kind.from_json(json.loads(kept.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or torn
-    result = _ask(config, name, surroundings)
+    result = _ask(config, name, surroundings, **about)
     keep(kept, result)
-    return Plan.from_json(result)
+    return kind.from_json(result)
 
 
 def plans_folder() -> Path:
@@ -102,7 +106,7 @@ def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
     return {variable: value for variable, value in everything.items() if variable.startswith(_SETTINGS)}
 
 
-def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
+def _digest(config: Config, name: str, surroundings: dict[str, str], **about: int) -> str:
     from dreambooth_jax.models.families import VAE
     from dreambooth_jax.pipeline.load import source_of
     from dreambooth_jax.weights.single_module import open_module
@@ -125,7 +129,7 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
         prediction_type=model.prediction_type,
         weights=False,
     )
-    parts: list[Any] = [settings, name, compiler_settings(surroundings), versions(), sys.version_info[:2]]
+    parts: list[Any] = [settings, name, about, compiler_settings(surroundings), versions(), sys.version_info[:2]]
     parts.append({**found.configs, "scheduler": found.scheduler_config})
     if model.vae is not None:
         parts.append({**open_module(source_of(model.vae), VAE, component="vae", weights=False).config})
@@ -133,7 +137,7 @@ def _digest(config: Config, name: str, surroundings: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _ask(config: Config, name: str, surroundings: dict[str, str]) -> dict[str, Any]:
+def _ask(config: Config, name: str, surroundings: dict[str, str], **about: int) -> dict[str, Any]:
     """The worker's answer, with progress on the way."""
     command = [sys.executable, "-m", "dreambooth_jax.planning.worker"]
     with (
@@ -151,7 +155,7 @@ def _ask(config: Config, name: str, surroundings: dict[str, str]) -> dict[str, A
             assert worker.stdin is not None
             assert worker.stdout is not None
             with suppress(BrokenPipeError):  # it ended at once; why is found below
-                json.dump({"config": to_dict(config), "target": name}, worker.stdin)
+                json.dump({"config": to_dict(config), "target": name, **about}, worker.stdin)
                 worker.stdin.close()
             answer = dict(_answer(worker.stdout))
         finally:

@@ -143,21 +143,23 @@ class Plan:
     def from_json(cls, content: Mapping[str, Any]) -> "Plan":
         """The plan that :meth:`to_json` was asked of."""
 
-        def program(kind: type, values: Mapping[str, Any]) -> Any:
-            work = values["work"] and Work(
-                traffic=values["work"]["traffic"],
-                collectives=tuple(Collective(**one) for one in values["work"]["collectives"]),
-                kernels=values["work"]["kernels"],
-                bound=values["work"]["bound"] and Bound(**values["work"]["bound"]),
-            )
-            tuples: dict[str, Any] = {}
-            if kind is StepPlan:
-                tuples = {"active": tuple(values["active"]), "phases": [tuple(pair) for pair in values["phases"]]}
-            return kind(**{**values, **tuples, "usage": Usage(**values["usage"]), "work": work})
-
         programs = {"steps": StepPlan, "draws": DrawPlan}
-        parts = {name: [program(kind, one) for one in content[name]] for name, kind in programs.items()}
+        parts = {name: [program_of(kind, one) for one in content[name]] for name, kind in programs.items()}
         return cls(**{**content, **parts})
+
+
+def program_of(kind: type, values: Mapping[str, Any]) -> Any:
+    """A program of a kind from what ``asdict`` made of it, and JSON of that."""
+    work = values["work"] and Work(
+        traffic=values["work"]["traffic"],
+        collectives=tuple(Collective(**one) for one in values["work"]["collectives"]),
+        kernels=values["work"]["kernels"],
+        bound=values["work"]["bound"] and Bound(**values["work"]["bound"]),
+    )
+    tuples: dict[str, Any] = {}
+    if kind is StepPlan:
+        tuples = {"active": tuple(values["active"]), "phases": [tuple(pair) for pair in values["phases"]]}
+    return kind(**{**values, **tuples, "usage": Usage(**values["usage"]), "work": work})
 
 
 def gb(size: float | int) -> str:

@@ -22,6 +22,9 @@ from dreambooth_jax.memory import Usage
 from dreambooth_jax.planning.build import build
 from dreambooth_jax.planning.elsewhere import PACKAGE, config_of, keep, plans_folder, usable, versions
 from dreambooth_jax.planning.measure import Measured, compile_and_read
+from dreambooth_jax.planning.members import build_members
+from dreambooth_jax.planning.members_result import MembersPlan
+from dreambooth_jax.planning.result import Plan
 from dreambooth_jax.target import Target
 
 READERS = ("described", "hlo", "loops", "accesses", "exchanges", "programs")
@@ -74,7 +77,12 @@ def answer(question: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> 
         chip, devices = describe(name)
         target = Target.of(devices, memory=usable(chip.memory, chip.platform), described=True)
         compiler = Remembering(name, lambda text: tell({"progress": text}))
-        found = build(config_of(question["config"]), target, compiler=compiler, chip=chip)
+        config, members = config_of(question["config"]), question.get("members")
+        found: Plan | MembersPlan
+        if members is None:
+            found = build(config, target, compiler=compiler, chip=chip)
+        else:
+            found = build_members(config, target, members, compiler=compiler, chip=chip)
     except InputError as error:
         tell({"error": str(error)})
     else:
