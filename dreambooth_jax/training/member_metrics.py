@@ -7,7 +7,6 @@ A member whose numbers are not finite is stopped, and named; the others go on.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ import jax
 
 from dreambooth_jax import distributed
 from dreambooth_jax.progress import Progress
-from dreambooth_jax.training.metrics import LAG, NonFinite, Recorder
+from dreambooth_jax.training.late import Late
+from dreambooth_jax.training.metrics import NonFinite, Recorder
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Stop(NamedTuple):
     why: str
 
 
-class MemberRecorder:
+class MemberRecorder(Late[Sequence[dict[str, float]]]):
     """Takes each step's metrics [S] and gives members their own, a little later.
 
     Args:
@@ -51,19 +51,19 @@ class MemberRecorder:
         first_step: int,
         stopped: Mapping[int, Stop] | None = None,
     ):
+        super().__init__(
+            partial(
+                Progress,
+                total=max(steps),
+                initial=first_step,
+                desc=f"train {sum(one is not None for one in recorders)} members",
+                unit="step",
+                disable=not distributed.is_main(),
+            )
+        )
         self.stopped = dict(stopped or {})
         self._names, self._recorders, self._steps = names, recorders, steps
-        self._pending: deque[tuple[int, dict[str, jax.Array], Sequence[dict[str, float]]]] = deque()
         self._first, self._clock = first_step, 0.0
-        self._new_bar = partial(
-            Progress,
-            total=max(steps),
-            initial=first_step,
-            desc=f"train {sum(one is not None for one in recorders)} members",
-            unit="step",
-            disable=not distributed.is_main(),
-        )
-        self._bar: Progress | None = None
 
     def running(self, step: int) -> list[int]:
         """Numbers of members that are not stopped and take, or have just taken, so many steps."""
@@ -78,24 +78,6 @@ class MemberRecorder:
         recorder = self._recorders[number]
         assert recorder is not None
         return recorder
-
-    def push(self, step: int, metrics: dict[str, jax.Array], extra: Sequence[dict[str, float]]) -> None:
-        """Metrics [S] of the step that made state number ``step``; ``extra`` are host numbers of each member."""
-        if self._bar is None:
-            self._bar = self._new_bar()
-        self._pending.append((step, metrics, extra))
-        while len(self._pending) > LAG:
-            self._read()
-
-    def flush(self) -> None:
-        """Wait for all steps so far."""
-        while self._pending:
-            self._read()
-
-    def close(self) -> None:
-        """Leave the bar on the screen as it is."""
-        if self._bar is not None:
-            self._bar.close()
 
     def guarded(self, number: int, *, step: int, action: Callable[[], None]) -> None:
         """Do something for a member, and stop it if that finds a number that is not finite."""

@@ -2,14 +2,12 @@
 # Copyright The dreambooth_jax authors
 """Numbers that leave the device: ``metrics.jsonl``, TensorBoard events, the progress bar, and the guard against NaN.
 
-The loop never waits for the step that it has just started. Metrics are read ``LAG`` steps later, when they are there,
-which also keeps the host from running further ahead than that. Before anything is saved, all of them are read.
+They are read late (:mod:`.late`). Before anything is saved, all of them are read.
 """
 
 import json
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +19,7 @@ from tensorboardX import SummaryWriter
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.progress import Progress
-
-LAG = 2
+from dreambooth_jax.training.late import Late
 
 Listener = Callable[[int, dict[str, float]], None]
 """``listener(step, values)``, for each line of metrics."""
@@ -80,7 +77,7 @@ def _step_of(line: str) -> Any:
         return None  # the torn last line of a killed run
 
 
-class Recorder:
+class Recorder(Late[dict[str, float]]):
     """Takes each step's device metrics and gives them to the files and the bar, a little later.
 
     Args:
@@ -103,24 +100,14 @@ class Recorder:
         log_every: int,
         show_bar: bool = True,
     ):
+        super().__init__(
+            partial(Progress, total=steps, initial=first_step, desc="train", unit="step", disable=not show_bar)
+        )
         self._listeners, self._log_every, self._images_per_step = listeners, log_every, images_per_step
-        self._pending: deque[tuple[int, dict[str, jax.Array], dict[str, float]]] = deque()
         self._since: list[dict[str, float]] = []
         self._clock: float | None = None  # runs from the end of the first step, which compiles
         self._timed = 0
         self._steps = steps
-        self._new_bar = partial(
-            Progress, total=steps, initial=first_step, desc="train", unit="step", disable=not show_bar
-        )
-        self._bar: Progress | None = None  # from the first step on: what comes before it is told in other ways
-
-    def push(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, float]) -> None:
-        """Metrics of the step that made state number ``step``; ``extra`` are host numbers such as learning rates."""
-        if self._bar is None:
-            self._bar = self._new_bar()
-        self._pending.append((step, metrics, extra))
-        while len(self._pending) > LAG:
-            self._read()
 
     def say(self, step: int, values: dict[str, float]) -> None:
         """A line of its own, after those of all steps so far.
@@ -134,16 +121,6 @@ class Recorder:
                 raise NonFinite(f"{name} is {value} at step {step}")
         for listener in self._listeners:
             listener(step, values)
-
-    def flush(self) -> None:
-        """Wait for all steps so far."""
-        while self._pending:
-            self._read()
-
-    def close(self) -> None:
-        """Leave the bar on the screen as it is."""
-        if self._bar is not None:
-            self._bar.close()
 
     def _read(self) -> None:
         step, arrays, extra = self._pending.popleft()

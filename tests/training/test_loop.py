@@ -11,8 +11,9 @@ from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.data.mixture import Mixture
 from dreambooth_jax.data.streams import Stream
 from dreambooth_jax.target import Target
+from dreambooth_jax.training.late import LAG
 from dreambooth_jax.training.loop import Phase, PhaseInputs, run_phases
-from dreambooth_jax.training.metrics import LAG, MetricsFiles, Recorder
+from dreambooth_jax.training.metrics import MetricsFiles, Recorder
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import TrainState
 
