@@ -55,8 +55,8 @@ def test_the_plan_counts_what_is_trained(root, monkeypatch):
     _, trainable = low_rank("words", "pictures").init(rng.root_key(0), params)
     assert found.state["parameters"] == trees.nbytes(trainable) < trees.nbytes(params) / 20
     assert found.state["networks at rest"] == trees.nbytes(params)
-    for name in trainable:
-        assert f"M {name}" in found.model.split(";")[0]
+    for name, tree in trainable.items():
+        assert f"{trees.short(trees.count(tree))} {name}" in found.model.split(";")[0]
     (grids,) = [draw for draw in found.draws if draw.purpose == "sample grids"]
     adapted = {name.replace(".", "/") for group in trainable.values() for name in group}
     changed = sum(leaf.nbytes for name, leaf in trees.flatten(params).items() if name in adapted)
