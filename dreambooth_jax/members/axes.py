@@ -7,6 +7,7 @@ prior.class_prompt="a cat, sitting; a cat"          values with commas stand bet
 adapter.targets=[attn-only],[attn-mlp, conv_in]     each value is a list, in brackets
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_origin
@@ -161,6 +162,14 @@ def written(value: Any) -> str:
 
 def _in_list(value: Any) -> str:
     """A value within brackets; texts are quoted as YAML has them."""
-    import json
-
     return json.dumps(value, ensure_ascii=True) if isinstance(value, str) else written(value)
+
+
+def flat_settings(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``{train: {steps: 6}}`` and ``{train.steps: 6}`` of a YAML file -> ``train.steps``, 6."""
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flat_settings(value, f"{key}.")
+        else:
+            yield key, value

@@ -10,13 +10,13 @@ sweep:
 optimizer: {kind: lion}
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.parse import check_known, key_types
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.members.axes import Axis, Choice, axis_of, written
+from dreambooth_jax.members.axes import Axis, Choice, axis_of, flat_settings, written
 
 SWEEP = "sweep"
 
@@ -50,13 +50,4 @@ def _axis(key: str, value: Any, *, name: str) -> Axis:
 
 def settings_beside(settings: Mapping[Any, Any]) -> list[str]:
     """Settings, but for the sweep, as a command line has them."""
-    return [f"--{key}={written(value)}" for key, value in _flat(settings) if key.partition(".")[0] != SWEEP]
-
-
-def _flat(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, value
+    return [f"--{key}={written(value)}" for key, value in flat_settings(settings) if key.partition(".")[0] != SWEEP]

@@ -11,7 +11,7 @@ list.yaml   - {name: rex, photos: photos/rex, identifier: sks, class_noun: dog, 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dreambooth_jax.config.setting import shown
 from dreambooth_jax.data.prompts import METADATA
 from dreambooth_jax.data.sources import COMPANY, is_picture
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.members.axes import Axis, Choice, written
+from dreambooth_jax.members.axes import Axis, Choice, flat_settings, written
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.text_files import read_text
 
@@ -113,7 +113,7 @@ def _of_list(file: Path, *, of_folder: bool = False) -> list[Choice]:
         name = str(entry.pop("name", "") or Path(str(entry.get("photos", ""))).name)
         if of_folder:
             entry.setdefault("photos", name)
-        settings = {key: value for key, value in _flat(entry)}
+        settings = {SHORT.get(key, key): value for key, value in flat_settings(entry)}
         if not settings.get("data.instance_images"):
             raise InputError(
                 f"data.subjects: {file}, entry {number} ({name or 'no name'}) has no photos: name their folder"
@@ -121,16 +121,6 @@ def _of_list(file: Path, *, of_folder: bool = False) -> list[Choice]:
         settings["data.instance_images"] = _beside(file, str(settings["data.instance_images"]))
         found.append(_choice(name, settings, where=f"{file}, entry {number}"))
     return found
-
-
-def _flat(entry: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``{train: {steps: 6}}`` and ``{train.steps: 6}`` -> ``train.steps``, 6."""
-    for name, value in entry.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{key}.")
-        else:
-            yield SHORT.get(key, key), value
 
 
 def _beside(file: Path, photos: str) -> str:
