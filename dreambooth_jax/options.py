@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""What ``sample``, ``export`` and ``check`` can be told. The string after a field is its help on the command line."""
+"""What ``sample``, ``export``, ``check`` and ``evaluate`` can be told. The string after a field is its help on the
+command line."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.sampling import SamplingConfig
 from dreambooth_jax.config.setting import Settings, redefault, setting
+from dreambooth_jax.config.towers import TowersConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +117,39 @@ class CheckOptions(Settings):
     """An adapter, a word, a model, an autoencoder, a ControlNet ...: .safetensors, .ckpt, .pt or .bin."""
     json: bool = False
     """Print it as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SamplingConfig):
+    """What to measure, and with which pictures."""
+
+    sources: tuple[str, ...] = setting(nonempty=True)
+    """Runs, folders of runs, models (folder, single file, hub id), or folders with pictures made elsewhere."""
+    evaluate: TowersConfig = field(default_factory=TowersConfig)
+    photos: str | None = setting(None, path=True, nonempty=True)
+    """Folder with photos of the subject; by default those of the run, or of the first run that is given."""
+    prompts: str = setting("auto", nonempty=True)
+    """dreambooth-object, dreambooth-live or embedded, or a text file with a prompt on each line; auto goes by the
+    class noun and the model. Pictures made elsewhere are of prompt N if they are called N-..., from 0."""
+    other_prompts: str = setting("auto", nonempty=True)
+    """Prompts that have nothing to do with the subject, for drift: other, embedded-other or a text file."""
+    identifier: str | None = setting(None, nonempty=True)
+    """What {identifier} in a prompt is; by default the run's, or sks."""
+    class_noun: str | None = None
+    """What {class_noun} in a prompt is; by default the run's."""
+    class_prompt: str | None = setting(None, nonempty=True)
+    """Of pictures that should not show the subject; by default the run's prior.class_prompt."""
+    num_images: int = setting(4, at_least=1, at_most=1000)
+    """Pictures per prompt; number i has seed + i."""
+    num_class_images: int = setting(16, at_least=0, at_most=10_000)
+    """Pictures of the class prompt; 0 leaves out what is measured of them."""
+    seed: int = setting(0, at_least=0, below=2**32)
+    """Seed of the first picture of each prompt."""
+    step: int | Literal["best"] | None = setting(None, at_least=0)
+    """Checkpoint of runs: the newest, or best in validation loss."""
+    ema: bool | None = None
+    """The moving average or the last weights; by default the average, if the run kept one."""
+    out: str | None = setting(None, path=True, nonempty=True)
+    """Folder for pictures, scores and the report; by default evaluation/ in the run folder, or ./evaluation."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype of the models that draw; towers compute in float32."""

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Train the judge of ``dreambooth_study.py``: a folder of sprites in, scripts/study/judge out. Minutes on two cores.
+"""Train the judge of ``dreambooth_study.py``: a folder of sprites in, dreambooth_jax/embedded/judge out. Minutes on two
+cores.
 
     python scripts/train_judge.py --sprites SPRITES --work WORK
 

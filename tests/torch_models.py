@@ -113,6 +113,32 @@ def build_image_encoder(*, seed: int = 0, double: bool = False, **options: Any) 
     return _randomised(transformers.CLIPVisionModelWithProjection(config), seed, double)
 
 
+def build_clip(*, seed: int = 0, double: bool = False, text: Any = (), vision: Any = (), **options: Any) -> Any:
+    """A ``transformers.CLIPModel``."""
+    import transformers
+
+    shape = {name: value for name, value in _TEXT.items() if name.startswith(("hidden", "inter", "num"))}
+    config = transformers.CLIPConfig(
+        text_config={**_TEXT, **dict(text)},
+        vision_config={**shape, "image_size": 12, "patch_size": 4, **dict(vision)},
+        **{"projection_dim": 24, **options},
+    )
+    return _randomised(transformers.CLIPModel(config), seed, double)
+
+
+def build_dino(name: str, *, seed: int = 0, double: bool = False, **options: Any) -> Any:
+    """A ``transformers.ViTModel`` without what classifies, or a ``transformers.Dinov2Model``."""
+    import transformers
+
+    shape = {name: value for name, value in _TEXT.items() if name.startswith(("hidden", "num"))}
+    config = getattr(transformers, f"{name}Config")(**{**shape, "image_size": 12, "patch_size": 4, **options})
+    without = {"add_pooling_layer": False} if name == "ViT" else {}
+    model = _randomised(getattr(transformers, f"{name}Model")(config, **without), seed, double)
+    if double and name == "Dinov2":  # theirs moves positions in float32, whatever the weights are
+        model.embeddings.interpolate_pos_encoding = _double_positions(model.embeddings)
+    return model
+
+
 def build_t2i_adapter(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
     """A ``diffusers.T2IAdapter`` that fits the UNet and the VAE."""
     import diffusers
@@ -192,6 +218,20 @@ def _randomised(model: Any, seed: int, double: bool) -> Any:
                 noise *= 0.2
             parameter.copy_(noise)
     return (model.double() if double else model).eval()
+
+
+def _double_positions(embeddings: Any) -> Any:
+    import torch
+
+    def positions(tokens: Any, height: int, width: int) -> Any:
+        known, (rows, columns) = embeddings.position_embeddings, embeddings.patch_embeddings.patch_size
+        size = height // rows, width // columns
+        side = round((known.shape[1] - 1) ** 0.5)
+        grid = known[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        moved = torch.nn.functional.interpolate(grid, size=size, mode="bicubic").permute(0, 2, 3, 1)
+        return torch.cat([known[:, :1], moved.reshape(1, -1, moved.shape[-1])], dim=1)
+
+    return positions
 
 
 def _double_timesteps(config: Any) -> Any:

@@ -7,17 +7,15 @@ on where it stopped; a file that has changed, or other settings, begin a folder 
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.prompts.limits import checked_prompts
-from dreambooth_jax.text_files import read_lines, read_text, write_text
+from dreambooth_jax.text_files import read_lines
 
 if TYPE_CHECKING:
     from dreambooth_jax.evaluation.drawing import PictureFolder
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from dreambooth_jax.runs import OpenedModel
 
 log = logging.getLogger(__name__)
-
-JOB = "job.json"
 
 
 def queued_files(entries: Sequence[str]) -> list[Path]:
@@ -82,6 +78,7 @@ def work_off(
         draw: draws settings into a folder.
     """
     from dreambooth_jax.evaluation.drawing import PictureFolder
+    from dreambooth_jax.evaluation.job_folders import job_folder
 
     shared = {name: getattr(options, name) for name in ("image", "mask", "control", "vae", "height", "width")}
     shared |= {"model": model.name, "fingerprint": model.pipe.components.fingerprint}
@@ -95,30 +92,3 @@ def work_off(
             log.info("%s, %d of %d", path, number, len(jobs))
             draw(job, folder)
         print(folder.grid)
-
-
-def job_folder(base: Path, name: str, about: Mapping[str, Any]) -> Path:
-    """Where a job's pictures go: the first folder of its name that was begun by the same job, or a new one.
-
-    Args:
-        base: folder of all jobs.
-        name: of the job.
-        about: all that decides its pictures.
-    """
-    wanted = json.loads(json.dumps(about, default=str))
-    for folder in (base / (name if n == 1 else f"{name}-{n}") for n in count(1)):
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            write_text(folder / JOB, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
-            return folder
-        if (folder / JOB).is_file() and _read(folder / JOB) == wanted:
-            return folder
-    raise AssertionError("unreachable")
-
-
-def _read(path: Path) -> Any:
-    """What a job's file says; nothing if it is broken."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        return None

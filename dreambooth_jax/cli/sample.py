@@ -20,6 +20,7 @@ from dreambooth_jax.cli.queue import queued_jobs, work_off
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
 from dreambooth_jax.config.drawing import DrawingConfig
+from dreambooth_jax.config.sampling import SamplingConfig
 from dreambooth_jax.config.setting import rules_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
@@ -194,7 +195,7 @@ def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
 
 
 def sampling_of(
-    options: SampleOptions,
+    options: SamplingConfig,
     told: Collection[str],
     model: "OpenedModel",
     remake: "Remake | None" = None,

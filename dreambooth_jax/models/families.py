@@ -59,6 +59,7 @@ class ComponentKind:
         stems: of its weight files.
         dummy_inputs: config -> shapes of inputs, small ones, that the module can be initialised with.
         key_rules: of its parameters' names.
+        beside: files of its folder that are worth downloading, too.
     """
 
     config_cls: type[ModelConfig]
@@ -67,6 +68,7 @@ class ComponentKind:
     stems: Stems
     dummy_inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
     key_rules: KeyRules = KeyRules()
+    beside: tuple[str, ...] = ()
 
     def build(self, config: ModelConfig, **how: Any) -> nn.Module:
         """The module; of ``how`` it gets what it has attributes for."""
@@ -95,18 +97,20 @@ class Family:
     misfits: Callable[[Mapping[str, Any]], Iterator[str]]
 
 
-def _real(*shape: int) -> jax.ShapeDtypeStruct:
+def real(*shape: int) -> jax.ShapeDtypeStruct:
+    """Of inputs that are real numbers."""
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _whole(*shape: int) -> jax.ShapeDtypeStruct:
+def whole(*shape: int) -> jax.ShapeDtypeStruct:
+    """Of inputs that are whole numbers."""
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
 def _dummy_condition(config: Any) -> Any:
     """Text states, and a label for a denoiser that has embeddings for some."""
-    states: Any = _real(1, 1, config.cross_attention_dim)
-    label: Any = _whole(1)
+    states: Any = real(1, 1, config.cross_attention_dim)
+    label: Any = whole(1)
     return Condition(states, labels=label) if getattr(config, "num_class_embeds", None) else states
 
 
@@ -115,7 +119,7 @@ UNET = ComponentKind(
     module_cls=UNet2DConditionModel,
     library_class=("diffusers", "UNet2DConditionModel"),
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels), _whole(1), _dummy_condition(c)),
+    dummy_inputs=lambda c: (real(1, 64, 64, c.in_channels), whole(1), _dummy_condition(c)),
 )
 CONTROLNET = ComponentKind(
     config_cls=ControlNetConfig,
@@ -124,7 +128,7 @@ CONTROLNET = ComponentKind(
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
     dummy_inputs=lambda c: (
         *UNET.dummy_inputs(c),
-        _real(1, 64 * c.downscale, 64 * c.downscale, c.conditioning_channels),
+        real(1, 64 * c.downscale, 64 * c.downscale, c.conditioning_channels),
     ),
 )
 T2I_ADAPTER = ComponentKind(
@@ -132,14 +136,14 @@ T2I_ADAPTER = ComponentKind(
     module_cls=T2IAdapter,
     library_class=("diffusers", "T2IAdapter"),
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (_real(1, 8 * c.downscale_factor, 8 * c.downscale_factor, c.in_channels),),
+    dummy_inputs=lambda c: (real(1, 8 * c.downscale_factor, 8 * c.downscale_factor, c.in_channels),),
 )
 VAE = ComponentKind(
     config_cls=VAEConfig,
     module_cls=AutoencoderKL,
     library_class=("diffusers", "AutoencoderKL"),
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels),),
+    dummy_inputs=lambda c: (real(1, 64, 64, c.in_channels),),
     # Flax up to its end, PyTorch before diffusers 0.17
     key_rules=KeyRules(legacy={"to_q": "query", "to_k": "key", "to_v": "value", "to_out_0": "proj_attn"}),
 )
@@ -148,10 +152,10 @@ TAESD = ComponentKind(
     module_cls=AutoencoderTiny,
     library_class=("diffusers", "AutoencoderTiny"),
     stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (_real(1, 64, 64, c.in_channels),),
+    dummy_inputs=lambda c: (real(1, 64, 64, c.in_channels),),
 )
 TAESD_DECODER = replace(
-    TAESD, module_cls=TinyDecoder, dummy_inputs=lambda c: (_real(1, 8, 8, c.latent_channels),)
+    TAESD, module_cls=TinyDecoder, dummy_inputs=lambda c: (real(1, 8, 8, c.latent_channels),)
 )  # both halves have files of their own in the original layout
 TAESD_ENCODER = replace(TAESD, module_cls=TinyEncoder)
 CLIP_TEXT = ComponentKind(
@@ -159,7 +163,7 @@ CLIP_TEXT = ComponentKind(
     module_cls=CLIPTextModel,
     library_class=("transformers", "CLIPTextModel"),
     stems=Stems("model", "flax_model"),
-    dummy_inputs=lambda c: (_whole(1, 1),),
+    dummy_inputs=lambda c: (whole(1, 1),),
     key_rules=KeyRules(
         prefix="text_model",  # transformers 5 leaves it out
         # Flax had no prefix rule for lists of transformers: layers/3. The path rule reads it, this row writes it.
@@ -173,7 +177,7 @@ CLIP_VISION = ComponentKind(
     module_cls=CLIPVisionModelWithProjection,
     library_class=("transformers", "CLIPVisionModelWithProjection"),
     stems=Stems("model", "flax_model"),
-    dummy_inputs=lambda c: (_real(1, c.image_size, c.image_size, c.num_channels),),
+    dummy_inputs=lambda c: (real(1, c.image_size, c.image_size, c.num_channels),),
     key_rules=KeyRules(legacy={"layers_": "layers/"}, ignored=("vision_model/embeddings/position_ids",)),
 )
 

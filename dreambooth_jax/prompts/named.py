@@ -7,6 +7,8 @@ section 4.1; github.com/google/dreambooth, ``prompts_and_classes.txt``): 25 for 
 ``anatomy`` grows by one part in each line: see ``docs/prompts.md``.
 ``inversion-object`` and ``inversion-style`` are those that textual inversion is trained with (arXiv 2208.01618,
 section 3.2 and the supplement), for data.templates; their {identifier} stands alone.
+``embedded`` are for the embedded model, which knows few words. ``other`` and ``embedded-other`` have no subject: what a
+model draws of them should not change when it learns one.
 """
 
 import difflib
@@ -70,6 +72,26 @@ _STYLE = (
     *("a good painting", "a rendition", "a nice painting", "a small painting", "a weird painting", "a large painting"),
 )
 
+_EMBEDDED = (
+    *("on a white background", "on a blue background", "on a red background", "on a yellow background"),
+    *("on the grass", "in the snow", "on the left on a teal background", "at the bottom on an orange background"),
+)
+_OTHER = (
+    *("a bowl of fruit on a kitchen table", "a portrait of an old man", "a red bicycle leaning on a brick wall"),
+    *("a mountain lake at sunrise", "a busy street at night in the rain", "a jar of honey and a slice of bread"),
+    *(
+        "a watercolour of a sailing boat",
+        "an astronaut on the moon",
+        "a field of lavender",
+        "a steam train on a bridge",
+    ),
+)
+_EMBEDDED_OTHER = (
+    *("a house on the grass", "a tree in the snow", "an apple on a red background", "a boat on a blue background"),
+    *("a chair on a white background", "a flower on a yellow background", "a car on the left on a green background"),
+    *("a cake on a pink background", "a bottle on a purple background", "a book on a table"),
+)
+
 ANATOMY = {
     "subject": "{identifier} {class_noun}",
     "action": "sitting",
@@ -94,6 +116,9 @@ NAMED = {
     "dreambooth-object": (*(f"{_SUBJECT} {place}" for place in (*_PLACES, *_MORE_PLACES)), *_PROPERTIES),
     "dreambooth-live": (*(f"{_SUBJECT} {what}" for what in (*_PLACES, *_CLOTHES)), *_PROPERTIES),
     "anatomy": _growing(),
+    "embedded": tuple(f"{_SUBJECT} {where}" for where in _EMBEDDED),
+    "other": _OTHER,
+    "embedded-other": _EMBEDDED_OTHER,
     "inversion-object": tuple(text.replace("{}", "{identifier}") for text in _OBJECT),
     "inversion-style": tuple(f"{text} in the style of {{identifier}}" for text in _STYLE),
 }

@@ -67,7 +67,8 @@ def layout_of(family: Family) -> Layout:
 
 def layout_alone(kind: ComponentKind) -> Layout:
     """Of one network, whose files lie in no folder of their own."""
-    return Layout(what=f"{kind.library_class[1]} in the diffusers layout", components={"": kind})
+    what = f"{kind.library_class[1]} in the diffusers layout"
+    return Layout(what=what, components={"": kind}, optional=kind.beside)
 
 
 def locate(source: str, *, revision: str | None = None, variant: str | None = None) -> tuple[Path, dict[str, Path]]:

@@ -16,6 +16,7 @@ from typing import Any
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.configs import VAEConfig
 from dreambooth_jax.models.families import CONTROLNET, TAESD_DECODER, TAESD_ENCODER, VAE, ComponentKind
+from dreambooth_jax.models.towers import DINO, DINOV2, LPIPS
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.fingerprint import file_fingerprint, files_fingerprint
@@ -26,6 +27,7 @@ from dreambooth_jax.weights.ldm_configs import vae_config
 from dreambooth_jax.weights.ldm_control import original_controlnet
 from dreambooth_jax.weights.single_file import is_single_file, read_single, translated
 from dreambooth_jax.weights.sources import Shapes, Table, read_table
+from dreambooth_jax.weights.timm_vit import original_vit
 
 BY_SHAPES = "what it should be by its shapes"
 Original = Callable[[Mapping[str, Leaf]], "tuple[dict[str, Any], Callable[[Shapes], dict[str, Leaf]]] | None"]
@@ -79,8 +81,11 @@ def open_module(
         source = place / component
     folder, file = locate_module(str(source), kind, revision=revision, variant=variant, weights=weights)
     settings = folder / "config.json"
+    config = read_json(settings)
+    if "architecture" in config and kind in ORIGINALS and file.suffix == ".safetensors":  # timm's, which says its name
+        return _of_file(file, kind)
     return ModuleSource(
-        config=read_json(settings),
+        config=config,
         file=settings,
         read=lambda shapes: Table(read_table(file), file),
         fingerprint=lambda: files_fingerprint(settings, file),
@@ -163,9 +168,22 @@ def _original_taesd(half: str) -> Original:
     return look
 
 
+def _original_lpips(
+    leaves: Mapping[str, Leaf],
+) -> tuple[dict[str, Any], Callable[[Shapes], dict[str, Leaf]]] | None:
+    """What the package lpips has in memory: the first convolution tells the classifier."""
+    first = leaves.get("net.slice1.0.weight")
+    if first is None or "lin0.model.1.weight" not in leaves:
+        return None
+    return {"net": "alex" if first.shape[2:] == (11, 11) else "vgg"}, lambda shapes: dict(leaves)
+
+
 ORIGINALS: Mapping[ComponentKind, Original] = {
     CONTROLNET: original_controlnet,
     VAE: _original_vae,
+    DINO: original_vit,
+    DINOV2: original_vit,
+    LPIPS: _original_lpips,
     TAESD_ENCODER: _original_taesd("encoder"),
     TAESD_DECODER: _original_taesd("decoder"),
 }

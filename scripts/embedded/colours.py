@@ -3,23 +3,12 @@
 """Twelve colour words: what they look like as a background, and when a pixel has earned one of them."""
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "black": (24, 24, 28),
-    "white": (246, 246, 244),
-    "gray": (142, 146, 150),
-    "red": (206, 44, 48),
-    "orange": (240, 136, 36),
-    "yellow": (246, 212, 66),
-    "green": (62, 156, 74),
-    "teal": (52, 178, 178),
-    "blue": (46, 98, 204),
-    "purple": (122, 66, 176),
-    "pink": (240, 150, 190),
-    "brown": (124, 82, 50),
-}
+from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS as BACKGROUNDS
+from dreambooth_jax.evaluation.drawn_scenes import nearest_background as nearest_background
+
 HUES = {"red": 0, "orange": 28, "yellow": 52, "green": 120, "teal": 180, "blue": 218, "purple": 275, "pink": 322}
 """In degrees: where a thing's main hue is turned to."""
 
@@ -83,9 +72,3 @@ def recolour(picture: Image.Image, main: Share | None, target: str) -> Image.Ima
     turned.putalpha(picture.getchannel("A"))
     found = shares(turned)
     return turned if found and found[0][0] == target and found[0][1] >= 0.5 else None
-
-
-def nearest_background(rgb: Float[np.ndarray, "3"] | UInt8[np.ndarray, "3"]) -> str:
-    """The background colour that a colour in [0, 255] is nearest to."""
-    table = np.array(list(BACKGROUNDS.values()), np.float32)
-    return list(BACKGROUNDS)[int(np.square(table - rgb).sum(1).argmin())]

@@ -17,16 +17,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from dreambooth_jax.evaluation.drawn_scenes import PLACES as PLACES
+
 from . import scenes
 from .colours import BACKGROUNDS, HUES, recolour
 from .sprites import Sprite, decode, weights
 
-PLACES = {
-    "on the left": (0.27, 0.5),
-    "on the right": (0.73, 0.5),
-    "at the top": (0.5, 0.27),
-    "at the bottom": (0.5, 0.73),
-}
 RELATIONS = {"and": 0.4, "next to": 0.35, "above": 0.25}
 HATS = ("top hat", "crown", "graduation cap", "sun hat", "cap")
 _SINGULAR = (
