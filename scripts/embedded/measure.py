@@ -15,7 +15,10 @@ from jaxtyping import UInt8
 
 from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS
 from dreambooth_jax.evaluation.drawn_scenes import background_is_right as background_is_right
+from dreambooth_jax.evaluation.drawn_scenes import border_colour as border_colour
 from dreambooth_jax.evaluation.drawn_scenes import place_is_right as place_is_right
+from dreambooth_jax.evaluation.drawn_scenes import said_background as said_background
+from dreambooth_jax.evaluation.drawn_scenes import said_place as said_place
 
 from .scenes import with_article
 from .sprites import Sprite
