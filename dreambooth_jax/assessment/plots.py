@@ -69,7 +69,9 @@ def plane(
             parts.append(_line((right(one.low), up(other.mean)), (right(one.high), up(other.mean)), colour, 1.5))
             parts.append(_line((right(one.mean), up(other.low)), (right(one.mean), up(other.high)), colour, 1.5))
             parts.append(_dot(right(one.mean), up(other.mean), colour))
-            parts.append(_text(right(one.mean) + 7, up(other.mean) - 7, name, "start"))
+            is_left = right(one.mean) < SIDE / 2  # names stay inside
+            place = right(one.mean) + (7 if is_left else -7)
+            parts.append(_text(place, up(other.mean) - 7, name, "start" if is_left else "end"))
     return _svg(SIDE, SIDE, parts)
 
 

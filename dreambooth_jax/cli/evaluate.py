@@ -10,6 +10,7 @@ from dreambooth_jax.cli.sample import sampling_of
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import quoted_list
 from dreambooth_jax.options import EvaluateOptions
+from dreambooth_jax.paths import at_home
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def folder_of(options: EvaluateOptions) -> Path:
     from dreambooth_jax.assessment.sources import read_sources
 
     (source, *others) = read_sources(options.sources)
-    alone = Path(options.sources[0]) if source.runs and not others else Path()
+    alone = at_home(options.sources[0]) if source.runs and not others else Path()
     return Path(options.out) if options.out else alone / "evaluation"
 
 
