@@ -5,6 +5,7 @@
     start()     before any device is used: find the other processes
     is_main()   process 0 alone writes what there is one of
     barrier()   wait for all
+    on_main()   process 0 does something, for which all wait
     gather()    a small value of every process, on every process
 
 Where there is one process, all of them do nothing. Everything that more than one process decides (to stop, to resume,
@@ -16,6 +17,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -165,6 +167,22 @@ def barrier(name: str) -> None:
     """Go on when all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Have process 0 do something, and wait for it.
+
+    Raises:
+        InputError: on all processes, if it did on process 0.
+    """
+    error: InputError | None = None
+    if is_main():
+        try:
+            action()
+        except InputError as raised:
+            error = raised
+    if gather(error is not None)[0]:
+        raise error or InputError("process 0 could not go on, and says why")
 
 
 def gather(value: np.ndarray | np.generic | int | bool) -> np.ndarray:

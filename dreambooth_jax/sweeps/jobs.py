@@ -16,7 +16,6 @@ from typing import Literal
 
 import jax
 
-from dreambooth_jax import distributed
 from dreambooth_jax.config.concepts import makes_class_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import Grouped, Member, shares_a_program
@@ -95,8 +94,7 @@ def run_job(sweep: Sweep, job: Job) -> Signals | None:
     if job.kind == "class_images":
         return _make_class_images(sweep.member(job.members[0]))
     if job.kind == "overview":
-        if distributed.is_main():
-            log.info("%s", write_overview(sweep))
+        log.info("%s", write_overview(sweep))
         return None
     left = [member for member in map(sweep.member, job.members) if not _is_settled(member)]
     if left and shares_a_program(left[0].config):

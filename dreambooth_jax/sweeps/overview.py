@@ -7,8 +7,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+
+from dreambooth_jax import distributed
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members.expand import Cell
 from dreambooth_jax.sweeps.effects import Effect, effects_of
@@ -21,6 +24,8 @@ from dreambooth_jax.text_files import write_text
 log = logging.getLogger(__name__)
 
 JSON, MARKDOWN, PICTURE = "overview.json", "overview.md", "grid.png"
+EffectsOfAxis: TypeAlias = tuple[str, tuple[str, ...], list[Effect | None]]
+"""A setting, its values, and the effect of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,8 @@ class Row:
 def write_overview(sweep: Sweep, *, picture: bool = True) -> str:
     """Write ``overview.json``, ``overview.md`` and ``grid.png`` into the folder. Returns the text for a terminal.
 
+    All processes call it, process 0 writes.
+
     Args:
         sweep: of which some members may not be finished.
         picture: draw the grid, too; it goes on with what is drawn already.
@@ -48,9 +55,23 @@ def write_overview(sweep: Sweep, *, picture: bool = True) -> str:
     sheet = None
     if picture:
         try:
-            sheet = draw_sheet(sweep, [row.cell for row in rows if row.status.finished], sweep.folder / PICTURE)
+            is_over = distributed.gather(np.asarray([row.status.finished for row in rows]))[0]  # as process 0 sees it
+            finished = [row.cell for row, over in zip(rows, is_over) if over]
+            sheet = draw_sheet(sweep, finished, sweep.folder / PICTURE)
         except InputError as error:  # what was trained stands, whatever becomes of its pictures
             log.warning("the pictures of all cannot be drawn: %s", error)
+    if distributed.is_main():
+        _write(sweep, rows, score, effects, sheet)
+    return "\n\n".join(map(plain, [_table(sweep, rows, score), *_effect_tables(effects, score)]))
+
+
+def _write(
+    sweep: Sweep,
+    rows: Sequence[Row],
+    score: str,
+    effects: Sequence[EffectsOfAxis],
+    sheet: Path | None,
+) -> None:
     contents = {
         "axes": [asdict(axis) for axis in sweep.axes],
         "grid": sweep.grid,
@@ -64,7 +85,6 @@ def write_overview(sweep: Sweep, *, picture: bool = True) -> str:
     title = f"# {sweep.folder.name}\n\n"
     shown = f"\n\n![All members]({sheet.name})" if sheet else ""
     write_text(sweep.folder / MARKDOWN, title + "\n\n".join(map(markdown, tables)) + shown + "\n")
-    return "\n\n".join(map(plain, tables))
 
 
 def compared_by(rows: Sequence[Row]) -> str:
@@ -75,9 +95,7 @@ def compared_by(rows: Sequence[Row]) -> str:
     )
 
 
-def all_effects(
-    sweep: Sweep, rows: Sequence[Row], score: str
-) -> list[tuple[str, tuple[str, ...], list[Effect | None]]]:
+def all_effects(sweep: Sweep, rows: Sequence[Row], score: str) -> list[EffectsOfAxis]:
     """(axis, its values, their effects) of axes of several values, where something else is varied, too."""
     scores = {row.cell.place: row.scores[score] for row in rows if row.status.finished and score in row.scores}
     varied = [number for number, axis in enumerate(sweep.axes) if len(axis.texts) > 1]
@@ -116,7 +134,7 @@ def _table(sweep: Sweep, rows: Sequence[Row], score: str) -> Table:
     return table
 
 
-def _effect_tables(effects: Iterable[tuple[str, tuple[str, ...], list[Effect | None]]], score: str) -> list[Table]:
+def _effect_tables(effects: Iterable[EffectsOfAxis], score: str) -> list[Table]:
     tables = []
     for key, texts, found in effects:
         table = [[key, f"mean {score.replace('_', ' ')}", "members", f"less {texts[0]}", "blocks"]]

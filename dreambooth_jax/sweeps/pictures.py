@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from dreambooth_jax import distributed
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.config.drawing import DrawingConfig
@@ -38,6 +39,8 @@ LARGEST_SHEET = 16_000
 def draw_sheet(sweep: Sweep, finished: Sequence[Cell], file: Path) -> Path | None:
     """Draw what is not drawn yet, and the sheet. None where the settings ask for no pictures, or nobody is finished.
 
+    All processes call it, since all open a model together; process 0 draws.
+
     Args:
         sweep: the set.
         finished: members to draw with; the rows of others stay empty.
@@ -54,6 +57,8 @@ def draw_sheet(sweep: Sweep, finished: Sequence[Cell], file: Path) -> Path | Non
         for cell in finished:
             for place, picture in _pictures_of(sweep, cell.name).items():
                 pictures[rows[cell.name], *place] = picture
+    if not distributed.is_main():
+        return None
     down = _labels("member", [" ".join(cell.labels) for cell in sweep.cells])
     across = _across(sweep, config)
     blocks = _labels("prompt", _templates(config))
@@ -66,27 +71,31 @@ def draw_sheet(sweep: Sweep, finished: Sequence[Cell], file: Path) -> Path | Non
 
 
 def _pictures_of(sweep: Sweep, name: str) -> dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]]:
-    """(column, block) -> picture of a member, drawn where it is not there."""
+    """(column, block) -> picture of a member, drawn where it is not there; empty but on process 0."""
     config, folder = sweep.member(name).config, sweep.run_dir(name)
     sampling = DrawingConfig.of(config.samples.sampling(size=config.data.size))
     settings = MatrixSettings(prompt="", seed=config.samples.seed, sampling=sampling, given={})
     subject = subject_of(concepts_of(config)[0])
     prompts = [subject.fill(template, syntax=config.samples.prompt_syntax) for template in _templates(config)]
     columns = cells_of(read_axes(sweep.grid)) if sweep.grid else _seeds(config)
-    step = RunFolder(folder).exported.read_text(encoding="utf-8")
+    step = RunFolder(folder).exported.read_text(encoding="utf-8") if distributed.is_main() else ""
     wanted = {}
     for (i, column), (j, prompt) in product(enumerate(columns), enumerate(prompts)):
         drawn = Drawn((i, j), {**column.told, "prompt": prompt})
         wanted[drawn.place] = drawn, folder / "pictures" / f"{_digest(drawn, settings, step)}.png"
     missing = [drawn for drawn, file in wanted.values() if not file.exists()]
-    if missing:
-        (folder / "pictures").mkdir(exist_ok=True)
+    if distributed.gather(bool(missing))[0]:
         model = open_model(str(folder))
-        at_once = pictures_at_once(model.pipe, settled(model.pipe, sampling, {}), count=len(prompts))
-        for drawn, picture in draw_cells(model.pipe, missing, settings, at_once=at_once, params=model.params):
-            about = {"seed": settings.seed} | settings.of(drawn).metadata(with_image=False) | dict(drawn.told)
-            save_png(wanted[drawn.place][1], picture, about | {"model": model.name})
-    return {place: np.asarray(decode(file)) for place, (_, file) in wanted.items()}
+
+        def draw() -> None:
+            (folder / "pictures").mkdir(exist_ok=True)
+            at_once = pictures_at_once(model.pipe, settled(model.pipe, sampling, {}), count=len(prompts))
+            for drawn, picture in draw_cells(model.pipe, missing, settings, at_once=at_once, params=model.params):
+                about = {"seed": settings.seed} | settings.of(drawn).metadata(with_image=False) | dict(drawn.told)
+                save_png(wanted[drawn.place][1], picture, about | {"model": model.name})
+
+        distributed.on_main(draw)
+    return {place: np.asarray(decode(file)) for place, (_, file) in wanted.items()} if distributed.is_main() else {}
 
 
 def _digest(drawn: Drawn, settings: MatrixSettings, step: str) -> str:

@@ -12,6 +12,7 @@ from dreambooth_jax import distributed
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.members import Grouped, Member, groups
+from dreambooth_jax.prepare.multihost import check_same
 from dreambooth_jax.sweeps.announce import announcement
 from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions
 from dreambooth_jax.sweeps.jobs import stages_of, write_stages
@@ -85,6 +86,7 @@ def run_sweep(
     if engine not in ENGINES:
         raise InputError(f"--engine is {engine}, but there are {', '.join(ENGINES)}")
     left = left_of(members, at_once=at_once)
+    check_same("trainings to do", repr([[member.name for member in group] for group in left]))
     log.info("%s", announcement(members, left, grid=sweep.grid))
     with locked(sweep.folder):
         sweep.write(members)
@@ -96,9 +98,8 @@ def run_sweep(
             if not done.over:
                 log.info("%s", done.message or "stopped; the same command goes on")
                 return SweepResult(folder=sweep.folder, table="", signal=done.signal)
-    if not distributed.is_main():
-        return SweepResult(folder=sweep.folder, table="")
     table = write_overview(sweep)
+    distributed.barrier("the sweep is over")  # process 0 still wrote
     failed = {cell.name: found.error for cell in sweep.cells if (found := status_of(sweep.run_dir(cell.name))).error}
     if failed:
         name, error = next(iter(failed.items()))

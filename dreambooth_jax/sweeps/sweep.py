@@ -19,6 +19,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import Member
 from dreambooth_jax.members.axes import Axis
 from dreambooth_jax.members.expand import Cell
+from dreambooth_jax.prepare.multihost import check_shared
 from dreambooth_jax.text_files import read_text, write_text
 
 JOBS, FILE = "jobs", "sweep.json"
@@ -67,14 +68,18 @@ class Sweep:
         return self.folder / JOBS / f"{name}.yaml"
 
     def write(self, members: Sequence[Member]) -> None:
-        """Write all that who works on a part needs to know. Process 0 does."""
-        if not distributed.is_main():
-            return
-        (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
-        for member in members:
-            save_config(self._settings(member.name), member.config)
-        contents: dict[str, Any] = {name: value for name, value in asdict(self).items() if name != "folder"}
-        write_text(self.folder / FILE, json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+        """Write all that who works on a part needs to know. Process 0 does, and the others wait for it.
+
+        Raises:
+            InputError: if not all processes see the folder.
+        """
+        if distributed.is_main():
+            (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
+            for member in members:
+                save_config(self._settings(member.name), member.config)
+            contents: dict[str, Any] = {name: value for name, value in asdict(self).items() if name != "folder"}
+            write_text(self.folder / FILE, json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+        check_shared(self.folder)
 
 
 def axis_names(axes: Sequence[Axis]) -> tuple[AxisNames, ...]:
