@@ -9,7 +9,7 @@ place        the centre of what differs from them, the nearest of left, right, t
 import re
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (24, 24, 28),
@@ -39,7 +39,7 @@ _FOREGROUND = 40
 """Largest difference of a channel, in [0, 255], that still counts as background."""
 
 
-def border_colour(picture: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
+def border_colour(picture: Shaped[np.ndarray, "h w 3"]) -> np.ndarray:
     """Median of the outermost two pixels on each side."""
     inside = np.zeros(picture.shape[:2], bool)
     inside[2:-2, 2:-2] = True
