@@ -18,6 +18,9 @@ from dreambooth_jax.prompts.named import expanded
 
 log = logging.getLogger(__name__)
 
+SHIPPED = {"embedded": EMBEDDED / "subject", "embedded-style": EMBEDDED / "style"}
+"""Pictures that the package has: a subject that the embedded model never saw, and a style."""
+
 
 def subject_of(concept: Concept) -> Subject:
     """The words of a concept."""
@@ -38,7 +41,7 @@ def read_photos(
     """
     with announced(f"reading the pictures of {source}", usually="a second for each dozen"):
         return load_images(
-            str(EMBEDDED / "subject") if source == "embedded" else source,
+            str(SHIPPED.get(source, source)),
             prompt=prompt,
             subject=subject_of(concept),
             use_captions=data.use_captions,
