@@ -90,7 +90,9 @@ def draw(lines: Sequence[Line], rng: np.random.Generator) -> Image.Image:
             points = np.asarray(line) * side + rng.normal(0, side / 200, (len(line), 2))
             pen.line([tuple(point) for point in points], fill=210, width=side // 45, joint="curve")
     coverage = np.asarray(drawn, np.float32) / 255 * rng.uniform(0.65, 1, (side, side))
-    clouds = Image.fromarray(rng.uniform(0, 255, (8, 8)).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    clouds = Image.fromarray(rng.uniform(0, 255, (8, 8)).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     coverage = np.maximum(coverage, np.asarray(clouds, np.float32) / 255 * 0.14)[..., None]
     picture = np.asarray(SLATE) * (1 - coverage) + np.asarray(CHALK) * coverage
     picture = Image.fromarray(picture.astype(np.uint8)).filter(ImageFilter.GaussianBlur(FINE / 2))

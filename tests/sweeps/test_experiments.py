@@ -101,7 +101,8 @@ def tiny(member, *, photos, folder):
         data=replace(config.data, instance_images=str(photos), resolution=16, bucket_step=8, buckets=1),
         prior=replace(config.prior, num_images=1, steps=1, class_images=None, batch_size=1),
         text_encoder=text_encoder,
-        tokens=replace(config.tokens, mean=True),  # the small tokenizer has a token for each letter
+        # the small tokenizer has a token for each letter
+        tokens=replace(config.tokens, mean=config.adapter.kind == "textual_inversion"),
         train=replace(config.train, steps=2, batch_size=1),
         samples=replace(config.samples, steps=1, every=0, prompts=config.samples.prompts[:1]),
     )
