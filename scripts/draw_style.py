@@ -81,7 +81,7 @@ THINGS: dict[str, Sequence[Line]] = {
 
 
 def draw(lines: Sequence[Line], rng: np.random.Generator) -> Image.Image:
-    """A thing: each of its lines is drawn three times by a hand that is not quite still, on a slate that is not clean."""
+    """A thing: each of its lines is drawn three times by an unsteady hand, on a slate that is not clean."""
     side = SIZE * FINE
     drawn = Image.new("L", (side, side))
     pen = ImageDraw.Draw(drawn)
