@@ -28,7 +28,8 @@ from pathlib import Path
 import jax
 from study import judge, pairs, report, subjects
 from study.experiments import EXPERIMENTS
-from study.runs import Study, plan, run
+from study.runs import Study, plan
+from study.together import run_all
 from tqdm import tqdm
 
 from dreambooth_jax.compilation_cache import keep_compiled
@@ -87,9 +88,10 @@ def measure(study: Study, options: argparse.Namespace) -> None:
         every, titles = [*subjects.held_out(options.sprites), subjects.drawn()], options.experiments
     names = options.subjects.split(",") if options.subjects else [subject.name for subject in every]
     jobs = plan(every, seeds=options.seeds, titles=titles, crossed=options.crossed)
-    for job in tqdm([job for job in jobs if job.subject.name in names], unit="model"):
-        run(study, job)
-        jax.clear_caches()  # each run's own programs, which only it uses, are kept until then
+    wanted = [job for job in jobs if job.subject.name in names]
+    with tqdm(total=len(wanted), unit="model") as bar:
+        for count in run_all(study, wanted):
+            bar.update(count)
 
 
 def measure_pairs(study: Study, options: argparse.Namespace) -> None:

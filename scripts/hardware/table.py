@@ -8,6 +8,7 @@ from typing import Any
 
 from dreambooth_jax.hardware import programs
 from hardware.jobs import EIGHT, MODELS, SINGLE, SLICES, all_jobs, chip_of, read
+from hardware.members import section
 
 Row = dict[str, Any]
 HEAD = """# Stable Diffusion on GPUs and TPUs: compiled, not run
@@ -20,7 +21,8 @@ over the links, whichever takes longest; no device reaches it.
 
     python scripts/hardware_table.py compile     # adds to docs/hardware.jsonl what is not there yet
     python scripts/hardware_table.py attention   # adds to docs/hardware_attention.jsonl
-    python scripts/hardware_table.py write       # makes this page of both
+    python scripts/hardware_table.py members     # adds to docs/hardware_members.jsonl
+    python scripts/hardware_table.py write       # makes this page of all three
 
 One training step in bfloat16 with AdamW in float32, 77 keys, latents and the texts of frozen towers cached. *1+1* is
 one instance and one class example. GB of 10⁹ bytes on each device: *arguments* are weights, moments and the batch,
@@ -43,10 +45,11 @@ as many bytes as splash at 4096 and 9216 queries, and is not here any more.
 """
 
 
-def page(rows: Path, attention: Path) -> str:
+def page(rows: Path, attention: Path, members: Path) -> str:
     """The whole page."""
     found = read(rows)
-    parts = [HEAD, *_one_card(found), *_eight(found), *_slices(found), *_scaling(found), *_attention(read(attention))]
+    parts = [HEAD, *_one_card(found), *_eight(found), *_slices(found), *_scaling(found)]
+    parts += [*section(read(members)), *_attention(read(attention))]
     return "\n".join([*parts, *_missing(found), *_versions(found)])
 
 

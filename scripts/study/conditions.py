@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dreambooth_jax.adapters.registry import WITH_MEMBERS
+
 PAPER, CAT, GRID, TALK = (
     "the paper",
     "a report on a cat, with Stable Diffusion 1.4, 1.5 and 2",
@@ -44,6 +46,11 @@ class Training:
         """The same for the same training."""
         said = repr((sorted(self.settings.items()), self.instances, self.words)) if self.trained else "untrained"
         return f"{zlib.crc32(said.encode()):08x}"
+
+    @property
+    def has_members(self) -> bool:
+        """Does one program train several subjects and seeds?"""
+        return self.settings.get("adapter.kind") in WITH_MEMBERS
 
 
 class Sampling(NamedTuple):
@@ -84,7 +91,8 @@ class Experiment:
     conditions: tuple[Condition, ...]
     claims: tuple[Claim, ...] = ()
     crossed: bool = False
-    """Every subject with every seed. Otherwise each subject has one seed, in turn: more subjects for the same time."""
+    """Every subject with every seed. Otherwise each subject has one seed, in turn, more subjects for the same time, but
+    where one program trains all of them."""
     costs: bool = False
     """Also tell what training takes and what comes of it weighs."""
     baseline: str = ""

@@ -36,8 +36,9 @@ _COSTS = """\
 steps at 2e-3 (LiDB attention alone, at 1e-2; with convolutions at 1e-3); textual inversion four vectors, 400 steps at
 1e-2, with no class pictures; pivotal tuning these vectors for 100 steps, then LoRA of rank 16 for 200. Rates were
 chosen on the alien alone. *seconds* are a core's, of all steps but without compiling: the processor's time, since the
-machine had much other work meanwhile, which wall time would count. *megabytes* are those of the files that a run ends
-with. A method that n is smaller for has been run on fewer subjects.
+machine had much other work meanwhile, which wall time would count; *seconds together* those of each of nine that one
+program trains, which most of the 27 runs of nine subjects with three seeds were. *megabytes* are those of the files
+that a run ends with.
 """
 _AGAINST = """
 What differs from *{baseline}*, subject by subject, of the subjects that both have: the mean with its 95 % interval
@@ -245,7 +246,7 @@ def _difference(mean: float, error: float, count: int) -> str:
 
 
 def _columns(columns: Sequence[str] = METRICS) -> list[str]:
-    return ["| | n | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    return ["| | n | " + " | ".join(columns).replace("_", " ") + " |", "|---" * (2 + len(columns)) + "|"]
 
 
 def _line(name: str, rows: Sequence[Row], columns: Sequence[str] = METRICS) -> str:

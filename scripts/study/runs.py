@@ -38,6 +38,7 @@ from .subjects import DRAWN, Subject, write_instances
 log = logging.getLogger(__name__)
 
 IDENTIFIER, WRONG_NOUN = "sks", "house"
+STOPPED = "stopped by a signal; the same command goes on from there"
 EXPORTED = ("model", "lora.safetensors", "embedding.safetensors")
 """What runs end with."""
 BASE = Path(__file__).with_name("base.yaml")
@@ -78,16 +79,18 @@ def plan(subjects: Sequence[Subject], *, seeds: int, titles: Collection[str] = (
         subjects: all of the study.
         seeds: how many.
         titles: of experiments.
-        crossed: every subject with every seed in all experiments, not only in those that say so.
+        crossed: every subject with every seed in all experiments, not only in those that say so, and of the trainings
+            that one program does for all.
     """
     jobs: dict[tuple[str, str, int], Job] = {}
     for experiment in EXPERIMENTS:
         if titles and experiment.title not in titles:
             continue
         for seed, (number, subject) in product(range(seeds), enumerate(subjects)):
-            if not (crossed or experiment.crossed or seed == number % seeds):
-                continue
+            own = crossed or experiment.crossed or seed == number % seeds
             for condition in experiment.conditions:
+                if not (own or condition.training.has_members):
+                    continue
                 new = Job(condition.training, subject, seed, [])
                 job = jobs.setdefault((condition.training.key, subject.name, seed), new)
                 if condition.sampling not in job.samplings:
@@ -105,21 +108,53 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def run(study: Study, job: Job) -> None:
-    """Do what is missing of it."""
+class Trial(NamedTuple):
+    """What is missing of a job, ready to begin.
+
+    Attributes:
+        job: the whole of it.
+        missing: samplings that have no line yet.
+        instances: pictures of the subject.
+        config: of the run.
+    """
+
+    job: Job
+    missing: list[Sampling]
+    instances: UInt8[np.ndarray, "i h w 3"]
+    config: Config
+
+
+def begin(study: Study, job: Job) -> Trial | None:
+    """Write the pictures of a job's subject and settle its settings. None if nothing is missing of it."""
     training, subject, seed, samplings = job
     done = [{key: row[key] for key in identity(training, samplings[0], "", 0)} for row in read_results(study.results)]
     missing = [one for one in samplings if identity(training, one, subject.name, seed) not in done]
-    if not missing:
+    return Trial(job, missing, *prepare(study, training, subject, seed)) if missing else None
+
+
+def run(study: Study, job: Job) -> None:
+    """Do what is missing of it."""
+    trial, clock = begin(study, job), Clock()
+    if trial is None:
         return
-    instances, config = prepare(study, training, subject, seed)
-    clock = Clock()
-    if training.trained and not train(config, listeners=[clock]).finished:
-        raise SystemExit("stopped by a signal; the same command goes on from there")
+    if job.training.trained and not train(trial.config, listeners=[clock]).finished:
+        raise SystemExit(STOPPED)
+    conclude(study, trial, costs(Path(trial.config.run_dir), clock) if job.training.trained else {})
+
+
+def conclude(study: Study, trial: Trial, took: Mapping[str, float]) -> None:
+    """Sample and judge what was trained, write a line for each sampling, and let the run's folder go.
+
+    Args:
+        study: where lines go.
+        trial: what was asked for.
+        took: costs that its lines tell, too.
+    """
+    (training, subject, seed, _), config = trial.job, trial.config
     opened = open_model(config.run_dir if training.trained else study.model)
     pipe = replace(opened.pipe, params=opened.params)
     asked = prompts(called(training, subject), subject.class_noun)
-    for sampling in missing:
+    for sampling in trial.missing:
         own, of_class, elsewhere = (draw(pipe, texts, sampling) for texts in asked)
         if subject.name == DRAWN:
             save_strip(study.strip(training, sampling, seed), own=own, of_class=of_class)
@@ -128,13 +163,13 @@ def run(study: Study, job: Job) -> None:
             subject=subject.name,
             class_noun=subject.class_noun,
             asked=asked,
-            instances=instances,
+            instances=trial.instances,
             identifier_pictures=own,
             class_pictures=of_class,
             elsewhere_pictures=elsewhere,
         )
-        scores |= costs(Path(config.run_dir), clock) if training.trained else {}
-        line = identity(training, sampling, subject.name, seed) | {name: round(x, 4) for name, x in scores.items()}
+        told = {name: round(x, 4) for name, x in (scores | dict(took)).items()}
+        line = identity(training, sampling, subject.name, seed) | told
         with study.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", line)
@@ -162,11 +197,16 @@ def costs(run: Path, clock: Clock) -> dict[str, float]:
     """``seconds`` of one core for all steps, and ``megabytes`` of the files that the run ends with; of a run that was
     finished before, only these.
     """
-    files = [file for name in EXPORTED for file in [run / name, *(run / name).rglob("*.safetensors")] if file.is_file()]
-    weighs = {"megabytes": sum(file.stat().st_size for file in files) / 1e6}
+    weighs = {"megabytes": megabytes(run)}
     if len(clock.read) < 2:
         return weighs
     return {"seconds": clock.seconds(load_config(run / "config.yaml").train.steps)} | weighs
+
+
+def megabytes(run: Path) -> float:
+    """Of the files that a run ends with."""
+    files = [file for name in EXPORTED for file in [run / name, *(run / name).rglob("*.safetensors")] if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def prepare(

@@ -25,8 +25,8 @@ from jaxtyping import Float, UInt8
 from .judge import Judge
 
 METRICS = ("recognised", "fidelity", "prompt", "leaked", "elsewhere", "drift", "diversity", "class")
-COSTS = ("seconds", "megabytes")
-"""Of the training, and of the files that it ends with."""
+COSTS = ("seconds", "seconds_together", "megabytes")
+"""Of a training by itself, of one among several of one program, and of the files that it ends with."""
 
 _WHERE = (
     "on a white background",

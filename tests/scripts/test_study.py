@@ -4,6 +4,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from embedded.compose import Composer, Grammar
 from embedded.fit import Stage
 from embedded.sprites import read_sprites
 from PIL import Image
-from study import claims, figures, judge_training, report, runs, scores, subjects
+from study import claims, figures, judge_training, report, runs, scores, subjects, together
 from study import judge as judges
 from study.conditions import Claim, Condition, Experiment, Sampling, Training
 from study.experiments import EXPERIMENTS
@@ -170,6 +171,35 @@ class TestConditions:
         assert {seed for name, seed in usual if len(usual[name, seed]) > 1} == {0, 1, 2}
         assert len(runs.plan(some, seeds=3, titles=["Prior preservation"])) == 4 * 4
         assert len(runs.plan(some, seeds=3, titles=["Prior preservation"], crossed=True)) == 4 * 4 * 3
+        ways = [job.training for job in runs.plan(some, seeds=3, titles=["Ways to personalise"])]
+        assert {training.has_members: ways.count(training) for training in ways} == {True: 4 * 3, False: 4}
+
+
+@pytest.mark.slow
+def test_those_of_one_training_are_trained_together_and_once(judge, tmp_path, monkeypatch):
+    """Four of LoRA, of which three fit in a program, and one that is fully tuned."""
+    short = {"train.steps": 2, "prior.num_images": 2, "prior.steps": 1, "data.resolution": 32}
+    lora = Training(settings=short | {"adapter.kind": "lora", "adapter.rank": 2}, instances=2)
+    some = [replace(subjects.drawn(), name=name) for name in "ab"]
+    jobs = [runs.Job(lora, subject, seed, [Sampling()]) for subject in some for seed in (0, 1)]
+    jobs.append(runs.Job(Training(settings=short, instances=2), some[0], 0, [Sampling()]))
+    study, judged = runs.Study(work=tmp_path, judge=judge), {}
+
+    def conclude(study, trial, took):
+        job = trial.job
+        judged[trial.config.run_dir] = took, sorted(path.name for path in Path(trial.config.run_dir).glob("*model*"))
+        line = runs.identity(job.training, job.samplings[0], job.subject.name, job.seed)
+        with study.results.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    monkeypatch.setattr(together, "conclude", conclude)
+    monkeypatch.setattr(runs, "conclude", conclude)
+    monkeypatch.setattr(together, "AT_ONCE", 3)
+    assert list(together.run_all(study, jobs)) == [0, 3, 1, 0, 1]
+    assert [took.get("together") for took, _ in judged.values()] == [3, 3, 3, 1, None]
+    assert all(0 < took["seconds_together"] < 60 for took, _ in list(judged.values())[:4])
+    assert [folders for _, folders in judged.values()] == [[], [], [], [], ["model"]]
+    assert list(together.run_all(study, jobs)) == [4, 1], "nothing is left"
 
 
 class TestScores:
@@ -242,14 +272,14 @@ class TestReport:
         ]
 
     def test_what_training_costs_stands_in_the_table_that_asks_for_it(self):
-        rows = [row | {"seconds": 20.0, "megabytes": 1.25} for row in self.rows(0.9, 0.5)]
+        rows = [row | {"seconds": 20.0, "seconds_together": 9.0, "megabytes": 1.25} for row in self.rows(0.9, 0.5)]
         for costs in (False, True):
             experiment = replace(self.EXPERIMENT, costs=costs)
             text = report.section(experiment, report.comparable(experiment, rows))
-            assert ("| seconds | megabytes |" in text) == costs
-            assert ("| 20.00 ± 0.00 | 1.25 ± 0.00 |" in text) == costs
+            assert ("| seconds | seconds together | megabytes |" in text) == costs
+            assert ("| 20.00 ± 0.00 | 9.00 ± 0.00 | 1.25 ± 0.00 |" in text) == costs
             old = report.section(experiment, report.comparable(experiment, self.rows(0.9, 0.5)))
-            assert ("| - | - |" in old) == costs, "of rows that were measured before costs were"
+            assert ("| - | - | - |" in old) == costs, "of rows that were measured before costs were"
 
     def test_what_differs_from_the_baseline_has_an_interval(self):
         rows = self.rows(0.9, 0.5)

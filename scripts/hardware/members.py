@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""One step of many subjects, each with a LoRA of rank 16 of Stable Diffusion 1.5: what each costs, and what they share.
+
+A process for one target, as ``hardware/compile.py``: rows are added to a file.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from real_size.model import write_skeleton
+
+from dreambooth_jax.config import load_config
+from dreambooth_jax.hardware import describe
+from dreambooth_jax.pipeline import describe_pretrained
+from dreambooth_jax.planning.elsewhere import versions
+from dreambooth_jax.planning.members import group_steps
+from dreambooth_jax.planning.worker import Remembering
+from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import build_train_setup, mapper_of
+from hardware.jobs import read
+
+TARGET = "h100"
+MEMBERS = (1, 4, 16, 64)
+REMAT = ("nothing", "blocks")
+HEAD = """
+Each member has a LoRA of rank 16 beside the layers (`configs/sd15_lora.yaml`, the UNet alone), moments, rates and
+seeds of its own; 1+1 examples of each. *A member* is the step's number divided by that of members: weights and the
+program are read once for all of them.
+"""
+
+
+def main(target: str, file: Path) -> None:
+    """Add what is not there yet."""
+    chip, devices = describe(target)
+    done = [(row["target"], row["members"], row["remat"]) for row in read(file)]
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_skeleton(Path(folder) / "sd15", "sd15")
+        for remat in REMAT:
+            config = load_config(
+                "sd15_lora",
+                [f"model.path={model}", "data.instance_images=.", "data.class_noun=dog", "text_encoder.stop=0"]
+                + [f"train.remat={remat}", "train.batch_size=1"],
+            )
+            device = Target.of(devices, memory=chip.memory, described=True)
+            pipe = describe_pretrained(config.model.path, revision=config.model.revision, target=device)
+            setup = build_train_setup(config, pipe, mapper_of(config, device))
+            compiler = Remembering(target, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+            for members in MEMBERS:
+                if (target, members, remat) in done:
+                    continue
+                (step,) = group_steps(config, setup, members, compiler, chip)
+                found = {name: version for name, version in versions().items() if version}
+                row = {"target": target, "members": members, "remat": remat, "step": asdict(step), "versions": found}
+                with file.open("a") as rows:
+                    rows.write(json.dumps(row) + "\n")
+
+
+def section(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Of docs/hardware.md."""
+    if not rows:
+        return
+    yield "\n## Many subjects in one step\n"
+    yield HEAD
+    yield "| card | remat | members | arguments | temporaries | peak | TFLOP a member | GB moved a member | a member, ms |"
+    yield "| --- " * 9 + "|"
+    for row in sorted(rows, key=lambda row: (row["target"], REMAT.index(row["remat"]), row["members"])):
+        yield f"| {' | '.join(_cells(row))} |"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    step, members = row["step"], row["members"]
+    usage, work = step["usage"], step["work"]
+    bound = work["bound"]
+    limit = max(("arithmetic", "memory", "links"), key=bound.get)
+    return [
+        row["target"],
+        row["remat"],
+        str(members),
+        f"{usage['arguments'] / 1e9:.2f}",
+        f"{usage['temporaries'] / 1e9:.2f}",
+        f"{sum(usage[part] for part in ('arguments', 'results', 'temporaries')) / 1e9:.1f}",
+        f"{step['flops'] / 1e12 / members:.2f}",
+        f"{work['traffic'] / 1e9 / members:.1f}",
+        f"{1e3 * bound[limit] / members:.2f} ({limit})",
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
