@@ -28,6 +28,10 @@ from hardware.jobs import read
 TARGET = "h100"
 MEMBERS = (1, 4, 16, 64)
 REMAT = ("nothing", "blocks")
+COLUMNS = (
+    *("card", "remat", "members", "arguments", "temporaries", "peak"),
+    *("TFLOP a member", "traffic a member", "at least, ms a member"),
+)
 HEAD = """
 Each member has a LoRA of rank 16 beside the layers (`configs/sd15_lora.yaml`, the UNet alone), moments, rates and
 seeds of its own; 1+1 examples of each. *A member* is the step's number divided by that of members: weights and the
@@ -42,11 +46,8 @@ def main(target: str, file: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = write_skeleton(Path(folder) / "sd15", "sd15")
         for remat in REMAT:
-            config = load_config(
-                "sd15_lora",
-                [f"model.path={model}", "data.instance_images=.", "data.class_noun=dog", "text_encoder.stop=0"]
-                + [f"train.remat={remat}", "train.batch_size=1"],
-            )
+            told = {"model.path": model, "data.instance_images": ".", "data.class_noun": "dog", "train.remat": remat}
+            config = load_config("sd15_lora", [f"{key}={value}" for key, value in told.items()])
             device = Target.of(devices, memory=chip.memory, described=True)
             pipe = describe_pretrained(config.model.path, revision=config.model.revision, target=device)
             setup = build_train_setup(config, pipe, mapper_of(config, device))
@@ -67,8 +68,8 @@ def section(rows: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield "\n## Many subjects in one step\n"
     yield HEAD
-    yield "| card | remat | members | arguments | temporaries | peak | TFLOP a member | GB moved a member | a member, ms |"
-    yield "| --- " * 9 + "|"
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield "| --- " * len(COLUMNS) + "|"
     for row in sorted(rows, key=lambda row: (row["target"], REMAT.index(row["remat"]), row["members"])):
         yield f"| {' | '.join(_cells(row))} |"
 
