@@ -31,7 +31,9 @@ def run_all(study: Study, jobs: Sequence[Job]) -> Iterator[int]:
     for same in _of_one_training(jobs):
         trials = {Path(trial.config.run_dir).name: trial for job in same if (trial := begin(study, job))}
         yield len(same) - len(trials)
-        members = [Member(name=name, config=trial.config) for name, trial in trials.items() if trial.job.training.trained]
+        members = [
+            Member(name=name, config=trial.config) for name, trial in trials.items() if trial.job.training.trained
+        ]
         joined = {member.name for member in members if shares_a_program(member.config)}
         for group in groups([member for member in members if member.name in joined]):
             for first in range(0, len(group), AT_ONCE):

@@ -32,7 +32,7 @@ WAYS = Experiment(
             Condition(name="LoRA, rank 16, convolutions too", training=Training(settings=LORA)),
             Condition(name="the same, 350 steps", training=Training(settings=QUICKSTART)),
             of("DoRA, rank 16", **_LORA, adapter__dora="input"),
-            of("LoKr", **(_LORA | {"adapter__kind": "lokr"})),
+            of("LoKr", **(_LORA | {"adapter__kind": "lokr", "optimizer__learning_rate": 1.5e-2})),
             of("LiDB", **(_LORA | {"adapter__kind": "lidb", "optimizer__learning_rate": 1e-2})),
             of("textual inversion", **_WORDS, **_WORDS_ALONE),
             of("pivotal tuning", **(_LORA | _WORDS | _WORDS_FIRST)),
