@@ -23,7 +23,7 @@ from dreambooth_jax.planning.members import group_steps
 from dreambooth_jax.planning.worker import Remembering
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import build_train_setup, mapper_of
-from hardware.jobs import read
+from hardware.jobs import chip_of, read
 
 TARGET = "h100"
 MEMBERS = (1, 4, 16, 64)
@@ -79,13 +79,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
     usage, work = step["usage"], step["work"]
     bound = work["bound"]
     limit = max(("arithmetic", "memory", "links"), key=bound.get)
+    peak = sum(usage[part] for part in ("arguments", "results", "temporaries"))
+    fits = peak <= 0.9 * chip_of(row["target"]).memory
     return [
         row["target"],
         row["remat"],
         str(members),
         f"{usage['arguments'] / 1e9:.2f}",
         f"{usage['temporaries'] / 1e9:.2f}",
-        f"{sum(usage[part] for part in ('arguments', 'results', 'temporaries')) / 1e9:.1f}",
+        f"{peak / 1e9:.1f}" if fits else f"**{peak / 1e9:.1f}**",
         f"{step['flops'] / 1e12 / members:.2f}",
         f"{work['traffic'] / 1e9 / members:.1f}",
         f"{1e3 * bound[limit] / members:.2f} ({limit})",

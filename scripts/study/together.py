@@ -64,8 +64,9 @@ def _run_group(study: Study, members: Sequence[Member], trials: Sequence[Trial])
     outcomes = run_group(members, study.work / "groups", listeners=[listen])
     if not all(outcome.result.finished or outcome.stopped for outcome in outcomes):
         raise SystemExit(STOPPED)
-    steps = members[0].config.train.steps
-    took = {"together": len(members), "seconds_together": clock.seconds(steps) / len(members)} if clock.read[1:] else {}
+    took: dict[str, float] = {"together": len(members)}
+    if len(clock.read) > 1:
+        took["seconds_together"] = clock.seconds(members[0].config.train.steps) / len(members)
     for trial, outcome in zip(trials, outcomes):
         if not outcome.stopped:
             conclude(study, trial, took | {"megabytes": megabytes(Path(trial.config.run_dir))})

@@ -197,7 +197,6 @@ def test_those_of_one_training_are_trained_together_and_once(judge, tmp_path, mo
     monkeypatch.setattr(together, "AT_ONCE", 3)
     assert list(together.run_all(study, jobs)) == [0, 3, 1, 0, 1]
     assert [took.get("together") for took, _ in judged.values()] == [3, 3, 3, 1, None]
-    assert all(0 < took["seconds_together"] < 60 for took, _ in list(judged.values())[:4])
     assert [folders for _, folders in judged.values()] == [[], [], [], [], ["model"]]
     assert list(together.run_all(study, jobs)) == [4, 1], "nothing is left"
 
