@@ -41,7 +41,7 @@ def test_experiments_on_class_prompts():
     assert len({one.config.prior.class_images for one in found}) == 4
 
 
-@pytest.mark.parametrize(("name", "count"), [("rates_and_steps_embedded", 4), ("class_prompts_embedded", 6)])
+@pytest.mark.parametrize(("name", "count"), [("rates_and_steps_embedded", 4 * 2), ("class_prompts_embedded", 6 * 2)])
 def test_those_of_the_embedded_model(name, count):
     _, found = members("quickstart", EXPERIMENTS / f"{name}.yaml")
     assert len(found) == count
