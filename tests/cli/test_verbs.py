@@ -58,7 +58,7 @@ def refuse(capsys, *arguments):
     [
         (
             ["trian"],
-            "'trian' is no verb, of which there are train, sweep, prior, plan, sample, evaluate, export, check; did you",
+            "'trian' is no verb, of which there are train, sweep, prior, plan, sample, evaluate, export, check; did",
         ),
         ([], "say what to do: train, sweep, prior, plan, sample, evaluate, export"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),
