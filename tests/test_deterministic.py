@@ -106,15 +106,16 @@ def test_a_run_may_switch_it():
 
 
 @pytest.mark.slow
-def test_on_a_cpu_a_run_is_the_same_with_it_and_twice(tmp_path):
+@pytest.mark.usefixtures("one_device")
+def test_on_a_cpu_a_run_is_the_same_with_it(tmp_path):
+    """And so twice the same: two runs that draw everything anew, but for the class images."""
     from dreambooth_jax.trainer import train
 
     short = ("train.steps=2", "checkpoint.every=2", "prior.num_images=2")
     results = []
-    for name, setting in {"a": "false", "b": "true", "c": "true"}.items():
+    for name, setting in {"a": "false", "b": "true"}.items():
         folder = train(
             tiny_config(tmp_path, *short, f"run_dir={tmp_path / name}", f"train.deterministic={setting}")
         ).folder
         results.append(weights(folder, 2))
-    assert_same(results[0], results[1])
-    assert_same(results[1], results[2])
+    assert_same(*results)

@@ -47,6 +47,7 @@ def picture(path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_training_goes_on_as_if_it_had_never_stopped(earlier):
     """As a whole run of today ends: to rounding only, for the first two steps were taken by another processor."""
     dbx.train(dbx.load_config(None, ["run_dir=run", *SETTINGS]))

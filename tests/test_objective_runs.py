@@ -16,6 +16,7 @@ V_MODEL = MODEL.parent / "legacy_flax_sd21"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_a_run_with_rescaled_noise_draws_and_exports_with_it(tmp_path):
     settings = (
         *("objective.zero_terminal_snr=true", "objective.weighting=min_snr", "objective.loss=huber"),

@@ -24,6 +24,7 @@ def validated(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_the_best_checkpoint_is_kept_and_opened_and_a_killed_run_is_the_same(tmp_path, monkeypatch):
     whole = dbx.train(tiny_config(tmp_path, *SETTINGS, f"run_dir={tmp_path / 'whole'}")).folder
     losses = validated(whole)
