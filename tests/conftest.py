@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of what these tests do; CI runs the parity tests once more with XLA's usual optimisations.
@@ -35,6 +36,19 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("untimed", deadline=None)  # other work on the machine is no fault
 hypothesis.settings.load_profile("untimed")
+
+
+LONGEST = [
+    *("scripts/test_result.py", "drills/test_kill.py", "scripts/test_pretrain_embedded.py", "hosts/test_runs.py"),
+    *("scripts/test_scripts.py", "scripts/test_measure_gpu.py", "scripts/test_real_size.py", "test_trainer.py"),
+    *("test_earlier_runs.py", "test_teacher_runs.py", "test_compiles.py", "adapters/test_peft_parity.py"),
+]
+"""Files of slow tests that take minutes come first: a last one would leave the other processes with nothing to do."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {str(Path(__file__).parent / name): number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(str(item.path), len(order)))
 
 
 @pytest.fixture(scope="module", autouse=True)
