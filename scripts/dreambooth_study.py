@@ -26,13 +26,14 @@ from itertools import product
 from pathlib import Path
 
 import jax
-from study import judge, pairs, report, subjects
+from study import pairs, report, subjects
 from study.experiments import EXPERIMENTS
 from study.runs import Study, plan
 from study.together import run_all
 from tqdm import tqdm
 
 from dreambooth_jax.compilation_cache import keep_compiled
+from dreambooth_jax.evaluation import judge
 
 DOCS = Path(__file__).parents[1] / "docs"
 

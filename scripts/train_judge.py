@@ -13,8 +13,9 @@ import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
-from study.judge import SHIPPED
 from study.judge_training import JudgeSettings, train_judge
+
+from dreambooth_jax.evaluation.judge import SHIPPED
 
 
 def parse(arguments: list[str] | None = None) -> JudgeSettings:

@@ -23,6 +23,8 @@ from dreambooth_jax.trees import Tree
 
 ROW_LETTERS = 24
 """Of one line at a row."""
+WORD_LETTERS = 40
+"""Of a word above a column: a longer one is broken, others make the column as wide as they are."""
 APART = ("prompt", "seed")
 """What pictures of one call may differ in."""
 
@@ -95,13 +97,12 @@ def labelled_matrix(
     height, width = (max(picture.shape[side] for picture in pictures.values()) for side in (0, 1))
     size = max(11, min(28, height // 16))
     font = ImageFont.load_default(size)
-    line, step_x, step_y = int(size * 1.3), max(width, 8 * size) + MARGIN, height + MARGIN
-
-    def wrapped(axis: Axis | None, letters: int) -> list[str]:
-        return [textwrap.fill(axis.label(n), letters) for n in range(len(axis.values))] if axis else [""]
-
-    columns = wrapped(across, int(step_x / (0.6 * size)))
-    rows, sheets = wrapped(down, ROW_LETTERS), wrapped(blocks, ROW_LETTERS + int(len(columns) * step_x / (0.6 * size)))
+    line, step_y = int(size * 1.3), height + MARGIN
+    columns = _wrapped(across, max(int(max(width, 8 * size) / (0.6 * size)), _longest_word(across)))
+    widest = max(int(font.getlength(part)) for text in columns for part in text.split("\n"))
+    step_x = max(width, 8 * size, widest) + MARGIN
+    rows = _wrapped(down, ROW_LETTERS)
+    sheets = _wrapped(blocks, ROW_LETTERS + int(len(columns) * step_x / (0.6 * size)))
     longest = max(int(font.getlength(part)) for text in rows for part in text.split("\n"))
     left = MARGIN + (longest + MARGIN if down else 0)
     top = line * max(text.count("\n") + 1 for text in columns) + MARGIN if across else 0
@@ -130,6 +131,17 @@ def labelled_matrix(
                 sheet.paste(Image.fromarray(picture), corner)
             y += step_y
     return np.asarray(sheet)
+
+
+def _wrapped(axis: Axis | None, letters: int) -> list[str]:
+    """The labels of an axis, in lines of so many letters."""
+    return [textwrap.fill(axis.label(n), letters) for n in range(len(axis.values))] if axis else [""]
+
+
+def _longest_word(axis: Axis | None) -> int:
+    """Letters of the longest word above a column, which is not broken unless it is very long."""
+    words = [word for n in range(len(axis.values)) for word in axis.label(n).split()] if axis else []
+    return min(WORD_LETTERS, max(map(len, words), default=0))
 
 
 def _in_three(axes: Sequence[Axis]) -> tuple[Axis | None, Axis | None, Axis | None]:

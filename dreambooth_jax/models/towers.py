@@ -5,6 +5,8 @@
 They have folders or files of their own and belong to no family.
 """
 
+from dataclasses import replace
+
 from dreambooth_jax.models.clip import CLIPModel, CLIPModelConfig
 from dreambooth_jax.models.dino import DINOv2Config, DINOv2Model, ViTConfig, ViTModel
 from dreambooth_jax.models.families import ComponentKind, KeyRules, Stems, real, whole
@@ -22,23 +24,16 @@ CLIP = ComponentKind(
     ),
     beside=("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"),
 )
-_OF_A_CLASSIFIER = ("embeddings/mask_token", "pooler/dense/weight", "pooler/dense/bias")
 DINO = ComponentKind(
     config_cls=ViTConfig,
     module_cls=ViTModel,
     library_class=("transformers", "ViTModel"),
     stems=Stems("model", "flax_model"),
     dummy_inputs=lambda c: (real(1, c.image_size, c.image_size, 3),),
-    key_rules=KeyRules(ignored=_OF_A_CLASSIFIER),
+    # of what fills masked patches, and of a classifier
+    key_rules=KeyRules(ignored=("embeddings/mask_token", "pooler/dense/weight", "pooler/dense/bias")),
 )
-DINOV2 = ComponentKind(
-    config_cls=DINOv2Config,
-    module_cls=DINOv2Model,
-    library_class=("transformers", "Dinov2Model"),
-    stems=Stems("model", "flax_model"),
-    dummy_inputs=lambda c: (real(1, c.image_size, c.image_size, 3),),
-    key_rules=KeyRules(ignored=_OF_A_CLASSIFIER),
-)
+DINOV2 = replace(DINO, config_cls=DINOv2Config, module_cls=DINOv2Model, library_class=("transformers", "Dinov2Model"))
 LPIPS = ComponentKind(
     config_cls=LPIPSConfig,
     module_cls=LPIPSModel,

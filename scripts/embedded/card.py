@@ -61,7 +61,7 @@ to end in noise alone, {empty:.0%} empty captions; a moving average of the weigh
 | seconds a picture ({sampling}) where it was trained | {seconds_per_picture} |
 
 Background and place are read from pixels by rules that hold for composed pictures; the judge is the small network of
-`scripts/study/judge.py`, to whom all classes of the drawings with 16 members or more are open.
+`dreambooth_jax/evaluation/judge.py`, to whom all classes of the drawings with 16 members or more are open.
 
 ## Licence
 The weights are under Apache-2.0. The drawings are by others, under MIT, Apache-2.0, CC BY 4.0 and CC0: who, and under

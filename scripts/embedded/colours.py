@@ -6,9 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS as BACKGROUNDS
-from dreambooth_jax.evaluation.drawn_scenes import nearest_background as nearest_background
-
 HUES = {"red": 0, "orange": 28, "yellow": 52, "green": 120, "teal": 180, "blue": 218, "purple": 275, "pink": 322}
 """In degrees: where a thing's main hue is turned to."""
 

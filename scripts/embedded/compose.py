@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dreambooth_jax.evaluation.drawn_scenes import PLACES as PLACES
+from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS, PLACES
 
 from . import scenes
-from .colours import BACKGROUNDS, HUES, recolour
+from .colours import HUES, recolour
 from .sprites import Sprite, decode, weights
 
 RELATIONS = {"and": 0.4, "next to": 0.35, "above": 0.25}

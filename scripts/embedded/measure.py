@@ -13,12 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS
-from dreambooth_jax.evaluation.drawn_scenes import background_is_right as background_is_right
-from dreambooth_jax.evaluation.drawn_scenes import border_colour as border_colour
-from dreambooth_jax.evaluation.drawn_scenes import place_is_right as place_is_right
-from dreambooth_jax.evaluation.drawn_scenes import said_background as said_background
-from dreambooth_jax.evaluation.drawn_scenes import said_place as said_place
+from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS, background_is_right, place_is_right
 
 from .scenes import with_article
 from .sprites import Sprite

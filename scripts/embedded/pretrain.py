@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from study import judge
 
+from dreambooth_jax.evaluation import judge
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.target import Target
 from dreambooth_jax.trees import Tree

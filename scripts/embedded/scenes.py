@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import BACKGROUNDS
+from dreambooth_jax.evaluation.drawn_scenes import BACKGROUNDS
 
 Colour = tuple[int, int, int]
 PATTERNS = ("striped", "dotted", "checkered")

@@ -29,10 +29,10 @@ from embedded.sprites import Sprite, read_sprites
 from jaxtyping import Array, Float, Int, Key, UInt8
 from PIL import Image, ImageFilter
 
+from dreambooth_jax.evaluation.judge import NOBODY, Judge, JudgeNetwork, network
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
 
-from .judge import NOBODY, Judge, JudgeNetwork, network
 from .subjects import Subject, confirming, drawn, held_out
 
 _ALONE = Grammar(recolour=0.0, small=0.15, placed=0.2, big=0.1)

@@ -22,10 +22,10 @@ from jaxtyping import UInt8
 
 from dreambooth_jax import load_config, train
 from dreambooth_jax.config import Config
+from dreambooth_jax.evaluation.judge import Judge
 from dreambooth_jax.runs import open_model
 
 from .conditions import FAST, WORDS, Claim
-from .judge import Judge
 from .runs import BASE, Study, draw, read_results
 from .scores import prompts
 from .subjects import Subject, write_instances

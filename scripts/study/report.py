@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dreambooth_jax.evaluation.judge import Judge
+
 from . import figures
 from .claims import compare, concluded, summary, verdict
 from .conditions import Claim, Condition, Experiment, Training
 from .experiments import EXPERIMENTS
 from .figures import Row
-from .judge import Judge
 from .pair_report import section as pair_section
 from .pairs import results as pair_results
 from .runs import Study, read_results
@@ -62,9 +63,10 @@ same subjects and seeds in all rows of a table that say the same n. None of the 
 pretraining: {names}.
 The numbers of each run: [results.jsonl](study/results.jsonl).
 {missing}
-**Measured by** a [judge](../scripts/study/judge.py): a small network trained on composed pictures, in place of the
-paper's DINO and CLIP. Of drawings that it never saw it names the class, one of {classes}, right {class_right:.0%} of
-the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {mistaken:.1%} of other drawings for one.
+**Measured by** a [judge](../dreambooth_jax/evaluation/judge.py): a small network trained on composed pictures, in place
+of the paper's DINO and CLIP. Of drawings that it never saw it names the class, one of {classes}, right
+{class_right:.0%} of the time; subjects, in scenes that it never saw, {subject_right:.0%}; it takes {mistaken:.1%} of
+other drawings for one.
 
 | | |
 |---|---|

@@ -25,13 +25,13 @@ from PIL import Image
 
 from dreambooth_jax import load_config, train
 from dreambooth_jax.config import Config
+from dreambooth_jax.evaluation.judge import Judge
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.runs import open_model
 
 from .conditions import Sampling, Training
 from .experiments import EXPERIMENTS
 from .figures import save_strip
-from .judge import Judge
 from .scores import prompts, score
 from .subjects import DRAWN, Subject, write_instances
 

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from embedded.measure import background_is_right, place_is_right
 from embedded.scenes import with_article
 from jaxtyping import Float, UInt8
 
-from .judge import Judge
+from dreambooth_jax.evaluation.drawn_scenes import background_is_right, place_is_right
+from dreambooth_jax.evaluation.judge import Judge
 
 METRICS = ("recognised", "fidelity", "prompt", "leaked", "elsewhere", "drift", "diversity", "class")
 COSTS = ("seconds", "seconds_together", "megabytes")

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from embedded import scenes
-from embedded.compose import PLACES, paste
+from embedded.compose import paste
 from embedded.sprites import Sprite, decode, read_sprites
 from jaxtyping import UInt8
 from PIL import Image
+
+from dreambooth_jax.evaluation.drawn_scenes import PLACES
 
 CLASS_NOUNS = {
     "poodle": "dog",

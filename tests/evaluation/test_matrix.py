@@ -4,10 +4,11 @@
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.evaluation.axes import cells_of, read_axes
+from dreambooth_jax.evaluation.axes import Axis, cells_of, read_axes
 from dreambooth_jax.evaluation.matrix import MatrixSettings, draw_cells, labelled_matrix
 from tests.prepare.fake import FakePipeline
 
@@ -110,3 +111,19 @@ def test_pictures_of_other_sizes_have_room():
     sheet = labelled_matrix(pictures, axes, title="")
     assert (sheet == 9).all(-1).sum() == 8 * 16
     assert (sheet == 7).all(-1).sum() == 16 * 32
+
+
+def test_words_above_a_column_are_whole():
+    """Small pictures stand as far apart as the words above them ask for, as long as these are no novel."""
+    picture = np.full((16, 16, 3), 9, np.uint8)
+
+    def apart(*samplers):
+        axis = Axis("sampler", "sampler", samplers, samplers)
+        sheet = labelled_matrix({(0,): picture, (1,): picture}, [axis], title="")
+        columns = np.nonzero((sheet == 9).all(-1).any(0))[0]
+        return columns.max() - columns.min() + 1 - 16
+
+    word = "a_name_of_thirty_letters_or_so"
+    assert apart(word, "b") > ImageFont.load_default(11).getlength(f"sampler={word}") > apart("a", "b")
+    assert apart("a " * 60, "b") == apart("a", "b"), "words of a text go below each other"
+    assert apart("a" * 4000, "b") < 1000

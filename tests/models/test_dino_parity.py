@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dreambooth_jax.models.dino import cubic_weights
 from dreambooth_jax.models.towers import DINO, DINOV2
+from dreambooth_jax.models.vit_positions import cubic_weights
 from dreambooth_jax.weights.pretrained import load_module
 from tests import torch_models
 from tests.models.test_parity import close, nchw, normal

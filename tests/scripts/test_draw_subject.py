@@ -7,10 +7,10 @@ from pathlib import Path
 import draw_subject
 import numpy as np
 import pytest
-from embedded.colours import nearest_background
-from embedded.measure import border_colour, said_background
 from embedded.scenes import GROUNDS
 from PIL import Image
+
+from dreambooth_jax.evaluation.drawn_scenes import border_colour, nearest_background, said_background
 
 SHIPPED = Path(__file__).parents[2] / "dreambooth_jax" / "embedded" / "subject"
 

@@ -5,11 +5,13 @@
 import numpy as np
 import pytest
 from embedded import colours, scenes
-from embedded.compose import PLACES, Composer, Grammar, article
+from embedded.compose import Composer, Grammar, article
 from embedded.corpus import load_or_compose
-from embedded.measure import border_colour, class_captions, said_background, said_place, shares_right
+from embedded.measure import class_captions, shares_right
 from embedded.sprites import decode, read_sprites, weights
 from PIL import Image
+
+from dreambooth_jax.evaluation.drawn_scenes import PLACES, border_colour, said_background, said_place
 
 
 @pytest.fixture(scope="module")

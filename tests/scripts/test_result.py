@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from study import judge, runs
+from study import runs
 from study import scores as judged
 from study.conditions import Sampling, Training
 from study.subjects import drawn
 from study.ways import QUICKSTART
 
 from dreambooth_jax import load_config
+from dreambooth_jax.evaluation import judge
 
 pytestmark = pytest.mark.slow
 

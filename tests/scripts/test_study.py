@@ -15,11 +15,11 @@ from embedded.fit import Stage
 from embedded.sprites import read_sprites
 from PIL import Image
 from study import claims, figures, judge_training, report, runs, scores, subjects, together
-from study import judge as judges
 from study.conditions import Claim, Condition, Experiment, Sampling, Training
 from study.experiments import EXPERIMENTS
 
 from dreambooth_jax.config import load_config, save_config
+from dreambooth_jax.evaluation import judge as judges
 from tests.scripts import sprites
 
 NOUNS, NAMES = ["alien", "ball", "box"], ["alien", "robot"]
