@@ -15,7 +15,10 @@ from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.evaluation.scores import Group, Kind
+from dreambooth_jax.size import Size
 
+ANY = Size(1, 1)
+"""No picture is too small to be measured."""
 NUMBER = re.compile(r"(\d+)[-_].*")
 
 
@@ -28,7 +31,7 @@ def groups_in(folder: Path, sitter: Sitter) -> dict[Kind, list[Group]]:
     prompts = sitter.prompts
     nothing = Subject(identifier="", class_noun="")
     found: dict[str, list[np.ndarray]] = {}
-    for photo in load_images(folder, prompt="", subject=nothing):
+    for photo in load_images(folder, prompt="", subject=nothing, size=ANY):
         number = NUMBER.fullmatch(photo.name)
         if photo.has_caption:
             prompt = next((own for own, text in zip(sitter.templates, prompts) if text == photo.prompt), photo.prompt)

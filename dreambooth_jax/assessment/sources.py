@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_jax.assessment.subjects import EMBEDDED
 from dreambooth_jax.config import Config, load_config
 from dreambooth_jax.data.sources import is_picture
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.runs import RunFolder
-from dreambooth_jax.weights.folders import INDEX
+from dreambooth_jax.weights.folders import INDEX, local_folder
 
 PLACES = ("*/config.yaml", "subjects/*/config.yaml", "members/*/config.yaml")
 """Of the runs of a folder, as sweeps and lists of subjects leave them."""
@@ -39,7 +40,7 @@ def read_sources(places: Sequence[str]) -> list[Source]:
     """What each place is.
 
     Raises:
-        InputError: if a local folder is nothing of it.
+        InputError: if a local folder is nothing of it, or a name is neither a file nor a hub id.
     """
     names = _names(places)
     return [_read(place, name) for place, name in zip(places, names)]
@@ -47,7 +48,11 @@ def read_sources(places: Sequence[str]) -> list[Source]:
 
 def _read(place: str, name: str) -> Source:
     folder = at_home(place)
-    if not folder.is_dir() or (folder / INDEX).is_file():
+    if not folder.is_dir():
+        if place != EMBEDDED and not folder.is_file():
+            local_folder(place)  # says what is wrong with a name that is no hub id
+        return Source(name=name, model=place)
+    if (folder / INDEX).is_file():
         return Source(name=name, model=place)
     if RunFolder(folder).is_run():
         return Source(name=name, runs=(folder,))

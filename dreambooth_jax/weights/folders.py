@@ -90,7 +90,7 @@ def locate(source: str, *, revision: str | None = None, variant: str | None = No
         layout = layout_of(read_family(index))
         return needed_files(names, choose_weights(names, layout, variant=variant, where=source), layout)
 
-    folder = _folder(source) or hub.download(source, revision, needed, index=INDEX)
+    folder = local_folder(source) or hub.download(source, revision, needed, index=INDEX)
     layout = layout_of(read_family(folder / INDEX))
     weights = choose_weights(_files(folder), layout, variant=variant, where=str(folder))
     return folder, {component: folder / file for component, file in weights.items()}
@@ -102,7 +102,7 @@ def locate_configs(source: str, *, revision: str | None = None) -> Path:
     def needed(names: Collection[str], index: Path | None) -> list[str]:
         return needed_files(names, {}, layout_of(read_family(index)))
 
-    folder = _folder(source) or hub.download(source, revision, needed, index=INDEX)
+    folder = local_folder(source) or hub.download(source, revision, needed, index=INDEX)
     check_layout(_files(folder), layout_of(read_family(folder / INDEX)), where=str(folder))
     return folder
 
@@ -119,7 +119,7 @@ def locate_module(
         chosen = choose_weights(names, layout, variant=variant, where=source) if weights else {}
         return needed_files(names, chosen, layout)
 
-    folder = _folder(source) or hub.download(source, revision, needed, index="config.json")
+    folder = local_folder(source) or hub.download(source, revision, needed, index="config.json")
     if not weights:
         check_layout(_files(folder), layout, where=str(folder))
         return folder, folder
@@ -140,8 +140,12 @@ def _files(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in files if file.is_file()}
 
 
-def _folder(source: str) -> Path | None:
-    """The folder that is meant; None for a hub id."""
+def local_folder(source: str) -> Path | None:
+    """The folder that is meant; None for a hub id.
+
+    Raises:
+        InputError: if it is neither, or a folder without a model.
+    """
     folder = at_home(source)
     if not source:
         raise InputError("no model was given: model.path is empty, it should be a folder or a hub id")

@@ -212,6 +212,9 @@ def test_what_a_place_is(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty is no run, no folder of runs, no model, and has no pictures"):
         read_sources([str(tmp_path / "empty")])
+    for place in ("nowhere", str(tmp_path / "nowhere"), str(tmp_path / "lost.safetensors")):
+        with pytest.raises(InputError, match=f"^{place}: no such folder"):
+            read_sources([place])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from embedded.measure import class_captions, shares_right
 from embedded.sprites import decode, read_sprites, weights
 from PIL import Image
 
-from dreambooth_jax.evaluation.drawn_scenes import PLACES, border_colour, said_background, said_place
+from dreambooth_jax.evaluation.drawn_scenes import (
+    BACKGROUNDS,
+    PLACES,
+    border_colour,
+    nearest_background,
+    said_background,
+    said_place,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +47,10 @@ def test_an_exponent_of_minus_one_makes_classes_equal(sprites):
     np.testing.assert_allclose([chances.sum(), boxes], [1.0, 0.5])
 
 
-@pytest.mark.parametrize("name", colours.BACKGROUNDS)
+@pytest.mark.parametrize("name", BACKGROUNDS)
 def test_a_background_has_the_colour_that_its_name_says(name):
-    rgb = np.array(colours.BACKGROUNDS[name], np.float32)
-    assert colours.nearest_background(rgb) == name
+    rgb = np.array(BACKGROUNDS[name], np.float32)
+    assert nearest_background(rgb) == name
     assert colours.name_pixels(rgb[None] / 255) == [name]
 
 
