@@ -4,6 +4,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,15 +143,19 @@ def _effect_tables(effects: Iterable[EffectsOfAxis], score: str) -> list[Table]:
             if one is None:
                 table.append([text, "", "0", "", ""])
                 continue
-            difference = "" if one.difference is None else _interval(one.difference, one.difference_half_width, "+")
+            difference = "" if one.difference is None else interval(one.difference, one.difference_half_width, "+")
             blocks = str(one.blocks) if one.difference is not None else ""
-            table.append([text, _interval(one.mean, one.half_width), str(one.count), difference, blocks])
+            table.append([text, interval(one.mean, one.half_width), str(one.count), difference, blocks])
         tables.append(table)
     return tables
 
 
-def _interval(mean: float, half_width: float | None, sign: str = "") -> str:
-    return f"{mean:{sign}.4g}" + ("" if half_width is None else f" ± {half_width:.2g}")
+def interval(mean: float, half_width: float | None, sign: str = "") -> str:
+    """A mean in as many digits as its interval gives it."""
+    if not half_width:
+        return f"{mean:{sign}.4g}" + (" ± 0" if half_width == 0 else "")
+    digits = max(0, 1 - math.floor(math.log10(half_width)))
+    return f"{mean:{sign}.{digits}f} ± {half_width:.{digits}f}"
 
 
 def plain(table: Table) -> str:

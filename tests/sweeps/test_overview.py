@@ -11,7 +11,7 @@ from dreambooth_jax.members import groups
 from dreambooth_jax.sweeps.announce import announcement
 from dreambooth_jax.sweeps.grid import grid_of
 from dreambooth_jax.sweeps.jobs import stages_of
-from dreambooth_jax.sweeps.overview import write_overview
+from dreambooth_jax.sweeps.overview import interval, write_overview
 from dreambooth_jax.sweeps.run import left_of
 from dreambooth_jax.sweeps.scores import SCORES, scores_of
 from dreambooth_jax.sweeps.status import is_done, say_error, status_of
@@ -150,3 +150,17 @@ def test_settings_of_sampling_are_drawn_not_trained(tmp_path):
     assert grid_of([]) == ("", [])
     with pytest.raises(InputError, match="steps = 0"):
         planned(tmp_path, "--samples.steps=0,1")
+
+
+@pytest.mark.parametrize(
+    ("mean", "half_width", "sign", "said"),
+    [
+        (-0.006333, 0.0331, "+", "-0.006 ± 0.033"),
+        (0.4129041, 0.0049, "", "0.4129 ± 0.0049"),
+        (12345.6, 120.0, "", "12346 ± 120"),
+        (0.4129041, None, "+", "+0.4129"),
+        (0.4129041, 0.0, "", "0.4129 ± 0"),
+    ],
+)
+def test_a_mean_has_the_digits_that_its_interval_gives_it(mean, half_width, sign, said):
+    assert interval(mean, half_width, sign) == said
