@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM, Signals
+from signal import SIGTERM, Signals
 from typing import Literal
 
 import jax
@@ -139,7 +139,7 @@ def _train_together(members: Sequence[Member], folder: Path) -> Signals | None:
         if outcome.stopped:
             _say_failed(member, outcome.stopped)
     left = [one.result for one in outcomes if not one.result.finished and not one.stopped]
-    return (left[0].signal or SIGINT) if left else None
+    return (left[0].signal or SIGTERM) if left else None
 
 
 def _train_all(members: Sequence[Member]) -> Signals | None:
@@ -155,5 +155,5 @@ def _train_all(members: Sequence[Member]) -> Signals | None:
         finally:
             jax.clear_caches()
         if not result.finished:
-            return result.signal or SIGINT
+            return result.signal or SIGTERM
     return None
