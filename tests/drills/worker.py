@@ -14,6 +14,8 @@ from pathlib import Path
 import jax
 
 import dreambooth_jax.trainer
+from dreambooth_jax.trainer.members import run_group
+from tests.members.groups import members
 from tests.runs import tiny_config
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")
@@ -42,7 +44,22 @@ class Moments:
 
 
 def train(root: Path, run: Path, settings: list[str], kill_at: int | None, answer) -> None:
-    """One call of ``train``; sends through the pipe how many moments it had."""
+    """One call of ``train``; sends through the pipe whether it came to its end, and how many moments it had."""
+    moments = _begin(root, run, kill_at)
+    result = dreambooth_jax.trainer.train(tiny_config(root, f"run_dir={run}", *settings), listeners=[moments.tick])
+    answer.send((result.finished, moments.count))
+
+
+def train_group(root: Path, folder: Path, settings: list[str], kill_at: int | None, answer) -> None:
+    """The same of one call of ``run_group``."""
+    moments = _begin(root, folder, kill_at)
+    group = members(root, folder.name, settings)
+    outcomes = run_group(group, folder / "groups", listeners=[moments.tick])
+    answer.send((all(one.result.finished for one in outcomes), moments.count))
+
+
+def _begin(root: Path, run: Path, kill_at: int | None) -> Moments:
+    """In silence, and with each moment counted."""
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     # a folder of its own: to be killed while writing there would leave every other test a half entry
@@ -51,5 +68,4 @@ def train(root: Path, run: Path, settings: list[str], kill_at: int | None, answe
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     moments = Moments(run, kill_at)
     sys.addaudithook(moments.on_audit)
-    result = dreambooth_jax.trainer.train(tiny_config(root, f"run_dir={run}", *settings), listeners=[moments.tick])
-    answer.send((result.finished, moments.count))
+    return moments

@@ -9,8 +9,9 @@ import sys
 
 from dreambooth_jax.cli import main
 from dreambooth_jax.trainer import training
+from dreambooth_jax.trainer.members import run
 from tests.runs import killed_at
 
 if __name__ == "__main__":
-    training.run_phases = killed_at(2, process=1)
+    training.run_phases = run.run_phases = killed_at(2, process=1)
     sys.exit(main())

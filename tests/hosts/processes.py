@@ -50,9 +50,9 @@ def finish(running, *, timeout=240):
             one.kill()
 
 
-def run(command, **options):
+def run(command, *, timeout=240, **options):
     """:func:`start`, then :func:`finish`, and all must have ended well."""
-    ended = finish(start(command, **options))
+    ended = finish(start(command, **options), timeout=timeout)
     for code, out, err in ended:
         assert code == 0, f"{out}\n{err}"
     return ended

@@ -2,25 +2,29 @@
 # Copyright The dreambooth_jax authors
 """Whole runs of members in one program: each is what it is alone, killed and resumed or not, whatever the others do."""
 
-import json
-
 import jax
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import dreambooth_jax as dbx
-from dreambooth_jax import rng, trees
-from dreambooth_jax.adapters import make_adapter
 from dreambooth_jax.cli import main
-from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
-from dreambooth_jax.members import Member
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer.members import run_group
-from tests.runs import MODEL, assert_same, draw_photos, killed_at, weights
+from tests.members.groups import (
+    INVERSION,
+    LOOP,
+    LORA,
+    OWN,
+    PIVOTAL,
+    assert_as_alone,
+    assert_identical,
+    draw_pictures,
+    lines,
+    members,
+)
+from tests.runs import assert_same, killed_at, weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,75 +32,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
 ]
 
-LOOP = "dreambooth_jax.trainer.members.run.run_phases"
-TINY = [
-    *("data.resolution=16", "train.batch_size=2", "train.log_every=1", "checkpoint.every=2", f"model.path={MODEL}"),
-    *("prior.num_images=0", "samples.every=0", "validation.holdout=1", "validation.every=3", "validation.timesteps=1"),
-]
-LORA = [
-    *("adapter.kind=lora", "adapter.rank=2", "adapter.targets=attn-only", "text_encoder.stop=0"),
-    *("optimizer.warmup_steps=2", "train.ema_decay=0.5"),
-]
-WORDS = ["tokens.vectors=2", "tokens.learning_rate=1e-2"]
-INVERSION = ["adapter.kind=textual_inversion", *WORDS]
-PIVOTAL = [
-    *("adapter.kind=pivotal", *WORDS, "tokens.alone=2", "tokens.stop=2", "text_encoder.stop=0"),
-    *("adapter.rank=2", "adapter.targets=attn-only"),
-]
-OWN = {
-    "dog": ["optimizer.learning_rate=1e-2", "train.steps=4", "data.class_noun=dog"],
-    "cat": ["optimizer.learning_rate=3e-3", "train.steps=6", "train.seed=3", "data.class_noun=cat", "prior.weight=0.5"],
-    "hat": ["optimizer.learning_rate=5e-3", "train.steps=5", "train.seed=7", "data.class_noun=dog"],
-}
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("members")
-    for number, name in enumerate(OWN):
-        draw_photos(root / "photos" / name, 3 + number)
-        draw_photos(root / "classes" / name, 1 + number)
-    return root
-
-
-def members(root, folder, settings, **own):
-    """Of the table above, or of those that have more settings, each in its own folder."""
-
-    def config(name):
-        places = [f"data.instance_images={root / 'photos' / name}", f"run_dir={root / folder / name}"]
-        places.append(f"prior.class_images={root / 'classes' / name}")
-        return load_config(None, [*TINY, *settings, *OWN[name], *places, *own.get(name, [])])
-
-    return [Member(name=name, config=config(name)) for name in own or OWN]
-
-
-def lines(folder):
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in found]
-
-
-def assert_as_alone(folder, config):
-    """What a member has left is what it leaves alone, but for the order in which float32 is summed up over rows."""
-    alone, steps = dbx.train(config).folder, config.train.steps
-    for one, other in zip(lines(folder), lines(alone), strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
-    found, expected = weights(folder, steps), weights(alone, steps)
-    assert found.keys() == expected.keys()
-    start = beginning(config)
-    for name, leaf in expected.items():
-        moved = np.abs(leaf - start[name]).max()
-        assert moved > 0, name
-        assert np.abs(found[name] - leaf).max() <= 1e-2 * moved, name
-    for file in ("config.yaml", "exported.json", "lora.safetensors", "embedding.safetensors"):
-        assert (folder / file).exists() == (alone / file).exists(), file
-    assert (folder / "exported.json").read_text() == (alone / "exported.json").read_text()
-
-
-def beginning(config):
-    """Leaves that are trained, before the first step."""
-    pipe = dbx.load_pretrained(MODEL)
-    _, trainable = make_adapter(config, pipe.tokenizers).init(rng.root_key(config.train.seed), pipe.params)
-    return {name: np.asarray(leaf) for name, leaf in trees.flatten(trainable).items()}
+    return draw_pictures(tmp_path_factory.mktemp("members"))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +49,9 @@ def together(root):
     assert [one.result.step for one in outcomes] == [4, 6, 5]
     assert not [*(root / "groups").glob("*")], "all is in the members' own folders"
     return root / "together"
+
+
+KINDS = {"dora": [*LORA, "adapter.dora=output"], "inversion": INVERSION, "pivotal": PIVOTAL}
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -137,11 +79,8 @@ def test_killed_and_resumed_is_bit_identical(root, together, monkeypatch, step):
     assert [one.result.finished for one in outcomes] == [step == 5, False, step == 5]
     left = [one for one, outcome in zip(group, outcomes) if not outcome.result.finished]
     assert all(one.result.finished for one in run_group(left, root / "groups"))
-    for member in group:
-        folder, last = root / f"killed-{step}" / member.name, member.config.train.steps
-        assert_same(weights(folder, last), weights(together / member.name, last))
-        assert_same(weights(folder, last, ema=True), weights(together / member.name, last, ema=True))
-        assert lines(folder) == lines(together / member.name)
+    for name in OWN:
+        assert_identical(root / f"killed-{step}" / name, together / name)
     assert all(one.result.finished for one in run_group(group, root / "groups")), "and there is nothing left to do"
 
 
@@ -161,14 +100,20 @@ def test_one_that_diverges_stops_alone_and_is_named(root, together, caplog):
         assert lines(root / "diverging" / name) == lines(together / name)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("inversion", INVERSION), ("pivotal", PIVOTAL)])
-def test_words_of_several_subjects_are_learned_at_once(root, kind, settings):
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_are_what_they_are_alone_killed_and_resumed_or_not(root, kind, monkeypatch):
     own = {name: [f"data.identifier=<{name}>", "prior.weight=0"] for name in ("dog", "cat")}
-    group = members(root, kind, settings, **own)
-    assert all(one.result.finished for one in run_group(group, root / "groups"))
+    whole, killed = (members(root, f"{kind}{part}", KINDS[kind], **own) for part in ("", "-killed"))
+    assert all(one.result.finished for one in run_group(whole, root / "groups"))
+    with monkeypatch.context() as patch:
+        patch.setattr(LOOP, killed_at(3))
+        assert [one.result.step for one in run_group(killed, root / "groups")] == [3, 3]
+    assert all(one.result.finished for one in run_group(killed, root / "groups"))
     for name in own:
-        assert [*load_file(root / kind / name / "embedding.safetensors")] == [f"<{name}>"]
-    (alone,) = members(root, f"{kind}-alone", settings, cat=own["cat"])
+        assert_identical(root / f"{kind}-killed" / name, root / kind / name)
+        if kind != "dora":
+            assert [*load_file(root / kind / name / "embedding.safetensors")] == [f"<{name}>"]
+    (alone,) = members(root, f"{kind}-alone", KINDS[kind], cat=own["cat"])
     assert_as_alone(root / kind / "cat", alone.config)
 
 
