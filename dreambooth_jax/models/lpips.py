@@ -114,7 +114,7 @@ class LPIPSModel(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], y: Float[Array, "b h w 3"]) -> Float[Array, "b"]:
-        """Distances of pictures in [−1, 1], in at least float32; of equal ones zero."""
+        """Distances of pictures in [−1, 1], in at least float32; of equal ones zero, to the square of rounding."""
         precise = wide(self.dtype)
         shift, scale = (np.asarray(one, precise)[None, None, None] for one in (SHIFT, SCALE))
         both = ((jnp.concatenate([x, y]).astype(precise) - shift) / scale).astype(self.dtype)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from dreambooth_jax.models.lpips import SCALE, SHIFT
 from dreambooth_jax.models.towers import LPIPS
@@ -108,7 +109,9 @@ def test_distances(nets):
 def test_it_is_a_distance(nets):
     _, module, params = nets
     x, y = (one.astype(np.float32) for one in pair(module.config.net))
-    np.testing.assert_array_equal(distances(module, params, x, x), np.zeros(2))
+    # a compiler may fuse the product of one side with the difference, which leaves that product's rounding
+    heads = sum(float(jnp.sum(leaf)) for name, leaf in flatten_dict(params, sep="/").items() if name.startswith("lin"))
+    assert (np.asarray(distances(module, params, x, x)) <= np.finfo(np.float32).eps ** 2 * heads).all()
     one, other = distances(module, params, x, y), distances(module, params, y, x)
     np.testing.assert_allclose(one, other, rtol=1e-6)
     assert (np.asarray(one) > 0).all()
