@@ -16,16 +16,16 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
 from dreambooth_jax.memory import bytes_per_device
+from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.planning.admit import capacity
 from dreambooth_jax.planning.measure import Compiler, work_of
 from dreambooth_jax.planning.members_result import GroupStep, MembersPlan
 from dreambooth_jax.prepare.model import check_fit, describe_model
 from dreambooth_jax.target import Target
-from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup
-from dreambooth_jax.train_setup.members import build_member_setup
+from dreambooth_jax.train_setup import Groups, build_train_setup
+from dreambooth_jax.train_setup.members import build_member_setup, spread_members
 from dreambooth_jax.training.members import as_rows
-from dreambooth_jax.training.parallel import make_mapper
-from dreambooth_jax.training.parallel.members import make_member_mapper
+from dreambooth_jax.training.parallel import Mapper, make_mapper
 from dreambooth_jax.trees import count, nbytes, short
 
 
@@ -52,7 +52,7 @@ def build_members(
     if len(setup.buckets) > 1:
         raise InputError(f"data.buckets={config.data.buckets}: rows of several sizes are trained alone; see plan")
     devices, room = len(mapper.devices), capacity(config, mapper)
-    steps = [step for number in (1, 2) for step in group_steps(config, setup, number * devices, compiler, chip)]
+    steps = [step for number in (1, 2) for step in group_steps(config, pipe, mapper, number * devices, compiler, chip)]
     trained = " and ".join(f"{short(count(tree))} {name}" for name, tree in setup.trainable.items())
     dtype = np.dtype(pipe.unet.dtype).name
     found = MembersPlan(
@@ -66,18 +66,18 @@ def build_members(
     )
     if found.at_once in (0, devices, 2 * devices):
         return found
-    more = list(group_steps(config, setup, found.at_once, compiler, chip))
+    more = list(group_steps(config, pipe, mapper, found.at_once, compiler, chip))
     return replace(found, steps=[*steps, *more])
 
 
 def group_steps(
-    config: Config, setup: TrainSetup, members: int, compiler: Compiler, chip: Chip | None
+    config: Config, pipe: Pipeline, mapper: Mapper, members: int, compiler: Compiler, chip: Chip | None
 ) -> Iterator[GroupStep]:
     """Compile the steps of so many members."""
+    target = mapper.target
+    spread = spread_members(config, target, members=members)
+    setup = build_train_setup(config, pipe, mapper, sharers=spread.sharers)
     together = build_member_setup([config] * members, [setup] * members)
-    rows = setup.batches.examples // config.train.accumulation
-    target, parallel = setup.mapper.target, config.train.parallel
-    spread = make_member_mapper(parallel, target, members=members, rows=rows)
     trainable = jax.tree.map(lambda s: jax.ShapeDtypeStruct((members, *s.shape), s.dtype), setup.trainable)
     state = jax.eval_shape(together.fresh_state, trainable)
     inputs = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, together.inputs))

@@ -50,8 +50,8 @@ def mapper_of(config: Config, target: Target) -> Mapper:
     return mapper
 
 
-def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSetup:
-    """Make all steps of a run; nothing is computed or compiled."""
+def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper, *, sharers: int | None = None) -> TrainSetup:
+    """Make all steps of a run; nothing is computed or compiled. ``sharers`` devices, by default all, share its rows."""
     adapter, train = make_adapter(config, pipe.tokenizers), config.train
     plain = shapes(pipe.params)
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)
@@ -64,7 +64,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper) -> TrainSe
     if teaches:
         adapter = with_teacher(adapter, dtype=pipe.unet.dtype)
         frozen[TEACHER] = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)[0][TEACHER]
-        halves = batches.shared_out(devices=len(mapper.devices), accumulation=train.accumulation)
+        halves = batches.shared_out(devices=sharers or len(mapper.devices), accumulation=train.accumulation)
     names = tuple(concept.name for concept in concepts_of(config) if concept.name)
     rules = [Rule.parse(text) for text in config.optimizer.rules]
     check_used(rules, trainable)

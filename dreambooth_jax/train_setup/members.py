@@ -20,6 +20,8 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import TEACHER
 from dreambooth_jax.config import Config, OptimizerConfig
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup.build import batches_of
 from dreambooth_jax.train_setup.groups import optimizer_with, schedule_of, stretch_of
 from dreambooth_jax.train_setup.networks import Groups, networks_in_step
 from dreambooth_jax.train_setup.setup import TrainSetup
@@ -27,6 +29,7 @@ from dreambooth_jax.training.loop import Phase, split_phases
 from dreambooth_jax.training.members import GroupInputs, MemberInputs, MemberStep
 from dreambooth_jax.training.optimizer import learning_rate_schedule
 from dreambooth_jax.training.optimizer_kinds import KINDS
+from dreambooth_jax.training.parallel import MemberMapper, check_divisible, make_member_mapper
 from dreambooth_jax.training.rules import Rule, Treatment, by_kind, treatments_of
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree, flatten
@@ -80,6 +83,28 @@ class MemberSetup:
         opt_state, ema = jax.jit(rest)(trainable)
         step = jnp.zeros(len(self.inputs.steps), jnp.int32)
         return TrainState(step=step, trainable=trainable, opt_state=opt_state, ema=ema)
+
+
+def spread_members(config: Config, target: Target, *, members: int) -> MemberMapper:
+    """How members are spread over devices.
+
+    Args:
+        config: of one of them.
+        target: the devices.
+        members: how many there are.
+
+    Raises:
+        InputError: if micro-batches cannot be of one size, or ``train.fsdp_devices`` does not divide the devices.
+    """
+    train, batches = config.train, batches_of(config)
+    check_divisible(batch_size=batches.rows, copies=batches.copies, accumulation=train.accumulation, n_devices=1)
+    return make_member_mapper(
+        train.parallel,
+        target,
+        members=members,
+        rows=batches.examples // train.accumulation,
+        fsdp_devices=train.fsdp_devices,
+    )
 
 
 def build_member_setup(configs: Sequence[Config], setups: Sequence[TrainSetup]) -> MemberSetup:

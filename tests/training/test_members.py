@@ -18,6 +18,7 @@ from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
+from dreambooth_jax.hardware import programs
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel
 from dreambooth_jax.models.condition import Condition, Conditioner
 from dreambooth_jax.models.families import SD
@@ -206,12 +207,12 @@ class Case:
         batches = [(changed or {}).get((number, step), self.batch(number, step)) for number in numbers]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def together(self, numbers, *, devices=1, parallel="auto", changed=None, inputs=None, step=None):
+    def together(self, numbers, *, devices=1, parallel="auto", fsdp_devices=0, changed=None, inputs=None, step=None):
         """(states, metrics of each step) of members that are trained by one step."""
         target = Target.of(jax.devices()[:devices])
-        mapper = make_member_mapper(parallel, target, members=len(numbers), rows=ROWS)
+        mapper = make_member_mapper(parallel, target, members=len(numbers), rows=ROWS, fsdp_devices=fsdp_devices)
         if step is None:
-            step = self.mapped.setdefault((len(numbers), devices, parallel), mapper.map(self.step()))
+            step = self.mapped.setdefault((len(numbers), devices, parallel, fsdp_devices), mapper.map(self.step()))
         state = mapper.place_members(stack_members([self.state(number) for number in numbers]))
         frozen, found = mapper.place(self.frozen), []
         for now in range(STEPS):
@@ -220,9 +221,10 @@ class Case:
             found.append(jax.tree.map(np.asarray, metrics))
         return jax.tree.map(np.asarray, mapper.logical(state)), found
 
-    def lowered(self, count, *, devices=1, parallel="auto"):
+    def lowered(self, count, *, devices=1, parallel="auto", fsdp_devices=0):
         """The program of members over devices."""
-        mapper = make_member_mapper(parallel, Target.of(jax.devices()[:devices]), members=count, rows=ROWS)
+        target = Target.of(jax.devices()[:devices])
+        mapper = make_member_mapper(parallel, target, members=count, rows=ROWS, fsdp_devices=fsdp_devices)
         state = jax.eval_shape(lambda: stack_members([self.state(0)] * count))
         batch, inputs = trees.shapes(self.batch(0, 0)), trees.shapes(self.inputs([0] * count, 0))
         shapes = mapper.member_shapes(state), mapper.shapes(trees.shapes(self.frozen)), mapper.batch_shapes(batch)
@@ -348,10 +350,12 @@ def test_what_is_frozen_may_lie_in_parts(monkeypatch):
     monkeypatch.setattr("dreambooth_jax.training.parallel.members.SHARDING_THRESHOLD", 1)
     case = case_of("textual inversion")
     expected, _ = case.together([0, 1, 2, 3, 4], devices=8)
-    found, _ = case.together([0, 1, 2, 3, 4], devices=8, parallel="fsdp")
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), found, expected)
-    text = case.lowered(5, devices=8, parallel="fsdp").compile().as_text()
-    assert set(COLLECTIVES.findall(text)) == {"all-gather"}
+    for fsdp_devices in (0, 2):
+        found, _ = case.together([0, 1, 2, 3, 4], devices=8, parallel="fsdp", fsdp_devices=fsdp_devices)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), found, expected)
+    compiled = case.lowered(5, devices=8, parallel="fsdp", fsdp_devices=2).compile().as_text()
+    assert set(COLLECTIVES.findall(compiled)) == {"all-gather"}
+    assert {one.group for one in programs.collectives(compiled)} == {2}
 
 
 def equations(jaxpr):

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dreambooth_jax.data.member_rows import MemberRows
 from dreambooth_jax.prepare.prepared import Prepared
 from dreambooth_jax.train_setup import Groups
-from dreambooth_jax.train_setup.members import MemberSetup, build_member_setup
+from dreambooth_jax.train_setup.members import MemberSetup, build_member_setup, spread_members
 from dreambooth_jax.trainer.members.begun import Begun
 from dreambooth_jax.trainer.members.one import One, one_of
 from dreambooth_jax.trainer.members.preparing import set_up_members
@@ -28,7 +28,7 @@ from dreambooth_jax.training.loop import Phase, PhaseInputs, Placing
 from dreambooth_jax.training.member_metrics import MemberRecorder
 from dreambooth_jax.training.members import MemberInputs, stack_members
 from dreambooth_jax.training.parallel import MappedStep, Mapper
-from dreambooth_jax.training.parallel.members import MemberMapper, make_member_mapper
+from dreambooth_jax.training.parallel.members import MemberMapper
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
 
@@ -172,16 +172,13 @@ class Group:
 def group_of(begun: Begun, prepared: Sequence[Prepared], mapper: Mapper) -> Group:
     """The group that is about to take its steps."""
     members = list(begun.members)
-    trainings, first = set_up_members(members, list(prepared), mapper)
+    spread = spread_members(members[0].config, mapper.target, members=len(begun.places))
+    trainings, first = set_up_members(members, list(prepared), mapper, sharers=spread.sharers)
     taken = {member.name: number for number, member in enumerate(members)}
     places = [taken.get(name, 0) for name in begun.places]
     setup = build_member_setup([members[number].config for number in places], _setups(trainings, places))
     steps = [steps if name in taken else 0 for name, steps in zip(begun.places, setup.inputs.steps)]
     setup = replace(setup, inputs=setup.inputs._replace(steps=jnp.asarray(steps, jnp.int32)))
-    settings, batches = members[0].config.train, trainings[0].setup.batches
-    spread = make_member_mapper(
-        settings.parallel, mapper.target, members=len(places), rows=batches.examples // settings.accumulation
-    )
     return Group(
         begun=begun,
         setup=setup,

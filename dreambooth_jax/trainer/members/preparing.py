@@ -62,9 +62,15 @@ def prepare_members(begun: Begun, interrupt: Interrupt, mapper: Mapper) -> list[
 
 
 def set_up_members(
-    members: list[Member], prepared: list[Prepared], mapper: Mapper
+    members: list[Member], prepared: list[Prepared], mapper: Mapper, *, sharers: int
 ) -> tuple[list[Training], list[Tree]]:
     """(each member's run as if it were alone, what each trains as it is at first). What is frozen is one for all.
+
+    Args:
+        members: names and settings.
+        prepared: what there is of each.
+        mapper: of what is frozen.
+        sharers: devices that share a member's rows.
 
     Raises:
         InputError: if what they keep frozen is not the same.
@@ -73,7 +79,7 @@ def set_up_members(
     trainables: list[Tree] = []
     shared: Tree = {}
     for member, one in zip(members, prepared):
-        setup = build_train_setup(member.config, one.pipe, mapper)
+        setup = build_train_setup(member.config, one.pipe, mapper, sharers=sharers)
         frozen, trainable = setup.adapter.init(rng.root_key(member.config.train.seed), one.pipe.params)
         shared = shared or frozen
         if not _is_same(shared, frozen):

@@ -26,14 +26,28 @@ def make_mapper(parallel: Literal["auto", "pmap", "fsdp"], target: Target, *, fs
     Raises:
         InputError: if ``fsdp_devices`` does not divide the devices.
     """
-    count = len(target.devices)
-    if parallel == "pmap" or (parallel == "auto" and count > 1):
+    if parallel == "pmap" or (parallel == "auto" and len(target.devices) > 1):
         return Replicated(target)
+    shape = -1, neighbours(target, fsdp_devices)
+    # Mesh() has Auto axes; jax.make_mesh would give Explicit ones, which vmap refuses.
+    return Sharded(target, Mesh(np.asarray(target.devices).reshape(shape), ("data", "fsdp")))
+
+
+def neighbours(target: Target, fsdp_devices: int) -> int:
+    """How many devices share one copy of what is split.
+
+    Args:
+        target: the devices.
+        fsdp_devices: so many; 0 is as many as a host has.
+
+    Raises:
+        InputError: if that does not divide the devices.
+    """
+    count = len(target.devices)
     group = fsdp_devices or count // target.hosts
     if count % group:
         raise InputError(f"train.fsdp_devices {group} does not divide the {count} devices")
-    # Mesh() has Auto axes; jax.make_mesh would give Explicit ones, which vmap refuses.
-    return Sharded(target, Mesh(np.asarray(target.devices).reshape(-1, group), ("data", "fsdp")))
+    return group
 
 
 def check_divisible(*, batch_size: int, copies: int, accumulation: int, n_devices: int) -> None:

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Members over devices: a mesh (member, rows), on which no two devices need each other where each has whole members.
+"""Members over devices: a mesh on which no two devices need each other where each has whole members.
 
     state, metrics   each device has its members'                    no traffic
     rows             its members' own, or a part of them             gradients are added up over the devices of a member
-    frozen           whole on every device, or split over all and gathered before it is used
+    frozen           whole on every device, or split over neighbours and gathered before it is used
+
+Neighbours that share what is frozen are several members' devices, or a part of one's. So the mesh has four axes, the
+first ones outside: members lie along (copy, member), a member's rows along (part, row), what is frozen is split along
+(member, row); one of the two axes in the middle has the length 1.
 
 Where members do not fill the mesh, the last is there several times: copies that take no steps and are left out again of
 what is logical. Devices are those of all processes, a process's own side by side.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +28,12 @@ from jax.typing import DTypeLike
 
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.members import MemberInputs, MemberStep, as_rows, by_member
+from dreambooth_jax.training.parallel.choose import neighbours
 from dreambooth_jax.training.parallel.mapper import MappedStep, with_shardings
 from dreambooth_jax.training.parallel.sharded import SHARDING_THRESHOLD, WHOLE
 from dreambooth_jax.trees import Tree
 
-_ALL = ("member", "rows")
+_MEMBERS, _ROWS, _FROZEN = ("copy", "member"), ("part", "row"), ("member", "row")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class MemberMapper:
 
     Attributes:
         target: the devices.
-        mesh: of them, (member, rows).
+        mesh: of them, as this module has it.
         count: S, the number of members.
         splits_frozen: does each device have a part of what is frozen, instead of all?
     """
@@ -47,6 +53,19 @@ class MemberMapper:
     splits_frozen: bool = False
 
     @property
+    def across(self) -> int:
+        """How many devices, or groups of them that share members, there are side by side."""
+        return self._along(_MEMBERS)
+
+    @property
+    def sharers(self) -> int:
+        """Devices that share the rows of a member."""
+        return self._along(_ROWS)
+
+    def _along(self, axes: Sequence[str]) -> int:
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
+    @property
     def devices(self) -> Sequence[jax.Device]:
         """All of them, of all processes."""
         return self.target.devices
@@ -54,20 +73,19 @@ class MemberMapper:
     @property
     def places(self) -> int:
         """Members that the mesh has room for: S or, with copies of the last, more."""
-        across = self.mesh.shape["member"]
-        return -(-self.count // across) * across
+        return -(-self.count // self.across) * self.across
 
     @property
     def members(self) -> list[int]:
         """Of each place that this process has a part of, the number of the member whose rows it brings."""
         first, last = self._own
-        each, share = self.mesh.shape["rows"], self.places // self.mesh.shape["member"]
+        each, share = self.sharers, self.places // self.across
         return [min(place, self.count - 1) for place in range(first // each * share, (last // each + 1) * share)]
 
     def rows(self, count: int) -> slice:
         """Those of a member's ``count`` rows that this process brings."""
         first, last = self._own
-        each = self.mesh.shape["rows"]
+        each = self.sharers
         if last - first + 1 >= each:
             return slice(0, count)
         return slice(first % each * count // each, (last % each + 1) * count // each)
@@ -83,14 +101,14 @@ class MemberMapper:
 
     def frozen_axis(self, leaf: Any) -> int:
         """The dimension that a frozen leaf is split along; -1 where it stays whole."""
-        dims = [axis for axis, size in enumerate(leaf.shape) if size % self.mesh.size == 0]
-        if not self.splits_frozen or self.mesh.size == 1 or leaf.size < SHARDING_THRESHOLD or not dims:
+        dims = [axis for axis, size in enumerate(leaf.shape) if size % self._along(_FROZEN) == 0]
+        if not self.splits_frozen or self._along(_FROZEN) == 1 or leaf.size < SHARDING_THRESHOLD or not dims:
             return WHOLE
         return max(dims, key=lambda axis: leaf.shape[axis])
 
     def _frozen_spec(self, leaf: Any) -> PartitionSpec:
         axis = self.frozen_axis(leaf)
-        return PartitionSpec() if axis == WHOLE else PartitionSpec(*[None] * axis, _ALL)
+        return PartitionSpec() if axis == WHOLE else PartitionSpec(*[None] * axis, _FROZEN)
 
     def place(self, frozen: Any) -> Any:
         """What members share -> whole on every device, or its parts."""
@@ -99,13 +117,13 @@ class MemberMapper:
     def place_members(self, state: Any) -> Any:
         """A state of leaves [S, ...] -> each member's on its devices."""
         padded = _padded(state, self.places - self.count) if self.places > self.count else state
-        return jax.tree.map(lambda leaf: _put(leaf, self._sharding("member")), padded)
+        return jax.tree.map(lambda leaf: _put(leaf, self._sharding(_MEMBERS)), padded)
 
     def place_batch(self, batch: Any) -> Any:
         """Rows of :attr:`members`, of each those that :meth:`rows` says -> [places, b, ...] on their devices."""
         own = by_member(batch, len(self.members))
         return jax.tree.map(
-            lambda rows: jax.make_array_from_process_local_data(self._sharding(*_ALL), np.asarray(rows)), own
+            lambda rows: jax.make_array_from_process_local_data(self._sharding(_MEMBERS, _ROWS), np.asarray(rows)), own
         )
 
     def map(self, step: MemberStep) -> MappedStep:
@@ -113,11 +131,11 @@ class MemberMapper:
         [places], those of S members and of copies. ``members`` are :class:`MemberInputs` of S."""
 
         def run(state: Any, frozen: Any, batch: Any, members: MemberInputs) -> tuple[Any, dict[str, jax.Array]]:
-            own, whole = PartitionSpec("member"), PartitionSpec()
+            own, whole = PartitionSpec(_MEMBERS), PartitionSpec()
             mapped = jax.shard_map(
                 partial(self._local, step, jax.tree.map(self.frozen_axis, frozen)),
                 mesh=self.mesh,
-                in_specs=(own, jax.tree.map(self._frozen_spec, frozen), PartitionSpec(*_ALL), whole),
+                in_specs=(own, jax.tree.map(self._frozen_spec, frozen), PartitionSpec(_MEMBERS, _ROWS), whole),
                 out_specs=(own, own),
                 check_vma=False,
             )
@@ -132,14 +150,14 @@ class MemberMapper:
         members = self._of_device(members)
         whole = partial(_whole, axes=axes, dtype=step.dtype)
         sums = step.gradients(state.trainable, frozen, as_rows(batch), members, state.step, whole_frozen=whole)
-        if self.mesh.shape["rows"] > 1:
-            sums = jax.lax.psum(sums, "rows")
+        if self.sharers > 1:
+            sums = jax.lax.psum(sums, _ROWS)
         return step.update(state, *sums, members)
 
     def _of_device(self, members: MemberInputs) -> MemberInputs:
         """What its own members are given, of all; copies of the last take no steps."""
-        missing, share = self.places - self.count, self.places // self.mesh.shape["member"]
-        first = jax.lax.axis_index("member") * share
+        missing, share = self.places - self.count, self.places // self.across
+        first = jax.lax.axis_index(_MEMBERS) * share
         steps = jnp.pad(members.steps, (0, missing))
         keys, groups = _filled_up((members.keys, members.groups), missing)
         keys, steps, groups = jax.tree.map(
@@ -155,7 +173,7 @@ class MemberMapper:
 
     def restore_target(self, shapes: Any) -> Any:
         """Logical shapes [S, ...] with the shardings that a checkpoint should be read into."""
-        sharding = self._sharding("member") if self.places == self.count else self._sharding()
+        sharding = self._sharding(_MEMBERS) if self.places == self.count else self._sharding()
         return with_shardings(shapes, lambda _: sharding)
 
     def shapes(self, frozen: Any) -> Any:
@@ -165,16 +183,16 @@ class MemberMapper:
     def member_shapes(self, state: Any) -> Any:
         """Shapes [S, ...] -> those of what :meth:`place_members` makes of such arrays."""
         padded = jax.tree.map(lambda s: jax.ShapeDtypeStruct((self.places, *s.shape[1:]), s.dtype), state)
-        return with_shardings(padded, lambda _: self._sharding("member"))
+        return with_shardings(padded, lambda _: self._sharding(_MEMBERS))
 
     def batch_shapes(self, batch: Any) -> Any:
         """Shapes of one member's rows [b, ...] -> those of what :meth:`place_batch` makes of all."""
         every = jax.tree.map(lambda s: jax.ShapeDtypeStruct((self.places, *s.shape), s.dtype), batch)
-        return with_shardings(every, lambda _: self._sharding(*_ALL))
+        return with_shardings(every, lambda _: self._sharding(_MEMBERS, _ROWS))
 
 
 def make_member_mapper(
-    parallel: Literal["auto", "pmap", "fsdp"], target: Target, *, members: int, rows: int
+    parallel: Literal["auto", "pmap", "fsdp"], target: Target, *, members: int, rows: int, fsdp_devices: int = 0
 ) -> MemberMapper:
     """Members over all devices, so that the device with the most rows has as few as can be.
 
@@ -183,15 +201,26 @@ def make_member_mapper(
         target: the devices.
         members: S.
         rows: of each member in a micro-batch. Devices share a member's where there are more of them than members.
+        fsdp_devices: neighbours that share what is frozen; 0 is as many as a host has, so that nothing that is gathered
+            travels between hosts.
+
+    Raises:
+        InputError: if ``fsdp_devices`` does not divide the devices.
     """
     count, each = len(target.devices), len(target.devices) // target.hosts
+    group = neighbours(target, fsdp_devices) if parallel == "fsdp" else each
+    whole = each, group, len(target.local)  # of which none has a part of another's members and a part of its own
 
     def most(shared: int) -> tuple[int, int]:
         return -(-members // (count // shared)) * (rows // shared), shared
 
-    shares = [n for n in range(1, count + 1) if count % n == 0 and rows % n == 0 and (each % n == 0 or n % each == 0)]
-    shared = min(shares, key=most)
-    mesh = Mesh(np.asarray(target.devices).reshape(-1, shared), _ALL)
+    def fits(shared: int) -> bool:
+        return count % shared == rows % shared == 0 and all(n % shared == 0 or shared % n == 0 for n in whole)
+
+    shared = min(filter(fits, range(1, count + 1)), key=most)
+    row = min(shared, group)
+    shape = count // max(shared, group), max(shared, group) // shared, shared // row, row
+    mesh = Mesh(np.asarray(target.devices).reshape(shape), (*_MEMBERS, *_ROWS))
     return MemberMapper(target, mesh, members, splits_frozen=parallel == "fsdp")
 
 
@@ -223,6 +252,6 @@ def _whole(frozen: Tree, *, axes: Tree, dtype: DTypeLike | None) -> Tree:
             return leaf
         # vectors of norms are used in float32 whatever the networks compute in
         narrower = dtype is not None and leaf.ndim > 1 and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize
-        return jax.lax.all_gather(leaf.astype(dtype) if narrower else leaf, _ALL, axis=axis, tiled=True)
+        return jax.lax.all_gather(leaf.astype(dtype) if narrower else leaf, _FROZEN, axis=axis, tiled=True)
 
     return {network: jax.tree.map(gather, tree, axes[network]) for network, tree in frozen.items()}
