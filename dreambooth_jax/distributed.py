@@ -7,17 +7,20 @@
     barrier()   wait for all
     on_main()   process 0 does something, for which all wait
     gather()    a small value of every process, on every process
+    said_anywhere()   what some process has to say, on every process
+    all_are_here()    have all come to the same point, where one of them may have failed?
 
 Where there is one process, all of them do nothing. Everything that more than one process decides (to stop, to resume,
 to encode again) it decides by a gathered value, so that all go the same way; a process that went alone would leave the
 others waiting in their next common program.
 """
 
+import itertools
 import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -32,6 +35,9 @@ NAME_PATIENCE = 20
 """Seconds to wait for the coordinator's name. A pod of Kubernetes has one only when it is started: there, PATIENCE."""
 FAREWELL = 30
 """Seconds that a process which ends waits for the others to end too: one that fails alone then ends them all."""
+TEXT_BYTES = 500
+"""Of a text that a process tells others."""
+_meetings = itertools.count()
 
 
 def start(
@@ -195,3 +201,38 @@ def gather(value: np.ndarray | np.generic | int | bool) -> np.ndarray:
     if jax.process_count() == 1:
         return value[None]
     return np.asarray(multihost_utils.process_allgather(value))
+
+
+def said_anywhere(texts: Sequence[str]) -> list[str]:
+    """Of each text the first that is not empty, of this process or of any: the same on all but for whose it is.
+
+    Args:
+        texts: as many on all processes.
+    """
+    if jax.process_count() == 1 or not texts:
+        return list(texts)
+    rows = np.zeros((len(texts), TEXT_BYTES), np.uint8)
+    for row, text in zip(rows, texts):
+        cut = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
+        row[: len(cut)] = cut
+    found = list(texts)
+    for number, theirs in enumerate(gather(rows)):
+        for place, row in enumerate(theirs):
+            if not found[place] and row.any():
+                found[place] = f"process {number}: {row.tobytes().rstrip(bytes(1)).decode(errors='ignore')}"
+    return found
+
+
+def all_are_here(within: float) -> bool:
+    """Do all processes call this within so many seconds? No program of theirs has to end before, so that one may ask
+    which has failed while others wait for it. One that gets no for an answer has to end: it is not where they are."""
+    if jax.process_count() == 1:
+        return True
+    from jax._src.distributed import global_state  # jax has no public barrier that knows an end
+
+    assert global_state.client is not None
+    try:
+        global_state.client.wait_at_barrier(f"dreambooth_jax/{next(_meetings)}", int(1000 * within))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

@@ -15,12 +15,15 @@ from signal import SIGTERM, Signals
 from typing import Literal
 
 import jax
+import numpy as np
 
+from dreambooth_jax import distributed
 from dreambooth_jax.config.concepts import makes_class_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import Grouped, Member, shares_a_program
 from dreambooth_jax.prepare.class_image_store import usable_pictures
 from dreambooth_jax.prepare.class_photos import make_class_images
+from dreambooth_jax.prepare.multihost import VISIBLE_WITHIN
 from dreambooth_jax.sweeps.overview import write_overview
 from dreambooth_jax.sweeps.status import is_done, say_error
 from dreambooth_jax.sweeps.sweep import JOBS, Sweep
@@ -96,7 +99,9 @@ def run_job(sweep: Sweep, job: Job) -> Signals | None:
     if job.kind == "overview":
         log.info("%s", write_overview(sweep))
         return None
-    left = [member for member in map(sweep.member, job.members) if not _is_settled(member)]
+    members = [sweep.member(name) for name in job.members]
+    settled = distributed.gather(np.asarray([_is_settled(member) for member in members]))[0]
+    left = [member for member, is_settled in zip(members, settled) if not is_settled]
     if left and shares_a_program(left[0].config):
         return _train_together(left, sweep.folder / GROUPS)
     return _train_all(left)
@@ -130,6 +135,8 @@ def _train_together(members: Sequence[Member], folder: Path) -> Signals | None:
     try:
         outcomes = run_group(members, folder)
     except InputError as error:
+        if not distributed.all_are_here(within=VISIBLE_WITHIN):
+            raise  # who failed alone ends, which ends the others: they wait for it somewhere else
         for member in members:
             _say_failed(member, str(error))
         return None
@@ -150,6 +157,8 @@ def _train_all(members: Sequence[Member]) -> Signals | None:
             say_error(Path(member.config.run_dir), "")
             result = train(member.config)
         except InputError as error:
+            if not distributed.all_are_here(within=VISIBLE_WITHIN):
+                raise
             _say_failed(member, str(error))
             continue
         finally:

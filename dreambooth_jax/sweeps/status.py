@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dreambooth_jax import distributed
 from dreambooth_jax.config import to_dict
 from dreambooth_jax.config.files import read_settings
 from dreambooth_jax.errors import InputError
@@ -91,7 +92,9 @@ def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def say_error(folder: Path, error: str) -> None:
-    """Write down why a member could not go on; an empty text takes that back."""
+    """Write down why a member could not go on; an empty text takes that back. Process 0 does."""
+    if not distributed.is_main():
+        return
     file = folder / ERROR
     if error:
         folder.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,28 @@ def test_what_differs_is_refused_by_both(reports):
         assert report["shared"] is None
 
 
+def test_what_one_has_to_say_all_hear(reports):
+    assert [report["said"][:2] for report in reports] == [["", "mine is 0"], ["", "mine is 1"]]
+    own = reports[1]["said"][2]
+    heard = reports[0]["said"][2].removeprefix("process 1: ")
+    assert own == "é" * 300
+    assert 100 < len(heard) < 300
+    assert own.startswith(heard)
+    assert [report["said"][3] for report in reports] == ["", ""]
+
+
+def test_members_whose_photos_one_process_cannot_read_are_left_out_by_all(reports):
+    for number, report in enumerate(reports):
+        for said in report["group"]:
+            assert "nothing" in said
+            assert said.startswith("process 1: ") == (number == 0)
+
+
+def test_who_waits_alone_is_told_so(reports):
+    assert [report["both here"] for report in reports] == [True, True]
+    assert not reports[0]["alone here"]
+
+
 def test_class_images_are_those_that_one_process_makes(folder, reports, tmp_path):
     ensure_class_images(FakePipeline(SPOILT.get), tmp_path, RECIPE, num_images=11, seed=2, batch_size=4)
     assert {report["prepare"]["count"] for report in reports} == {11}

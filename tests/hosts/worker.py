@@ -13,16 +13,18 @@ import jax
 import numpy as np
 
 from dreambooth_jax import distributed
-from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.config import SamplingConfig, load_config
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.members import Member
 from dreambooth_jax.prepare import multihost
 from dreambooth_jax.prepare.cache import Views, latent_moments
 from dreambooth_jax.prepare.class_image_store import Recipe
 from dreambooth_jax.prepare.class_images import ensure_class_images
 from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
+from dreambooth_jax.trainer.members import run_group
 from dreambooth_jax.training import parallel
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import StopSign
@@ -90,6 +92,16 @@ def prepare(folder, photos, process):
     return {"count": count, "made": made, "encoded": encoded, "encoded_again": again.encoded}
 
 
+def group(folder, process):
+    """What comes of members of which process 1 can read none."""
+    photos = folder / "photos" if process == 0 else folder / "nothing"
+    options = [f"data.instance_images={photos}", "data.class_noun=dog", "adapter.kind=lora", f"model.path={folder}"]
+    members = [
+        Member(name=name, config=load_config(None, [*options, f"run_dir={folder / name}"])) for name in ("a", "b")
+    ]
+    return [one.stopped for one in run_group(members, folder / "groups")]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -111,6 +123,10 @@ def main():
         "apart": refusal(multihost.check_shared, folder / f"own{process}"),
         "shared": refusal(multihost.check_shared, folder / "shared"),
         "prepare": prepare(folder, folder / "photos", process),
+        "said": distributed.said_anywhere(["", f"mine is {process}", "é" * 300 if process else "", ""]),
+        "group": group(folder, process),
+        "both here": distributed.all_are_here(within=60),
+        "alone here": process == 0 and distributed.all_are_here(within=0.5),
     }
     (folder / f"report{process}.json").write_text(json.dumps(report))
     distributed.barrier("end")

@@ -85,8 +85,7 @@ def run_group(
             stack.enter_context(locked(Path(member.config.run_dir)))
         interrupt = stack.enter_context(Interrupt(should_stop))
         left = []
-        for member in group:
-            said = _unreadable(member.config)
+        for member, said in zip(group, distributed.said_anywhere([_unreadable(one.config) for one in group])):
             if said or _is_finished(member):
                 found[member.name] = _outcome(member.config, member.name, interrupt, stopped=said)
             else:
