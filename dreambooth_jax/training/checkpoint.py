@@ -76,12 +76,12 @@ class Checkpoints:
             InputError: if this or the previous write failed, as on a full disk.
         """
         items = {
-            "trainable": ocp.args.StandardSave(state.trainable),
-            "opt_state": ocp.args.StandardSave(state.opt_state),
+            "trainable": ocp.args.StandardSave(_one_of_each(state.trainable)),
+            "opt_state": ocp.args.StandardSave(_one_of_each(state.opt_state)),
             "meta": ocp.args.JsonSave(meta | {"step": step}),
         }
         if ema := state.ema or averaged:
-            items["ema"] = ocp.args.StandardSave(ema)
+            items["ema"] = ocp.args.StandardSave(_one_of_each(ema))
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -205,6 +205,17 @@ def _read_item(folder: str | Path, step: int, item: str, target: Callable[[Any],
         stored = manager.item_metadata(step)[item]
         targets = jax.tree.map(target, dict(stored))
         return manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(targets)}))[item]
+
+
+def _one_of_each(tree: Tree) -> Tree:
+    """One device's copy of each leaf that all devices of the one host hold.
+
+    Of such a leaf Orbax would have every device cut out a part and write that: a program to compile for each shape and
+    device, hundreds before the first checkpoint, for a disk that is no faster. Several hosts do share the writing.
+    """
+    if jax.process_count() > 1:
+        return tree
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0) if leaf.is_fully_replicated else leaf, tree)
 
 
 def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

@@ -72,6 +72,21 @@ def test_resumed_is_uninterrupted(tmp_path, layout):
     assert_same(expected, resumed)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_writing_compiles_nothing(tmp_path, layout):
+    """Of what all devices hold Orbax would compile a slice for each shape and device."""
+    state, _ = toy.run(mapper(*layout), steps=1)
+    compiles = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **__: compiles.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+    jax.clear_caches()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, step=1, meta={})
+    checkpoints.close()
+    assert not compiles
+
+
 def test_retention(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every=4)
     state = toy.setup()[2]
