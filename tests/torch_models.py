@@ -17,6 +17,8 @@ import numpy as np
 from dreambooth_jax.trees import unflatten
 
 KINDS = ("sd15", "sd21_base", "sd21")
+XL = "sdxl"
+"""Stable Diffusion XL, which has a second text encoder."""
 
 _UNET = {
     "block_out_channels": (32, 64),
@@ -31,6 +33,15 @@ _UNETS: dict[str, dict[str, Any]] = {
     "sd15": {**_UNET, "sample_size": 8, "attention_head_dim": 4},
     "sd21_base": {**_UNET, **_SD2, "sample_size": 8},
     "sd21": {**_UNET, **_SD2, "sample_size": 12, "upcast_attention": True},
+    XL: {
+        **{**_UNET, **_SD2, "sample_size": 8, "cross_attention_dim": 32 + 48},
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 40 + 6 * 8,
+    },
 }
 _VAE = {
     "block_out_channels": (32, 64),
@@ -69,6 +80,7 @@ class TorchModels:
     unet: Any
     vae: Any
     text_encoder: Any
+    text_encoder_2: Any = None
 
 
 def build(kind: str, *, seed: int = 0, double: bool = False, **unet_options: Any) -> TorchModels:
@@ -78,6 +90,7 @@ def build(kind: str, *, seed: int = 0, double: bool = False, **unet_options: Any
         unet=build_unet(kind, seed=seed, double=double, **unet_options),
         vae=build_vae(seed=seed + 1, double=double),
         text_encoder=build_text_encoder(kind, seed=seed + 2, double=double),
+        text_encoder_2=build_text_encoder_2(seed=seed + 3, double=double) if kind == XL else None,
     )
 
 
@@ -87,7 +100,9 @@ def build_unet(kind: str, *, seed: int = 0, double: bool = False, **options: Any
 
     unet = diffusers.UNet2DConditionModel(**{**_UNETS[kind], **options})
     if double:  # theirs computes in float32, whatever the weights are
-        unet.time_proj = _double_timesteps(unet.config)
+        unet.time_proj = _double_timesteps(unet.config, unet.config.block_out_channels[0])
+        if unet.config.addition_embed_type:
+            unet.add_time_proj = _double_timesteps(unet.config, unet.config.addition_time_embed_dim)
     return _randomised(unet, seed, double)
 
 
@@ -98,7 +113,9 @@ def build_controlnet(kind: str, *, seed: int = 0, double: bool = False, **option
     shape = {name: value for name, value in _UNETS[kind].items() if name not in ("sample_size", "up_block_types")}
     net = diffusers.ControlNetModel(**{**shape, "conditioning_embedding_out_channels": (8, 16), **options})
     if double:
-        net.time_proj = _double_timesteps(net.config)
+        net.time_proj = _double_timesteps(net.config, net.config.block_out_channels[0])
+        if net.config.addition_embed_type:
+            net.add_time_proj = _double_timesteps(net.config, net.config.addition_time_embed_dim)
     return _randomised(net, seed, double)
 
 
@@ -158,9 +175,18 @@ def build_text_encoder(kind: str, *, seed: int = 0, double: bool = False, **opti
     """A ``transformers.CLIPTextModel``."""
     import transformers
 
-    act = "quick_gelu" if kind == "sd15" else "gelu"
+    act = "quick_gelu" if kind in ("sd15", XL) else "gelu"
     config = transformers.CLIPTextConfig(**{**_TEXT, "hidden_act": act, **options})
     return _randomised(transformers.CLIPTextModel(config), seed, double)
+
+
+def build_text_encoder_2(*, seed: int = 0, double: bool = False, **options: Any) -> Any:
+    """A ``transformers.CLIPTextModelWithProjection``, wider, whose file does not know the token at a text's end."""
+    import transformers
+
+    shape = {**_TEXT, "hidden_size": 48, "num_hidden_layers": 3, "eos_token_id": 2, "hidden_act": "gelu"}
+    config = transformers.CLIPTextConfig(**{**shape, "projection_dim": 40, **options})
+    return _randomised(transformers.CLIPTextModelWithProjection(config), seed, double)
 
 
 def scheduler_config(kind: str) -> dict[str, Any]:
@@ -234,12 +260,12 @@ def _double_positions(embeddings: Any) -> Any:
     return positions
 
 
-def _double_timesteps(config: Any) -> Any:
+def _double_timesteps(config: Any, size: int) -> Any:
     import torch
 
     class Timesteps(torch.nn.Module):
         def forward(self, timesteps: Any) -> Any:
-            half = config.block_out_channels[0] // 2
+            half = size // 2
             powers = torch.arange(half, dtype=torch.float64) / (half - config.freq_shift)
             angles = timesteps.double()[:, None] * 10000.0**-powers
             parts = [torch.sin(angles), torch.cos(angles)]

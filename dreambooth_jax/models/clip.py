@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dreambooth_jax.models.clip_configs import CLIPTextConfig
+from dreambooth_jax.models.clip_configs import HIGHEST, CLIPTextConfig
 from dreambooth_jax.models.clip_text import CLIPTextTransformer
 from dreambooth_jax.models.clip_vision import CLIPVisionConfig, CLIPVisionTransformer
 from dreambooth_jax.models.configs import Choices, ModelConfig
@@ -22,8 +22,6 @@ from dreambooth_jax.models.layers import wide
 from dreambooth_jax.target import CPU, Arch
 
 C = TypeVar("C", bound="CLIPModelConfig")
-HIGHEST = 2
-"""The ``eos_token_id`` of files from before 2023, which is wrong: the end of a text is its highest id."""
 
 
 @dataclass(frozen=True, kw_only=True)

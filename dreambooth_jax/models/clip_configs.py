@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from dreambooth_jax.models.configs import Choices, ModelConfig
 
+HIGHEST = 2
+"""The ``eos_token_id`` of files from before 2023, which is wrong: the end of a text is its highest id."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPConfig(ModelConfig):
@@ -43,3 +46,12 @@ class CLIPTextConfig(CLIPConfig):
     max_position_embeddings: int = 77
 
     CHOICES: ClassVar[Choices] = {**CLIPConfig.CHOICES, "model_type": ("clip_text_model",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextProjectionConfig(CLIPTextConfig):
+    """The text encoder with a projection of what stands for the whole text."""
+
+    projection_dim: int = 512
+    eos_token_id: int = 49407
+    """The token at the end of a text, whose state stands for the text; or :data:`HIGHEST`."""

@@ -138,9 +138,9 @@ class CLIPEncoder(nn.Module):
             for _ in range(self.config.num_hidden_layers)
         ]
 
-    def __call__(self, x: Float[Array, "b t c"], count: int) -> Float[Array, "b t c"]:
-        """After the first ``count`` layers."""
-        for layer in self.layers[:count]:
+    def __call__(self, x: Float[Array, "b t c"], count: int, first: int = 0) -> Float[Array, "b t c"]:
+        """After the first ``count`` layers, from what those before ``first`` give."""
+        for layer in self.layers[first:count]:
             x = layer(x)
         return x
 
@@ -163,6 +163,15 @@ class CLIPTextTransformer(nn.Module):
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
         count = self.config.num_hidden_layers + 1 - self.clip_skip
         return self.final_layer_norm(self.encoder(self.embeddings(input_ids), count))
+
+    def before_last(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Hidden state of the layer before the one that :meth:`__call__` reads, as it is: without the norm."""
+        return self.encoder(self.embeddings(input_ids), self.config.num_hidden_layers - self.clip_skip)
+
+    def after(self, states: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """The last hidden state after the norm, from that of :meth:`before_last`."""
+        layers = self.config.num_hidden_layers
+        return self.final_layer_norm(self.encoder(states, layers, layers - self.clip_skip))
 
 
 class CLIPTextModel(nn.Module):

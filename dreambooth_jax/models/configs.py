@@ -69,6 +69,8 @@ class ModelConfig:
     def _value(cls, key: str, value: Any, default: Any) -> Any:
         """The value of a field in its own type."""
         value = tuple(value) if isinstance(value, list) else value
+        if default is None and key in cls.CHOICES:
+            return value
         wanted, listed = isinstance(default, tuple), isinstance(value, tuple)
         if not _alike(value, default) or (listed != wanted and not (listed and key in cls.PER_BLOCK)):
             raise cls._unsupported(key, value, f"something like {default!r}")
@@ -142,9 +144,16 @@ class UNetEncoderConfig(ModelConfig):
     num_attention_heads: PerBlock[int] | None = None
     """Takes the place of ``attention_head_dim`` where it is given."""
     use_linear_projection: bool = False
+    addition_embed_type: str | None = None
+    """What is added to the embedding of the timestep: text_time is one of a condition's ``pooled`` and ``sizes``."""
+    addition_time_embed_dim: int | None = None
+    """Of text_time: sinusoids of each of the sizes."""
+    projection_class_embeddings_input_dim: int | None = None
+    """Of text_time: width of ``pooled`` and of all sinusoids together."""
 
     CHOICES: ClassVar[Choices] = {
         "act_fn": ("silu", "swish"),  # two names of one function
+        "addition_embed_type": (None, "text_time"),
         "attention_type": ("default",),
         "conv_in_kernel": (3,),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -176,6 +185,12 @@ class UNetEncoderConfig(ModelConfig):
         self._check_divides("norm_num_groups", self.norm_num_groups, self.block_out_channels)
         for heads, channels in zip(self.heads, self.block_out_channels, strict=True):
             self._check_divides("attention_head_dim", heads, (channels,))
+        widths = self.addition_time_embed_dim, self.projection_class_embeddings_input_dim
+        if self.addition_embed_type and None in widths:
+            wanted = "beside addition_time_embed_dim and projection_class_embeddings_input_dim"
+            raise self._unsupported("addition_embed_type", self.addition_embed_type, wanted)
+        if self.addition_time_embed_dim is not None:
+            self._check_divides("addition_time_embed_dim", 2, (self.addition_time_embed_dim,))
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -229,6 +244,8 @@ class VAEConfig(ModelConfig):
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
     """The latents that the UNet sees are the raw ones times this."""
+    force_upcast: bool = False
+    """Its features leave float16's range. bfloat16 has float32's, at less precision, and is computed in as asked."""
 
     CHOICES: ClassVar[Choices] = {
         "_class_name": ("AutoencoderKL", "FlaxAutoencoderKL"),
@@ -239,10 +256,7 @@ class VAEConfig(ModelConfig):
         "use_post_quant_conv": (True,),
         "use_quant_conv": (True,),
     }
-    IRRELEVANT = (
-        "force_upcast",  # a remedy for float16's range; bfloat16 has float32's
-        "sample_size",  # a note on its training
-    )
+    IRRELEVANT = ("sample_size",)  # a note on its training
     PER_BLOCK = ("block_out_channels", "down_block_types", "up_block_types")
     DEPTHS = ("layers_per_block",)
     REAL = ("scaling_factor",)

@@ -66,7 +66,7 @@ class ControlNetConditioningEmbedding(nn.Module):
 
 
 class ControlNetModel(UNetEncoder):
-    """A ControlNet for Stable Diffusion 1 or 2. Its attributes are those of :class:`UNetEncoder`."""
+    """A ControlNet for Stable Diffusion. Its attributes are those of :class:`UNetEncoder`."""
 
     config: ControlNetConfig
 
@@ -108,9 +108,9 @@ class ControlNetModel(UNetEncoder):
         hint: Float[Array, "b h w features"],
     ) -> Residuals:
         """Additions to each skip connection and to the middle, in the dtype that is computed in."""
-        text = condition.states if isinstance(condition, Condition) else condition
+        condition = condition if isinstance(condition, Condition) else Condition(condition)
         x = self.conv_in(latents.astype(self.dtype)) + hint.astype(self.dtype)
-        x, skips = self._encode(x, self._embed(timesteps), text.astype(self.dtype))
+        x, skips = self._encode(x, self._embed(timesteps, condition), condition.states.astype(self.dtype))
         found = Residuals(
             skips=tuple(zero(skip) for zero, skip in zip(self.controlnet_down_blocks, skips, strict=True)),
             middle=self.controlnet_mid_block(x),

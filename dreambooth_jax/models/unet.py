@@ -15,8 +15,6 @@ from dreambooth_jax.models.layers import GroupNorm, conv, wide
 from dreambooth_jax.models.unet_blocks import UpBlock
 from dreambooth_jax.models.unet_encoder import UNetEncoder
 
-_KNOWN = ("states", "residuals", "images")
-
 
 def _checked(condition: Array | Condition, known: Sequence[str]) -> Condition:
     """A condition that holds nothing that the network would not look at."""
@@ -29,7 +27,7 @@ def _checked(condition: Array | Condition, known: Sequence[str]) -> Condition:
 
 
 class UNet2DConditionModel(UNetEncoder):
-    """The denoiser of Stable Diffusion 1 and 2. Its attributes are those of :class:`UNetEncoder`."""
+    """The denoiser of Stable Diffusion. Its attributes are those of :class:`UNetEncoder`."""
 
     config: UNetConfig
 
@@ -56,14 +54,15 @@ class UNet2DConditionModel(UNetEncoder):
             latents: noisy latents, scaled. Any height and width will do.
             timesteps: of each example, in [0, T − 1]; may be fractional.
             condition: text states, as they are or as a condition, which may hold residuals and images besides, and
-                labels where the network has embeddings for them.
+                labels, or pooled and sizes, where the network has embeddings for them.
         """
         labelled = self.config.num_class_embeds is not None
-        condition = _checked(condition, (*_KNOWN, "labels") if labelled else _KNOWN)
+        known = ["states", "residuals", "images", *["labels"] * labelled]
+        condition = _checked(condition, [*known, *["pooled", "sizes"] * bool(self.config.addition_embed_type)])
         if labelled and condition.labels is None:
             raise ValueError("this network needs a condition with labels")
         residuals = (condition.residuals or Residuals()).astype(self.dtype)
-        time = self._embed(timesteps, self.class_embedding(condition.labels) if labelled else None)
+        time = self._embed(timesteps, condition, self.class_embedding(condition.labels) if labelled else None)
         states = condition.states.astype(self.dtype)
         images = jax.tree.map(lambda leaf: leaf.astype(self.dtype), condition.images)
         text = states if images is None else Context(states, images)

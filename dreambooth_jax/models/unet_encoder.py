@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
+from dreambooth_jax.models.condition import Condition
 from dreambooth_jax.models.configs import UNetEncoderConfig
 from dreambooth_jax.models.layers import Remat, conv, timestep_embedding
 from dreambooth_jax.models.unet_blocks import DownBlock, Features, MidBlock, Text, Time
@@ -51,22 +52,39 @@ class UNetEncoder(nn.Module):
         self.time_embedding = TimestepEmbedding(4 * config.block_out_channels[0], dtype=self.dtype)
         self.down_blocks = [DownBlock(config, level, **self._how) for level in levels]
         self.mid_block = MidBlock(config, levels[-1], **self._how)
+        if config.addition_embed_type:
+            self.add_embedding = TimestepEmbedding(4 * config.block_out_channels[0], dtype=self.dtype)
 
     @property
     def _how(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
 
-    def _embed(self, timesteps: Real[Array, "b"], more: Time | None = None) -> Time:
+    def _embed(self, timesteps: Real[Array, "b"], condition: Condition, more: Time | None = None) -> Time:
         """The embedded timestep, and what else is embedded with it, after the activation, as blocks take it."""
-        sinusoids = timestep_embedding(
-            timesteps,
-            self.config.block_out_channels[0],
+        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]))
+        time = time if more is None else time + more
+        return jax.nn.silu(time + self._addition(condition) if self.config.addition_embed_type else time)
+
+    def _sinusoids(self, numbers: Real[Array, "n"], size: int) -> Float[Array, "n size"]:
+        return timestep_embedding(
+            numbers,
+            size,
             flip_sin_to_cos=self.config.flip_sin_to_cos,
             freq_shift=self.config.freq_shift,
             dtype=self.dtype,
         )
-        time = self.time_embedding(sinusoids)
-        return jax.nn.silu(time if more is None else time + more)
+
+    def _addition(self, condition: Condition) -> Time:
+        """Embedding of the whole text and of the sizes, each of them as a timestep is (arXiv 2307.01952, § 2.2)."""
+        pooled, sizes, width = condition.pooled, condition.sizes, self.config.addition_time_embed_dim
+        if pooled is None or sizes is None or width is None:
+            raise ValueError("this network needs a condition with pooled and sizes")
+        sinusoids = self._sinusoids(sizes.reshape(-1), width).reshape(len(sizes), -1)
+        both = jnp.concatenate([pooled.astype(self.dtype), sinusoids], axis=-1)
+        wanted = self.config.projection_class_embeddings_input_dim
+        if both.shape[-1] != wanted:
+            raise ValueError(f"pooled and sizes are {both.shape[-1]} wide, this network takes {wanted}")
+        return self.add_embedding(both)
 
     def _encode(
         self, x: Features, time: Time, text: Text, additions: Sequence[Array] | None = None

@@ -161,13 +161,18 @@ class AutoencoderKL(nn.Module):
 
     Attributes:
         config: the network's shape.
-        dtype: what to compute in.
+        dtype: what to compute in; float32 in the place of float16 where the configuration says ``force_upcast``.
         arch: what to compute on.
     """
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
     arch: Arch = CPU
+
+    def __post_init__(self) -> None:
+        if self.config.force_upcast and jnp.dtype(self.dtype) == jnp.float16:
+            self.dtype = jnp.float32
+        super().__post_init__()
 
     def setup(self) -> None:
         self.encoder = Encoder(self.config, dtype=self.dtype, arch=self.arch)

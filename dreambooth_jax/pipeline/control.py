@@ -71,7 +71,8 @@ class ControlNetGuide:
         first = len(x) // 2 if self.half else 0
 
         def run() -> Residuals:
-            mine = (each[first:] for each in (x, t, condition.states, seen))
+            told = condition._replace(residuals=None, images=None, labels=None)  # what tells of text and sizes
+            mine = jax.tree.map(lambda leaf: leaf[first:], (x, t, told, seen))
             found = self.module.apply({"params": params}, *mine, method="residuals")
             if self.guess:
                 found = jax.tree.map(lambda leaf, scale: scale * leaf, found, guess_scales(self.module.config))
