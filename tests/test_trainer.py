@@ -70,6 +70,7 @@ def test_sample_grids_carry_their_settings_and_change_with_training(uninterrupte
         np.testing.assert_array_equal(np.asarray(both), np.concatenate([before, after], axis=1))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
     config = tiny_config(root, f"run_dir={root / 'killed'}")
     with monkeypatch.context() as patch:
@@ -83,9 +84,8 @@ def test_killed_and_resumed_is_bit_identical(root, uninterrupted, monkeypatch):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_after_ctrl_c_nothing_else_is_begun_and_a_preempted_job_has_done_its_duty(
     root, monkeypatch, sent, code, capsys
 ):

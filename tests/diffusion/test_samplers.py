@@ -88,7 +88,7 @@ EACH = [("ddim", {}), ("ddim", {"eta": 1.0}), *((name, {}) for name in SAMPLERS 
 def test_samples_have_the_data_s_moments(plain, getkey, sampler, settings, steps, start):
     """From noise, and from noisy data at a level in the middle."""
     level = level_at(plain.schedule, int(plain.schedule.timesteps(steps)[start]))
-    x = marginal(level, jax.random.normal(getkey(), (8, 4096)))
+    x = marginal(level, jax.random.normal(getkey(), (8, 2048)))
     samples = plain(x, steps, sampler=sampler, start=start, **settings)
     np.testing.assert_allclose(samples.mean(), MEAN, atol=0.01)
     np.testing.assert_allclose(samples.std(), STD, atol=0.01)

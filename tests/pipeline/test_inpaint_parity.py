@@ -39,7 +39,7 @@ def inpainting(torch_pipe, **scheduler):
 @pytest.mark.parametrize(
     ("channels", "sampler", "scheduler", "dtype", "strengths"),
     [
-        (4, "ddim", {}, "float64", (0.6, 1.0)),
+        pytest.param(4, "ddim", {}, "float64", (0.6, 1.0), marks=pytest.mark.slow),
         pytest.param(9, "ddim", {}, "float64", (0.6, 1.0), marks=pytest.mark.slow),
         pytest.param(4, "heun", HEUN, "float32", (0.6,), marks=pytest.mark.slow),
         pytest.param(4, "dpmpp_2m", KARRAS, "float32", (1.0,), marks=pytest.mark.slow),

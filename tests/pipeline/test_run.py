@@ -20,7 +20,11 @@ def pipe():
     return load_pretrained(FIXTURES / "legacy_flax_sd15")
 
 
-RUNS = [{}, {"sampler": "dpmpp_2m"}, {"sampler": "euler_a"}, {"sampler": "heun", "guidance_scale": 1.0}]
+RUNS = [
+    {"sampler": "dpmpp_2m"},
+    *(pytest.param(run, marks=pytest.mark.slow) for run in ({}, {"sampler": "euler_a"})),
+    {"sampler": "heun", "guidance_scale": 1.0},
+]
 
 
 @pytest.mark.parametrize("options", RUNS)

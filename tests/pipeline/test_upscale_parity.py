@@ -52,6 +52,7 @@ def ours(upscaler):
     return replace(load_pretrained(upscaler[1]), target=Target.of(jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_enlarged_pictures(upscaler, ours):
     torch_pipe, _ = upscaler
     pictures = np.random.default_rng(1).uniform(size=(2, 6, 8, 3)).astype("float32")

@@ -76,7 +76,10 @@ def noise_of(dtype):
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "tolerance", "emphasis", "clip_skip"),
-    [("sd15", "float32", 1e-4, "original", 2), ("sd21", "float64", 1e-9, "no_norm", 1)],
+    [
+        pytest.param("sd15", "float32", 1e-4, "original", 2, marks=pytest.mark.slow),
+        ("sd21", "float64", 1e-9, "no_norm", 1),
+    ],
 )
 def test_long_weighted_prompts(kind, dtype, tolerance, emphasis, clip_skip):
     """Of several chunks, the last one short, beside a negative prompt of one; with a layer of the encoder left out."""
@@ -120,7 +123,9 @@ def test_clip_skip_is_that_of_diffusers_and_one():
     ("sampler", "calls", "prompt", "texts", "of_step"),
     [
         ("ddim", 1, "a [red:blue:2] [dog|cat]", ["red dog", "red cat", "blue dog", "blue cat"], [0, 1, 2, 3, 2]),
-        ("heun", 2, "a [red:blue:0.4] dog", ["red dog", "blue dog"], [0, 0, 1, 1, 1]),
+        pytest.param(
+            *("heun", 2, "a [red:blue:0.4] dog", ["red dog", "blue dog"], [0, 0, 1, 1, 1]), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_prompts_that_change(sampler, calls, prompt, texts, of_step):

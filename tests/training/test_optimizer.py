@@ -2,6 +2,8 @@
 # Copyright The dreambooth_jax authors
 """Laws of the optimizers, and that their states, whatever their shapes and dtypes, are sharded, saved and resumed."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,6 +119,7 @@ def test_a_bfloat16_moment_is_the_float32_one_but_for_its_rounding(make):
     assert 0 < jnp.abs(rough - exact).mean() < 10 * 2**-9 * moved
 
 
+@cache
 def problem(kind):
     """(step, state) of a linear regression whose matrices are large enough to be factored and sharded."""
     adapter, optimizers = full("unet/.*"), {"unet": optimizer(kind)}
@@ -131,9 +134,14 @@ def problem(kind):
     return step, init_state(trainable, optimizers, with_ema=True)
 
 
+@cache
+def mapped_by(mapper, kind):
+    return mapper.map(problem(kind)[0])
+
+
 def run(mapper, kind, *, first=0, steps=4, state=None):
-    step, fresh = problem(kind)
-    mapped, placed = mapper.map(step), mapper.place(fresh if state is None else state)
+    mapped = mapped_by(mapper, kind)
+    placed = mapper.place(jax.tree.map(jnp.copy, problem(kind)[1]) if state is None else state)
     for number in range(first, first + steps):
         x = np.random.default_rng(number).normal(size=(8, SHAPES["dense"][0])).astype(np.float32)
         placed, _ = mapped(placed, {}, mapper.place_batch({"x": x}), rng.root_key(0))
@@ -151,7 +159,7 @@ def test_every_state_is_saved_by_one_mapper_and_resumed_by_any(tmp_path, kind):
     mappers = {
         name: make_mapper(name, Target.of(jax.devices()[:n])) for name, n in (("auto", 1), ("pmap", 4), ("fsdp", 4))
     }
-    shapes = jax.eval_shape(lambda: problem(kind)[1])
+    shapes = jax.eval_shape(lambda state: state, problem(kind)[1])
     whole = run(mappers["fsdp"], kind)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run(mappers["fsdp"], kind, steps=2), step=2, meta={})
