@@ -3,14 +3,16 @@
 """Whole runs with other objectives."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.runs import open_model
-from tests.runs import MODEL, tiny_config
+from tests.runs import MODEL, assert_same, tiny_config, weights
 
 V_MODEL = MODEL.parent / "legacy_flax_sd21"
 
@@ -34,6 +36,31 @@ def test_a_run_with_rescaled_noise_draws_and_exports_with_it(tmp_path):
     losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_twice_the_weight_is_half_the_rate_and_none_is_none(tmp_path):
+    """Of plain gradient descent, where twice and half are exact; and what weighs nothing may show anything."""
+    settings = ("optimizer.kind=sgd", "optimizer.clip_norm=null", "optimizer.weight_decay=0", "train.steps=2")
+    config = tiny_config(tmp_path, "prior.num_images=2")
+    rows = [{"file_name": f"{i}.png", "weight": 2 if i else 0} for i in range(5)]
+    found = {}
+    for name, own in {
+        "halved": (rows, "optimizer.learning_rate=5e-3", "prior.weight=2"),
+        "plain": ([{**row, "weight": row["weight"] // 2} for row in rows], "optimizer.learning_rate=1e-2"),
+        "spoilt": (rows, "optimizer.learning_rate=5e-3", "prior.weight=2"),
+    }.items():
+        table, *own_settings = own
+        photos = Path(config.data.instance_images)
+        (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
+        if name == "spoilt":
+            Image.new("RGB", (60, 50), "black").save(photos / "0.png")
+        run = (f"run_dir={tmp_path / name}", "prior.num_images=2", *settings, *own_settings)
+        dbx.train(tiny_config(tmp_path, *run))
+        found[name] = weights(tmp_path / name, 2)
+    assert_same(found["halved"], found["plain"])
+    assert_same(found["halved"], found["spoilt"])
 
 
 def test_epsilon_with_rescaled_noise_is_refused_before_a_picture_is_made(tmp_path):

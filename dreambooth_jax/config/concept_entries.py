@@ -35,5 +35,7 @@ class ConceptConfig(Settings):
     """How many class images to have; by default prior.num_images."""
     weight: float | None = setting(None, at_least=0)
     """λ of its class images; by default prior.weight, 0 for none."""
+    instance_weight: float = setting(1.0, above=0, at_most=10_000)
+    """Weight of the loss of its own photos, beside those of other subjects."""
     repeats: int | None = setting(None, at_least=1, at_most=10_000)
     """How often each of its photos comes in an epoch; by default every subject is shown as often as another."""

@@ -32,6 +32,7 @@ class Concept:
     num_images: int
     weight: float
     repeats: int | None
+    instance_weight: float
 
 
 def concepts_of(config: Config) -> tuple[Concept, ...]:
@@ -52,6 +53,7 @@ def concepts_of(config: Config) -> tuple[Concept, ...]:
             num_images=_or(one.num_images, prior.num_images),
             weight=_or(one.weight, prior.weight),
             repeats=one.repeats,
+            instance_weight=one.instance_weight,
         )
         for number, one in enumerate(data.concepts or [alone])
     )

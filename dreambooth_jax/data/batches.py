@@ -6,7 +6,9 @@ With several concepts (subjects), each is shown as often as another, or as its p
 the same order of turns, so that each instance example brings one of its own concept's class with it; where pictures
 have several sizes, as many on the average:
 
-    L = sum_k sum_{i of concept k} (mse_i + lambda_k mse_of_class_i) / n_instances
+    L = sum_k sum_{i of concept k} (w_k w_i mse_i + lambda_k mse_of_class_i) / n_instances
+
+Weights are not divided by their sum: a picture of weight 2 has twice the gradient, whatever others weigh.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ class ConceptTables:
         instance: its pictures, those of each size in a table of their own.
         prior: pictures of its class, or None without prior preservation.
         prior_weight: lambda of its class images.
+        instance_weight: of its own pictures' loss, times each one's own.
         repeats: how often each of its pictures comes in an epoch; None shows all concepts equally often.
         lessons: in the place of class images, its pictures as a teacher sees them, of the same sizes as ``instance``.
     """
@@ -39,6 +42,7 @@ class ConceptTables:
     prior: ExampleTable | None
     prior_weight: float
     repeats: int | None = None
+    instance_weight: float = 1.0
     lessons: Sequence[ExampleTable] = ()
 
     @property
@@ -117,7 +121,7 @@ class Batches:
                         name=_name(kind, concept) + end,
                         table=table,
                         rows=self.rows,
-                        weight=concept.prior_weight if prior else 1.0,
+                        weight=concept.prior_weight if prior else concept.instance_weight,
                         is_prior=prior,
                         concept=i if len(concepts) > 1 else None,
                     )

@@ -4,16 +4,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from dreambooth_jax.data import prompts
+from dreambooth_jax.data import picture_table
 from dreambooth_jax.errors import InputError
 
-# Name, file or its bytes, caption.
-Found = tuple[str, Path | bytes, str | None]
+
+class Found(NamedTuple):
+    """A picture of a source."""
+
+    name: str
+    file: Path | bytes
+    caption: str | None
+    weight: float = 1.0
 
 
 def from_data_set(path: str, config: str | None = None, *, folder: Path | None = None) -> Iterator[Found]:
-    """Rows of a data set: its first column of pictures, its caption column, its train split or else its first.
+    """Rows of a data set: its first column of pictures, captions and weights; of its train split, or else its first.
 
     Of a local ``folder``, rows may name files in it, but no others.
     """
@@ -28,8 +35,9 @@ def from_data_set(path: str, config: str | None = None, *, folder: Path | None =
     column = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
     if column is None:
         raise InputError(f"{path}: no column of pictures; it has {', '.join(rows.column_names)}")
-    captions = [name for name in prompts.CAPTION_COLUMNS if name in rows.column_names]
-    rows = rows.select_columns([column, *captions]).cast_column(column, datasets.Image(decode=False))
+    told = (*picture_table.CAPTION_COLUMNS, picture_table.WEIGHT_COLUMN)
+    chosen = [column, *(name for name in told if name in rows.column_names)]
+    rows = rows.select_columns(chosen).cast_column(column, datasets.Image(decode=False))
     for number, row in enumerate(rows):
         cell = row[column] or {"bytes": None, "path": None}
         name = Path(cell["path"]).name if cell["path"] else f"{number:05d}"
@@ -38,4 +46,5 @@ def from_data_set(path: str, config: str | None = None, *, folder: Path | None =
             file = (folder / file).resolve()
             if not file.is_relative_to(folder.resolve()):
                 raise InputError(f"{path}, row {number}: the picture {cell['path']!r} is not in the folder")
-        yield name, file, prompts.find_caption(row)
+        weight = picture_table.find_weight(row, where=f"{path}, row {number}")
+        yield Found(name, file, picture_table.find_caption(row), weight)

@@ -27,6 +27,8 @@ class ExampleTable:
     """Which of the texts an example has, or has first."""
     weights: Float[np.ndarray, "n v h w"] | None = None
     """Of the loss at each latent; None where all count whole."""
+    example_weights: Float[np.ndarray, "n"] | None = None
+    """Of the loss of each picture; None where all count alike."""
     draws: TextDraws | None = None
     """Where examples have several texts: which one they have at a visit."""
 
@@ -41,6 +43,12 @@ class ExampleTable:
         if self.weights is not None:
             texts["position_weight"] = self.weights[example, view]
         return {"mean": self.mean[example, view], "logvar": self.logvar[example, view], **texts}
+
+    def weights_of(self, example: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
+        """How much the loss of the given examples counts."""
+        if self.example_weights is None:
+            return np.ones(len(example), np.float32)
+        return self.example_weights[example].astype(np.float32)
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from dreambooth_jax.data import images, prompts
+from dreambooth_jax.data import images, picture_table, prompts
 from dreambooth_jax.data.data_sets import Found, from_data_set
 from dreambooth_jax.data.loss_masks import MaskKind, is_mask, latent_mask, mask_of, read_mask
 from dreambooth_jax.errors import InputError
@@ -58,6 +58,8 @@ class Photo:
     """What says where its loss counts."""
     mask_digest: str = ""
     """Content hash of its mask's file, where it has one."""
+    weight: float = 1.0
+    """Of its loss."""
 
     def image(self, at_least: int | None = None) -> Image.Image:
         """The upright RGB picture; see :func:`images.decode` for ``at_least``."""
@@ -109,12 +111,13 @@ def load_images(
         masks: what says where a picture counts; files of masks are then no pictures.
 
     Raises:
-        InputError: nothing is there, nothing in it is usable, or prompt, captions or background cannot be read.
+        InputError: nothing is there, nothing in it is usable or has a weight, or prompt, captions, weights or
+            background cannot be read.
     """
     images.colour(background)
     default = subject.fill(prompt)
     photos, small, failed = [], [], []
-    for name, file, caption in _without_masks(list(_find(str(source), use_captions)), masks):
+    for name, file, caption, weight in _without_masks(list(_find(str(source), use_captions)), masks):
         try:
             data = file.read_bytes() if isinstance(file, Path) else file
             width, height = images.decode(data, background=background, at_least=max(size), name=name).size
@@ -138,19 +141,19 @@ def load_images(
                 shape=Size(height, width),
                 masks=masks,
                 mask_digest=_mask_digest(file, Size(height, width)) if masks == "files" else "",
+                weight=weight,
             )
         )
         if width < size.width or height < size.height:
             small.append(f"{name} ({width}x{height})")
-    if not photos:
-        raise InputError(f"{source}: no usable picture; {_inventory(at_home(source), failed)}")
+    _check_any(source, photos, failed)
     _report(str(source), photos, small, failed, size)
     return tuple(photos)
 
 
 def _without_masks(found: list[Found], masks: MaskKind) -> list[Found]:
-    names = {name for name, _, _ in found}
-    return [one for one in found if masks != "files" or not is_mask(one[0], names)]
+    names = {one.name for one in found}
+    return [one for one in found if masks != "files" or not is_mask(one.name, names)]
 
 
 def _mask_digest(file: Path | bytes, shape: Size) -> str:
@@ -164,6 +167,13 @@ def _mask_digest(file: Path | bytes, shape: Size) -> str:
             f"{mask}: {width}x{height} is not the shape of its photo, {shape.words}: make it as the photo is"
         )
     return images.content_hash(mask.read_bytes())
+
+
+def _check_any(source: str | Path, photos: list[Photo], failed: list[str]) -> None:
+    if not photos:
+        raise InputError(f"{source}: no usable picture; {_inventory(at_home(source), failed)}")
+    if not any(photo.weight for photo in photos):
+        raise InputError(f"{source}: all pictures have weight 0, so none would be learned: leave some at 1")
 
 
 def _report(source: str, photos: list[Photo], small: list[str], failed: list[str], size: Size) -> None:
@@ -209,8 +219,8 @@ def _find(source: str, use_captions: bool) -> Iterable[Found]:
 
 def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
     """Pictures of a folder, and those in subfolders that its table names."""
-    captions = prompts.read_metadata(folder)
-    names = _pictures(folder) | captions.keys()
+    table = picture_table.read_metadata(folder)
+    names = _pictures(folder) | table.keys()
     if not names and (folder / "train").is_dir():
         yield from _from_folder(folder / "train", use_captions)
         return
@@ -219,7 +229,8 @@ def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
         log.warning("%s: %s is not read: the caption of %s is %s", folder, text, name, Path(name).with_suffix(".txt"))
     for name in sorted(names):
         sidecar = prompts.read_sidecar(folder / name) if use_captions else None
-        yield name, folder / name, captions.get(name) or sidecar
+        own = table.get(name, picture_table.Entry(caption=None))
+        yield Found(name, folder / name, own.caption or sidecar, own.weight)
 
 
 def check_deeper(folder: Path, *, named: Collection[str]) -> None:

@@ -52,7 +52,8 @@ class Stream:
     rows: int
     """Rows of each batch, over all devices."""
     weight: float = 1.0
-    """Of each row in the loss; λ for class images. A stream without weight is left out of the mixture."""
+    """Of each row in the loss, times its picture's own; λ for class images. A stream without weight is left out of the
+    mixture."""
     is_prior: bool = False
     """Class images: their rows do not count in the loss's denominator, and are logged as ``prior_loss``."""
     concept: int | None = None
@@ -69,7 +70,7 @@ class Stream:
         example, view = visit_order(counter, counts=self.table.counts, seed=seed, stream=self.name)
         rows = {
             **self.table.take(example, view, self.table.texts_at(example, counter, seed, self.name)),
-            "weight": np.full(len(counter), self.weight, np.float32),
+            "weight": np.float32(self.weight) * self.table.weights_of(example),
             "is_prior": np.full(len(counter), self.is_prior),
         }
         return rows if self.concept is None else rows | {"concept": np.full(len(counter), self.concept, np.int32)}

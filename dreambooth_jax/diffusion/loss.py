@@ -7,8 +7,9 @@ frozen model made of the class, each with its own noise and timestep. Both kinds
 
     L = Σ_i w_i · error_i / n,    w_i = 1 or λ,    n = number of instance examples
 
-A sum over rows, so it does not matter how rows are laid out over devices and micro-batches; a weight that depends on
-the timestep, such as min-SNR, multiplies w_i of both terms.
+Where pictures have weights of their own, w_i is multiplied by them; n stays what it is, so that a weight of 2 is twice
+the gradient whatever else is in the batch, and 0 is none. A sum over rows, so it does not matter how rows are laid out
+over devices and micro-batches; a weight that depends on the timestep, such as min-SNR, multiplies w_i of both terms.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ def weighted_loss(
 
     Args:
         errors: of each example.
-        weight: 1 for an instance example, λ for a class example, times what its timestep counts.
+        weight: 1 for an instance example, λ for a class example, times what its picture and its timestep count.
         is_prior: which are class examples; only tells the two terms apart.
         n_instances: instance examples in the *whole* step, not only among these rows: losses of disjoint rows add up.
     """

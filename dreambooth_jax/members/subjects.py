@@ -17,7 +17,7 @@ from typing import Any
 
 from dreambooth_jax.config.files import LARGEST_FILE, load_yaml
 from dreambooth_jax.config.setting import shown
-from dreambooth_jax.data.prompts import METADATA
+from dreambooth_jax.data.picture_table import METADATA
 from dreambooth_jax.data.sources import COMPANY, is_picture
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members.axes import Axis, Choice, flat_settings, written

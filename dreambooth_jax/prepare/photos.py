@@ -89,9 +89,11 @@ def check_captions(photos: Sequence[Photo], *, identifier: str) -> None:
 
 
 def digest(photos: Iterable[Photo]) -> str:
-    """Changes with any picture or prompt."""
+    """Changes with any picture, prompt, mask or weight."""
     text = "\n".join(
-        f"{photo.digest} {photo.background} {photo.prompt}" + (photo.mask_digest and f" {photo.mask_digest}")
+        f"{photo.digest} {photo.background} {photo.prompt}"
+        + (photo.mask_digest and f" {photo.mask_digest}")
+        + (f" weight {photo.weight!r}" if photo.weight != 1 else "")
         for photo in photos
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -38,8 +38,17 @@ def example_tables(
         draws = draws_of(own, places, dropout=captions.dropout, dropped=int(index[-1]))
         starts = places if draws is None else draws.choices[:, 0]
         mean, logvar = some.moments
+        own_weights = np.array([photo.weight for photo in some.photos], np.float32)
         tables.append(
-            ExampleTable(mean=mean, logvar=logvar, weights=some.weights, text=texts, text_index=starts, draws=draws)
+            ExampleTable(
+                mean=mean,
+                logvar=logvar,
+                weights=some.weights,
+                example_weights=None if (own_weights == 1).all() else own_weights,
+                text=texts,
+                text_index=starts,
+                draws=draws,
+            )
         )
     return tables
 
@@ -47,9 +56,12 @@ def example_tables(
 def lesson_tables(
     pipe: Pipeline, examples: Sequence[Examples], lessons: Lessons, *, params: Tree, encode: bool
 ) -> list[ExampleTable]:
-    """Photos with what a teacher is asked about them, and with its own states of the texts. Masks are the subject's: of
-    these all positions count."""
-    untitled = [replace(some, photos=[replace(photo, has_caption=False) for photo in some.photos]) for some in examples]
+    """Photos with what a teacher is asked about them, and with its own states of the texts. Masks and weights are the
+    subject's: of these all positions count, and all photos alike."""
+    untitled = [
+        replace(some, photos=[replace(photo, has_caption=False, weight=1.0) for photo in some.photos])
+        for some in examples
+    ]
     tables = example_tables(pipe, untitled, lessons.captions, params=params, encode=encode)
     return [
         replace(

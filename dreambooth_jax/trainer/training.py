@@ -118,6 +118,7 @@ class Training:
                 prior=tables([one.prior], ONE_EACH)[0] if one.prior else None,
                 prior_weight=one.concept.weight,
                 repeats=one.concept.repeats,
+                instance_weight=one.concept.instance_weight,
                 lessons=lesson_tables(setup.pipe, one.instance, one.lessons, params=params, encode=encode)
                 if one.lessons
                 else (),

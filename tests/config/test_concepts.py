@@ -57,6 +57,8 @@ def test_what_a_subject_does_not_say_is_the_runs():
         (["data.concepts.2.identifier=abc"], "data.concepts.2.instance_images is empty"),
         (["data.concepts.0.identifier= "], "data.concepts.0.identifier is empty"),
         (["data.concepts.0.weight=-1"], "data.concepts.0.weight is -1"),
+        (["data.concepts.0.instance_weight=0"], "data.concepts.0.instance_weight is 0"),
+        (["data.concepts.0.instance_weight=nan"], "data.concepts.0: instance_weight must be a finite number"),
         (["data.concepts.0.class_noun= "], "data.concepts.0.class_noun is empty"),
         (["data.concepts.1.instance_prompt=a {noun}"], "unknown field {noun}"),
         (["data.concepts.1.identifer=x"], r"data.concepts.1: unknown key identifer; did you mean identifier\?"),

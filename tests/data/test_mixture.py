@@ -3,6 +3,7 @@
 """Laws of the batch: a pure function of the step in which every example and every view comes equally often."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,25 @@ def test_a_batch_depends_on_the_step_alone():
     resumed = make(5, 2, m=7)
     for step in (11, 6, 7, 6):
         assert_equal(resumed.batch_at(step), batches[step])
+
+
+def test_rows_have_the_weight_of_their_picture_times_that_of_their_stream():
+    own = np.array([0.5, 0, 3, 1], np.float32)
+    for weight in (1.0, 0.25):
+        streams = [Stream(name="instance", table=replace(table(4), example_weights=own), rows=3, weight=weight)]
+        for step in range(4):
+            batch = Mixture(streams=streams).batch_at(step)
+            np.testing.assert_array_equal(batch["weight"], weight * own[batch["mean"][:, 0, 0, 0].astype(int)])
+
+
+def test_weights_of_one_are_no_weights_bit_for_bit():
+    plain, ones = table(4), replace(table(4), example_weights=np.ones(4))
+    for step in range(3):
+        found = [
+            Mixture(streams=[Stream(name="prior", table=one, rows=3, weight=0.3), *make(4, 3).streams]).batch_at(step)
+            for one in (plain, ones)
+        ]
+        assert_equal(*found)
 
 
 def test_the_layout_of_a_batch():

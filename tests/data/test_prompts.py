@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Templates, sidecars and tables of captions."""
-
-import json
-import logging
+"""Templates and sidecars."""
 
 import pytest
 from hypothesis import given
@@ -86,92 +83,3 @@ def test_a_sidecar_may_be_written_in_capitals_and_on_windows(tmp_path, name):
     assert DOG.fill(prompts.read_sidecar(tmp_path / "a.JPG")) == "a sks in snow"
     (tmp_path / name).write_bytes("a {identifier}\r\nin snow\r\n".encode("utf-16"))
     assert DOG.fill(prompts.read_sidecar(tmp_path / "a.JPG")) == "a sks in snow"
-
-
-CAPTIONS = {"a.png": "one, two", "sub/b.png": 'line\u2028break "quoted"', "c.png": None}
-
-
-def _write(folder, kind, column="text"):
-    if kind == "jsonl":
-        rows = [{"file_name": name, column: text, "label": 3} for name, text in CAPTIONS.items()]
-        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
-    else:
-        quoted = ('"' + (text or "").replace('"', '""') + '"' for text in CAPTIONS.values())
-        text = f"\ufefffile_name,{column}\n" + "\n".join(map(",".join, zip(CAPTIONS, quoted)))
-    (folder / f"metadata.{kind}").write_text(text, encoding="utf-8")
-
-
-@pytest.mark.parametrize("column", ["text", "caption", "prompt"])
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_tables_of_captions(tmp_path, kind, column):
-    _write(tmp_path, kind, column)
-    assert prompts.read_metadata(tmp_path) == CAPTIONS
-
-
-@pytest.mark.parametrize("name", ["metadata.jsonl", "Metadata.JSONL", "METADATA.CSV"])
-def test_a_table_that_was_saved_on_windows(tmp_path, name):
-    if name.lower().endswith("csv"):
-        text = "file_name,text\r\nmore\\a.png,ein Hund\r\n"
-    else:
-        text = '{"file_name": "more\\\\a.png", "text": "ein Hund"}\r\n\r\n'
-    (tmp_path / name).write_bytes(("\ufeff" + text).encode())
-    assert prompts.read_metadata(tmp_path) == {"more/a.png": "ein Hund"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../a.png",
-        "/etc/a.png",
-        "x/../../a.png",
-        "..\\a.png",
-        "C:\\a.png",
-        "C:/a.png",
-        "\\\\host\\a.png",
-        "..",
-        ".",
-        "a\0.png",
-    ],
-)
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_table_may_not_name_files_outside_its_folder(tmp_path, name, kind):
-    if kind == "csv" and "\0" in name:
-        return
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    text = f"file_name\n{name}\n" if kind == "csv" else json.dumps({"file_name": name})
-    (folder / f"metadata.{kind}").write_text(text)
-    with pytest.raises(InputError, match=r"line \d: file_name .* is not in the folder"):
-        prompts.read_metadata(folder)
-
-
-def test_a_table_may_take_a_detour_inside_its_folder(tmp_path):
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "./x/../a.png", "text": "t"}')
-    assert prompts.read_metadata(tmp_path) == {"a.png": "t"}
-
-
-def test_a_folder_without_a_table_has_no_captions(tmp_path):
-    assert prompts.read_metadata(tmp_path) == {}
-
-
-def test_a_table_without_captions_says_what_it_has(tmp_path, caplog):
-    _write(tmp_path, "jsonl", "description")
-    with caplog.at_level(logging.WARNING):
-        assert set(prompts.read_metadata(tmp_path).values()) == {None}
-    assert "no column text or caption" in caplog.text
-    assert "description" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "complaint"),
-    [
-        ("metadata.jsonl", '{"file_name": "a.png"}\n{"file_name": ', r"metadata\.jsonl, line 2: not JSON"),
-        ("metadata.jsonl", '{"text": "a"}', r"metadata\.jsonl, line 1: no file_name"),
-        ("metadata.jsonl", '["a.png", "a"]', r"metadata\.jsonl, line 1: no file_name"),
-        ("metadata.csv", "name,text\na.png,hello", r"metadata\.csv, line 2: no file_name"),
-    ],
-)
-def test_a_wrong_table_names_the_line(tmp_path, name, text, complaint):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=complaint):
-        prompts.read_metadata(tmp_path)

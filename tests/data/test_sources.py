@@ -257,13 +257,18 @@ def test_a_data_set_of_parquet_files(photos, datasets, tmp_path):
     pictures = [{"bytes": (photos / name).read_bytes(), "path": name} for name in names[:2]]
     pictures += [{"bytes": (photos / "a.JPG").read_bytes(), "path": None}, {"bytes": b"bad", "path": "bad.png"}, None]
     columns = {"label": list(range(5)), "picture": pictures, "caption": ["{identifier}!", "", None, "x", "y"]}
+    columns["weight"] = [0.5, None, 2.0, 1.0, 1.0]
     features = datasets.Features(
-        label=datasets.Value("int64"), picture=datasets.Image(), caption=datasets.Value("string")
+        label=datasets.Value("int64"),
+        picture=datasets.Image(),
+        caption=datasets.Value("string"),
+        weight=datasets.Value("float32"),
     )
     datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "train-00000-of-00001.parquet")
     found = load(folder.parent)
     assert [photo.name for photo in found] == ["c.webp", "b.png", "00002"]
     assert [photo.prompt for photo in found] == ["sks!", "a dog", "a dog"]
+    assert [photo.weight for photo in found] == [0.5, 1, 2]
     assert [photo.digest for photo in found] == [photo.digest for photo in load(photos)][::-1]
     np.testing.assert_array_equal(array(found[1].image()), array(noise(0)))
 

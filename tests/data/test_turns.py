@@ -97,6 +97,15 @@ def test_each_brings_a_picture_of_its_own_class_with_its_own_weight(rows):
         np.testing.assert_array_equal(batch["weight"], np.where(batch["is_prior"], np.array([0.5, 2.0])[whose], 1))
 
 
+def test_a_subjects_own_pictures_weigh_what_it_says():
+    """Its class images keep their λ."""
+    options = {"dog": {"instance_weight": 2.0, "prior_weight": 0.5}, "cat": {}}
+    concepts = [concept(name, 2, offset=1000 * i, **options[name]) for i, name in enumerate(options)]
+    for batch in seen(Batches(rows=2, with_prior=True, seed=1).of(concepts), 4):
+        of_dog = np.where(batch["is_prior"], 0.5, 2.0)
+        np.testing.assert_array_equal(batch["weight"], np.where(subject(batch) == 0, of_dog, 1.0))
+
+
 def test_class_images_weigh_what_they_should_where_another_subject_has_none():
     """Over an epoch: lambda for each instance example of the subject that has them."""
     concepts = [concept("dog", 4, offset=0, prior_weight=0.6), concept("cat", 2, offset=1000, prior_weight=0.0)]

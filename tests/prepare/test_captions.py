@@ -4,6 +4,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dreambooth_jax.checks import check_config
@@ -34,6 +35,7 @@ def prepared(root: Path, *overrides):
 def test_captions_leave_caches_untouched(tmp_path, monkeypatch):
     draw_photos(tmp_path / "photos", 2)
     (tmp_path / "photos" / "0.txt").write_text("{identifier}, red, green, blue")
+    (tmp_path / "photos" / "metadata.jsonl").write_text('{"file_name": "1.png", "weight": 0.5}')
     _, _, before = prepared(tmp_path)
     cache = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cache").iterdir()}
     assert cache
@@ -47,6 +49,7 @@ def test_captions_leave_caches_untouched(tmp_path, monkeypatch):
     inputs = training.inputs_for(training.setup.phases[0], mapper.place(state))
     (stream,) = inputs.data.streams
     texts = {name: rows.shape for name, rows in stream.table.text.items()}
+    np.testing.assert_array_equal(stream.table.example_weights, [1, 0.5])
     assert {shape[0] for shape in texts.values()} == {3 + 2 + 1}  # orders, templates, the class prompt
     shapes = {name: rows.shape for name, rows in inputs.data.batch_at(0).items()}
     assert shapes == {name: one.shape for name, one in training.setup.batch(("unet",)).items()}

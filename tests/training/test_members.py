@@ -126,7 +126,8 @@ def key_of(number):
 
 
 def batch_of(number, step):
-    """A member's rows: as many pictures of its subject as of its class, which weigh as much as it wants."""
+    """A member's rows: as many pictures of its subject as of its class, which weigh as much as it wants, and each
+    picture a share of that."""
     r = np.random.default_rng([number, step])
     is_prior = np.arange(ROWS) >= ROWS // 2
     ids = r.integers(0, V, (ROWS, 7)).astype(np.int32)
@@ -134,7 +135,7 @@ def batch_of(number, step):
         "mean": r.normal(size=(ROWS, 4, 4, 4)),
         "logvar": r.normal(size=(ROWS, 4, 4, 4)) - 2,
         "ids": ids,
-        "weight": np.where(is_prior, 0.5 + number, 1.0),
+        "weight": np.where(is_prior, 0.5 + number, 1.0) * np.resize([1.0, 0.25, 2.0], ROWS),
         "is_prior": is_prior,
         "index": np.arange(ROWS, dtype=np.int32),
     }

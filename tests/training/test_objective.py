@@ -21,6 +21,7 @@ from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.training.objective import DenoisingObjective
 
 N, LAMBDA = 3, 0.3
+WEIGHTS = np.array([1.0, 2.5, 0.0, 1.0, 0.5, 3.0])  # of pictures: those of the subject, those of the class
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
@@ -40,14 +41,15 @@ def params(dtype):
     return {"unet": {name: {"kernel": r.normal(size=s), "bias": r.normal(size=4)} for name, s in shapes.items()}}
 
 
-def batch_at(step):
+def batch_at(step, masks=False):
     r = np.random.default_rng(step)
     is_prior = np.arange(2 * N) >= N
-    return {
+    masked = {"position_weight": np.random.default_rng(99 + step).uniform(size=(2 * N, 4, 4))} if masks else {}
+    return masked | {
         "mean": r.normal(size=(2 * N, 4, 4, 4)),
         "logvar": r.normal(size=(2 * N, 4, 4, 4)),
         "condition/states": r.normal(size=(2 * N, 1, 3)),
-        "weight": np.where(is_prior, LAMBDA, 1.0),
+        "weight": np.where(is_prior, LAMBDA, 1.0) * WEIGHTS,
         "is_prior": is_prior,
         "index": np.arange(2 * N, dtype=np.int32),
     }
@@ -70,12 +72,12 @@ def objective(*overrides, prediction="epsilon", zero_snr=False, n_instances=N, *
     )
 
 
-def ours(one, steps=4):
+def ours(one, steps=4, masks=False):
     """(losses, draws, parameters) of plain gradient descent."""
     weights, root = jax.tree.map(jnp.asarray, params(None)), rng.root_key(3)
     losses, draws = [], []
     for step in range(steps):
-        batch = {name: jnp.asarray(value) for name, value in batch_at(step).items()}
+        batch = {name: jnp.asarray(value) for name, value in batch_at(step, masks).items()}
         draws.append(jax.tree.map(np.asarray, one.draw(batch, root_key=root, step=step)))
         run = jax.value_and_grad(
             lambda p, batch=batch, step=step: one(p, batch, root_key=root, step=jnp.int32(step))[0]
@@ -105,7 +107,7 @@ def torch_weight(snr, name, prediction):
     return 1.0
 
 
-def theirs(draws, *, prediction, weighting="none", loss="mse", huber="snr"):
+def theirs(draws, *, prediction, weighting="none", loss="mse", huber="snr", masks=False):
     torch = pytest.importorskip("torch")
     bars = torch.tensor(NoiseSchedule.from_config(SCHEDULE).alphas_cumprod.astype(np.float64))
     leaves = {
@@ -113,7 +115,7 @@ def theirs(draws, *, prediction, weighting="none", loss="mse", huber="snr"):
     }
     losses = []
     for step, draw in enumerate(draws):
-        batch = {name: torch.tensor(value) for name, value in batch_at(step).items()}
+        batch = {name: torch.tensor(value) for name, value in batch_at(step, masks).items()}
         x0, noise = torch.tensor(draw.latents), torch.tensor(draw.noise)
         added = noise if draw.added is None else torch.tensor(draw.added)
         total = 0.0
@@ -130,8 +132,11 @@ def theirs(draws, *, prediction, weighting="none", loss="mse", huber="snr"):
             }[prediction]
             snr = bars[t] / (1 - bars[t])
             delta = 0.9 / (1 + snr**-0.5) ** 2 + 0.1 if huber == "snr" else 0.1 ** (t / 1000)
-            cost = torch_cost(torch, out - target, loss, delta).mean()
-            total = total + batch["weight"][row] * torch_weight(snr, weighting, prediction) * cost / N
+            cost = torch_cost(torch, out - target, loss, delta)
+            if masks:
+                cost = cost * batch["position_weight"][row][..., None]
+            weight = WEIGHTS[row] * (LAMBDA if row >= N else 1.0) * torch_weight(snr, weighting, prediction)
+            total = total + weight * cost.mean() / N
         total.backward()
         with torch.no_grad():
             for leaf in leaves.values():
@@ -145,6 +150,7 @@ CASES = [
     ("epsilon", ("weighting=min_snr",), {"weighting": "min_snr"}),
     ("v_prediction", ("weighting=min_snr",), {"weighting": "min_snr"}),
     ("sample", ("weighting=min_snr",), {"weighting": "min_snr"}),
+    ("epsilon", ("weighting=min_snr",), {"weighting": "min_snr", "masks": True}),
     ("epsilon", ("weighting=debiased",), {"weighting": "debiased"}),
     ("v_prediction", ("weighting=debiased",), {"weighting": "debiased"}),
     ("epsilon", ("loss=huber",), {"loss": "huber"}),
@@ -158,7 +164,7 @@ CASES = [
 @pytest.mark.parametrize(("prediction", "settings", "told"), CASES)
 def test_four_steps_are_those_of_a_loop_in_pytorch(prediction, settings, told):
     with jax.enable_x64(True):
-        losses, draws, found = ours(objective(*settings, prediction=prediction))
+        losses, draws, found = ours(objective(*settings, prediction=prediction), masks=told.get("masks", False))
         expected_losses, expected = theirs(draws, prediction=prediction, **told)
         np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)  # ᾱ in float64 there, in float32 here
         for name, leaf in expected.items():
@@ -194,6 +200,32 @@ def test_a_weight_of_an_example_is_a_factor():
     (instance, prior), (doubled, same) = both_terms(one, batch), both_terms(one, twice)
     assert doubled == pytest.approx(2 * instance, rel=1e-6)
     assert same == pytest.approx(prior, rel=1e-6)
+
+
+def gradient(one, batch, draws):
+    return jax.grad(lambda p: one.loss(p, batch, draws)[0])(jax.tree.map(jnp.asarray, params(None)))
+
+
+def test_weights_of_pictures_are_factors_of_their_gradients():
+    """Of each alone: the sum is divided by the number of pictures, never by their weights."""
+    with jax.enable_x64(True):
+        one, batch = objective("weighting=min_snr", "loss=huber"), batch_at(0, masks=True)
+        batch = {name: jnp.asarray(value) for name, value in batch.items()}
+        draws = one.draw(batch, root_key=rng.root_key(0), step=0)
+        alone = [gradient(one, {**batch, "weight": jnp.eye(2 * N)[row]}, draws) for row in range(2 * N)]
+        weights = [1.0, 2.0, 0.0, LAMBDA, 0.5 * LAMBDA, 0.0]
+        expected = jax.tree.map(lambda *g: sum(w * part for w, part in zip(weights, g)), *alone)
+        found = gradient(one, {**batch, "weight": jnp.asarray(weights)}, draws)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), found, expected)
+
+
+def test_a_picture_without_weight_gives_nothing():
+    """Not a bit depends on what is on it."""
+    one, batch = objective("weighting=min_snr"), single()
+    assert WEIGHTS[2] == 0
+    other = {**batch, "mean": batch["mean"].at[2].add(50.0)}
+    found = [gradient(one, some, one.draw(some, root_key=rng.root_key(0), step=0)) for some in (batch, other)]
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def draws_of(one, n=4000):

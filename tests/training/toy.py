@@ -46,16 +46,21 @@ def objective(n_instances: int):
 
 
 def batch(step: int, n_instances: int, prior_weight: float):
-    """Instances, then as many class examples."""
+    """Instances, then as many class examples; each picture has a weight of its own."""
     r = np.random.default_rng(step)
     n = n_instances * 2
     is_prior = np.arange(n) >= n_instances
     return {
         "text": r.normal(size=(n, 6)).astype(np.float32),
-        "weight": np.where(is_prior, prior_weight, 1.0).astype(np.float32),
+        "weight": (np.where(is_prior, prior_weight, 1.0) * picture_weights(n)).astype(np.float32),
         "is_prior": is_prior,
         "index": np.arange(n, dtype=np.int32),
     }
+
+
+def picture_weights(n: int):
+    """Of pictures, as a table of a folder may have them: 0 to 2."""
+    return np.resize([1.0, 0.5, 2.0, 0.0, 1.5], n)
 
 
 def setup(*, n_instances=8, active=("text_encoder", "unet"), ema_decay=0.9, learning_rate=1e-2, **options):
