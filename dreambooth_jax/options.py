@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""What ``sample``, ``export``, ``check`` and ``evaluate`` can be told. The string after a field is its help on the
-command line."""
+"""What ``sample``, ``export``, ``check``, ``evaluate`` and ``doctor`` can be told. The string after a field is its help
+on the command line."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -153,3 +153,38 @@ class EvaluateOptions(SamplingConfig):
     """Folder for pictures, scores and the report; by default evaluation/ in the run folder, or ./evaluation."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of the models that draw; towers compute in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(SamplingConfig):
+    """Which run to look at, and how closely."""
+
+    run: str = setting(path=True, nonempty=True)
+    """Run folder, or a folder of runs."""
+    evaluate: TowersConfig = field(default_factory=TowersConfig)
+    photos: str | None = setting(None, path=True, nonempty=True)
+    """Folder with photos of the subject; by default those of the run."""
+    prompts: str = setting("auto", nonempty=True)
+    """What is drawn: dreambooth-object, dreambooth-live or embedded, or a text file with a prompt on each line."""
+    num_images: int = setting(2, at_least=1, at_most=1000)
+    """Pictures per prompt; number i has seed + i."""
+    num_class_images: int = setting(8, at_least=1, at_most=1000)
+    """Pictures of the class prompt."""
+    seed: int = setting(0, at_least=0, below=2**32)
+    """Seed of the first picture of each prompt."""
+    draw: bool = True
+    """Draw pictures and look at them; otherwise photos, words and settings are looked at alone."""
+    step: int | Literal["best"] | None = setting(None, at_least=0)
+    """Checkpoint: the newest, or best in validation loss."""
+    ema: bool | None = None
+    """The moving average or the last weights; by default the average, if the run kept one."""
+    out: str | None = setting(None, path=True, nonempty=True)
+    """Folder for pictures; by default doctor/ in the run folder."""
+    json: bool = False
+    """Tell it as JSON, with all numbers."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype of the models that draw."""
+
+    def as_evaluate(self) -> EvaluateOptions:
+        """Those of them that say what the subject is and what is drawn of it."""
+        return EvaluateOptions(sources=(self.run,), photos=self.photos, prompts=self.prompts)

@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
     {"train_setup"},
     {"planning"},
     {"trainer"},
-    {"sweeps", "assessment"},
+    {"sweeps", "assessment", "doctor"},
     {"cli", "__init__", "__main__"},
 ]
 

@@ -61,10 +61,10 @@ def groups_of(
         identity: what tells the weights of a run from others of its name.
         base: opens the model that a run began with; None where drift is not asked for.
     """
-    draw = partial(_draw, sampling=sampling, counts=counts)
+    drawn = partial(draw, sampling=sampling, counts=counts)
     about = {"model": model.name, "fingerprint": model.pipe.components.fingerprint, "trained": identity}
     own = out / sitter.name
-    pictures = draw(model, sitter.prompts, own, "subject", about=about)
+    pictures = drawn(model, sitter.prompts, own, "subject", about=about)
     groups: dict[Kind, list[Group]] = {
         "subject": [
             Group(template, sitter.without_identifier(template), some)
@@ -72,17 +72,17 @@ def groups_of(
         ]
     }
     if counts.of_class:
-        (some,) = draw(model, [sitter.class_prompt], own, "class", about=about, each=counts.of_class)
+        (some,) = drawn(model, [sitter.class_prompt], own, "class", about=about, each=counts.of_class)
         groups["class"] = [Group("class prompt", sitter.class_prompt, some)]
     if base:
-        after = draw(model, list(sitter.other), own, "other", about=about)
+        after = drawn(model, list(sitter.other), own, "other", about=about)
         known = {"fingerprint": model.pipe.components.fingerprint}
-        before = draw(base, list(sitter.other), out, "base", about=known)
+        before = drawn(base, list(sitter.other), out, "base", about=known)
         groups["other"] = [Group(text, text, *both) for text, *both in zip(sitter.other, after, before)]
     return groups
 
 
-def _draw(
+def draw(
     model: OpenedModel | Callable[[], OpenedModel],
     prompts: list[str],
     within: Path,
@@ -93,6 +93,17 @@ def _draw(
     counts: Counts,
     each: int | None = None,
 ) -> Drawn:
+    """Pictures of prompts, made where they are not there.
+
+    Args:
+        model: that draws, or opens it.
+        prompts: each of which has as many.
+        within, name: their folder, which has a number behind it where other settings have one of this name.
+        about: what tells the model's weights from others.
+        sampling: how.
+        counts: how many, and of which seeds.
+        each: of a prompt; by default as ``counts`` says.
+    """
     settings = SampleSettings(prompts=prompts, num_images=each or counts.each, seed=counts.seed, sampling=sampling)
     job = about | settings.metadata() | {"prompts": prompts, "num_images": settings.num_images, "seed": settings.seed}
     path = job_folder(within, name, job | {"height": sampling.height, "width": sampling.width})

@@ -3,6 +3,7 @@
 """All verbs. A new one is a file and a line."""
 
 from dreambooth_jax.cli.check import CHECK
+from dreambooth_jax.cli.doctor import DOCTOR
 from dreambooth_jax.cli.evaluate import EVALUATE
 from dreambooth_jax.cli.export import EXPORT
 from dreambooth_jax.cli.plan import PLAN
@@ -12,4 +13,6 @@ from dreambooth_jax.cli.sweep import SWEEP
 from dreambooth_jax.cli.train import TRAIN
 from dreambooth_jax.cli.verb import Verb
 
-VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, SWEEP, PRIOR, PLAN, SAMPLE, EVALUATE, EXPORT, CHECK)}
+VERBS: dict[str, Verb] = {
+    verb.name: verb for verb in (TRAIN, SWEEP, PRIOR, PLAN, SAMPLE, EVALUATE, DOCTOR, EXPORT, CHECK)
+}

@@ -67,11 +67,13 @@ class Verdicts(NamedTuple):
         nouns: the likeliest class of each.
         subjects: the likeliest subject of each, or :data:`NOBODY`.
         features: of length 1, float32 [n, d]: their products are cosine similarities.
+        shares: probabilities of all classes, in the judge's order.
     """
 
     nouns: list[str]
     subjects: list[str]
     features: Float[np.ndarray, "n d"]
+    shares: Float[np.ndarray, "n nouns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class Judge:
             [self.nouns[i] for i in noun.argmax(1)],
             [[*self.subjects, NOBODY][i] for i in subject.argmax(1)],
             features / np.linalg.norm(features, axis=1, keepdims=True),
+            np.asarray(jax.nn.softmax(noun, axis=1)),
         )
 
     def save(self, folder: Path) -> None:

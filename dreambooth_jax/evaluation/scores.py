@@ -134,16 +134,16 @@ def drift(tower: DinoTower, groups: Sequence[Group], photos: Sequence[Picture]) 
 
 def judged_likeness(judge: Judge, groups: Sequence[Group], photos: Sequence[Picture]) -> list[Values]:
     """As :func:`likeness`, by the judge's features."""
-    real = _judged(judge, photos).features
-    return _split(between(_judged(judge, _all(groups)).features, real), groups)
+    real = judged(judge, photos).features
+    return _split(between(judged(judge, _all(groups)).features, real), groups)
 
 
 def recognised(judge: Judge, groups: Sequence[Group], photos: Sequence[Picture]) -> list[Values]:
     """Of each picture whether the judge takes it for whom it takes most photos for; nothing if that is nobody."""
-    ((who, _),) = Counter(_judged(judge, photos).subjects).most_common(1)
+    ((who, _),) = Counter(judged(judge, photos).subjects).most_common(1)
     if who == NOBODY:
         return [[] for _ in groups]
-    return _split([said == who for said in _judged(judge, _all(groups)).subjects], groups)
+    return _split([said == who for said in judged(judge, _all(groups)).subjects], groups)
 
 
 def scene(judge: Judge, groups: Sequence[Group], photos: Sequence[Picture]) -> list[Values]:
@@ -168,13 +168,13 @@ def judged_variety(judge: Judge, groups: Sequence[Group], photos: Sequence[Pictu
     found: list[Values] = []
     for group in groups:
         several = len(group.pictures) > 1
-        pairs = over_pairs(distances, _judged(judge, group.pictures).features) if several else np.zeros(0)
+        pairs = over_pairs(distances, judged(judge, group.pictures).features) if several else np.zeros(0)
         found.append([float(value) for value in pairs])
     return found
 
 
-def _judged(judge: Judge, pictures: Sequence[Picture]) -> Verdicts:
-    """Pictures of another size than it knows are resized."""
+def judged(judge: Judge, pictures: Sequence[Picture]) -> Verdicts:
+    """What a judge says of pictures. Those of another size than it knows are resized."""
     size = (JUDGED, JUDGED)
     same = [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)) for picture in pictures]
     return judge(np.stack(same))

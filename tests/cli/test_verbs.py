@@ -58,9 +58,9 @@ def refuse(capsys, *arguments):
     [
         (
             ["trian"],
-            "'trian' is no verb, of which there are train, sweep, prior, plan, sample, evaluate, export, check; did",
+            "'trian' is no verb, of which there are train, sweep, prior, plan, sample, evaluate, doctor, export",
         ),
-        ([], "say what to do: train, sweep, prior, plan, sample, evaluate, export"),
+        ([], "say what to do: train, sweep, prior, plan, sample, evaluate, doctor, export"),
         (["train", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "train.stepz=4"], "unknown key train.stepz; did you mean train.steps?"),
         (["train", "train.steps=many"], "train.steps"),
