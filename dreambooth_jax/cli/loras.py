@@ -3,15 +3,15 @@
 """``<lora:name:0.8>`` in prompts of the command line, as A1111 has it: the file of that name is added to the model.
 
 The text is taken out of the prompt. A number is the weight, a second one that of the denoiser where the text encoders
-have another; both may have names: ``<lora:dog:te=0.5:unet=0.8>``.
+have another; both may have names: ``<lora:dog:te=0.5:unet=0.8>``. Prompts may ask for different adapters: those of one
+set are drawn together.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dreambooth_jax.config.setting import shown
 from dreambooth_jax.errors import InputError
@@ -25,13 +25,23 @@ DRAWN = re.compile(r"\{[^{}]*<(?:lora|lyco):")
 FOLDERS = (".", "loras")
 ENDINGS = ("", ".safetensors", ".pt")
 
-Jobs = dict[Path, list[str]]
+
+class Bare(NamedTuple):
+    """Prompts without the names of adapters.
+
+    Attributes:
+        prompts: as they are drawn.
+        loras: adapters that each of them adds to the model; none where all prompts have the same, which is the model's.
+    """
+
+    prompts: list[str]
+    loras: tuple[tuple[str, ...], ...] = ()
 
 
 def with_loras(
     options: "SampleOptions", prompts: Sequence[str], jobs: Mapping[Path, Sequence[str]]
-) -> tuple["SampleOptions", list[str], Jobs]:
-    """Options with the files that prompts name, and the prompts without their names.
+) -> tuple["SampleOptions", Bare, dict[Path, Bare]]:
+    """Options with the files that all prompts name, and the prompts without their names.
 
     Args:
         options: of the command line.
@@ -39,20 +49,18 @@ def with_loras(
         jobs: file -> prompts of a queue.
 
     Raises:
-        InputError: if prompts ask for different adapters, since all are drawn with one model; or there is no such file,
-            or a weight is none.
+        InputError: if there is no such file, or a weight is none.
     """
-    every = [*prompts, *(prompt for of_file in jobs.values() for prompt in of_file)]
-    wanted = [tuple(asked_of(prompt)) for prompt in every]
-    if len({*wanted}) > 1:
-        one, other = next((a, b) for a, b in pairwise(every) if asked_of(a) != asked_of(b))
-        raise InputError(
-            f"the prompts {shown(one)} and {shown(other)} have different <lora:...>, but one model draws all: draw "
-            "them in calls of their own"
-        )
-    bare = {path: list(map(without_tags, of_file)) for path, of_file in jobs.items()}
-    lora = (*options.lora, *(wanted[0] if wanted else ()))
-    return replace(options, lora=lora), list(map(without_tags, prompts)), bare
+
+    def bare(some: Sequence[str]) -> Bare:
+        return Bare([without_tags(prompt) for prompt in some], tuple(tuple(asked_of(prompt)) for prompt in some))
+
+    drawn, queued = bare(prompts), {path: bare(of_file) for path, of_file in jobs.items()}
+    sets = {lora for one in (drawn, *queued.values()) for lora in one.loras}
+    if len(sets) > 1:
+        return options, drawn, queued
+    options = replace(options, lora=(*options.lora, *(lora for one in sets for lora in one)))
+    return options, Bare(drawn.prompts), {path: Bare(one.prompts) for path, one in queued.items()}
 
 
 def without_tags(prompt: str) -> str:

@@ -18,6 +18,7 @@ from dreambooth_jax.prompts.limits import checked_prompts
 from dreambooth_jax.text_files import read_lines
 
 if TYPE_CHECKING:
+    from dreambooth_jax.cli.loras import Bare
     from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.evaluation.samples import SampleSettings
     from dreambooth_jax.runs import OpenedModel
@@ -60,7 +61,7 @@ def queued_jobs(options: SampleOptions, told: Collection[str]) -> dict[Path, lis
 
 
 def work_off(
-    jobs: Mapping[Path, list[str]],
+    jobs: "Mapping[Path, Bare]",
     options: SampleOptions,
     settings: "SampleSettings",
     base: Path,
@@ -70,7 +71,7 @@ def work_off(
     """Draw what is not done yet, file by file, and print each file's grid.
 
     Args:
-        jobs: prompts by file.
+        jobs: prompts by file, with the adapters of each.
         options: of the command line.
         settings: of all.
         base: folder of all.
@@ -79,13 +80,15 @@ def work_off(
     """
     from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.evaluation.job_folders import job_folder
+    from dreambooth_jax.weights.adapters.asked import hashes_of
 
     shared = {name: getattr(options, name) for name in ("image", "mask", "control", "vae", "height", "width")}
     shared |= {"model": model.name, "fingerprint": model.pipe.components.fingerprint}
-    for number, (path, prompts) in enumerate(jobs.items(), 1):
-        job = dataclasses.replace(settings, prompts=prompts)
+    for number, (path, (prompts, loras)) in enumerate(jobs.items(), 1):
+        job = dataclasses.replace(settings, prompts=prompts, loras=loras)
+        own = {"lora": [hashes_of(lora) for lora in loras]} if loras else {}
         about = {"prompts": prompts, "num_images": job.num_images, "seed": job.seed} | job.metadata() | shared
-        folder = PictureFolder(job_folder(base, path.stem, about), goes_on=True)
+        folder = PictureFolder(job_folder(base, path.stem, about | own), goes_on=True)
         if folder.grid.exists():
             log.info("%s is done: %s", path, folder.grid)
         else:

@@ -6,15 +6,15 @@ import dataclasses
 import logging
 from collections.abc import Collection, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax.cli.controls import open_controls
+from dreambooth_jax.cli.draw import draw
 from dreambooth_jax.cli.embeddings import with_embeddings
 from dreambooth_jax.cli.grid import draw_grid, read_grid, with_prompts
 from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
-from dreambooth_jax.cli.loras import with_loras
+from dreambooth_jax.cli.loras import Bare, with_loras
 from dreambooth_jax.cli.prompts import fill_prompts, read_prompts, words_of
 from dreambooth_jax.cli.queue import queued_jobs, work_off
 from dreambooth_jax.cli.verb import Call, Verb
@@ -26,17 +26,12 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 
 if TYPE_CHECKING:
-    from dreambooth_jax.cli.watching import Watcher
-    from dreambooth_jax.evaluation.drawing import PictureFolder, Place
-    from dreambooth_jax.evaluation.samples import SampleSettings
+    from dreambooth_jax.evaluation.drawing import PictureFolder
     from dreambooth_jax.metadata.remake import Remake
     from dreambooth_jax.pipeline import Pipeline
     from dreambooth_jax.runs import OpenedModel
 
 log = logging.getLogger(__name__)
-
-SHOWN = 16
-"""Prompts, and pictures of each, that the grid shows at most."""
 
 
 def sample(call: Call) -> None:
@@ -52,11 +47,12 @@ def sample(call: Call) -> None:
     jobs = queued_jobs(options, call.told) if options.queue else {}
     prompts = [] if jobs else read_prompts(options, needed=not (options.grid and "prompt" in options.grid))
     fill = partial(fill_prompts, words=words_of(options), syntax=options.prompt_syntax)
-    jobs = {path: fill(of_file) for path, of_file in jobs.items()}
+    filled = {path: fill(of_file) for path, of_file in jobs.items()}
     if not (remake and options.prompts == (remake.prompt,)):
         prompts = fill(prompts)
+    bare, queued = Bare(prompts), {path: Bare(of_file) for path, of_file in filled.items()}
     if options.prompt_syntax == "a1111":
-        options, prompts, jobs = with_loras(options, prompts, jobs)
+        options, bare, queued = with_loras(options, prompts, filled)
     end = 2**32 if options.noise == "jax" else 2**64
     if options.seed + options.num_images > end:
         raise InputError(f"seed {options.seed} + num_images {options.num_images} is more than {end}: seeds end there")
@@ -70,13 +66,14 @@ def sample(call: Call) -> None:
     keep_compiled()
     if axes:
         sheet = folder_of(options).grid
-        draw_grid(options, prompts, axes, sheet, lambda changed: opened(changed, call.told, remake))
+        draw_grid(options, bare.prompts, axes, sheet, lambda changed: opened(changed, call.told, remake))
         print(sheet)
         return
     watcher = watcher_of(options)
     model, sampling, given = opened(options, call.told, remake)
     settings = SampleSettings(
-        prompts=prompts,
+        prompts=bare.prompts,
+        loras=bare.loras,
         num_images=options.num_images,
         seed=options.seed,
         sampling=sampling,
@@ -85,8 +82,10 @@ def sample(call: Call) -> None:
         adapters=model.adapters,
     )
     folder = folder_of(options)
-    if jobs:
-        work_off(jobs, options, settings, folder.path, model, lambda job, into: draw(model, job, into, watcher=watcher))
+    if queued:
+        work_off(
+            queued, options, settings, folder.path, model, lambda job, into: draw(model, job, into, watcher=watcher)
+        )
         return
     place = None
     if remake:
@@ -120,62 +119,6 @@ def opened(
     own_size = "image" in given or first_map(given.get("control", ())) is not None
     sampling = sampling_of(options, told, model, remake, own_size=own_size)
     return model, dataclasses.replace(sampling, strength=settled(model.pipe, sampling, given).strength), given
-
-
-def draw(
-    model: "OpenedModel",
-    settings: "SampleSettings",
-    folder: "PictureFolder",
-    *,
-    place: "Place | None" = None,
-    watcher: "Watcher | None" = None,
-) -> None:
-    """Make and save all pictures, then the grid.
-
-    Args:
-        model: the model.
-        settings: what to draw.
-        folder: where to.
-        place: that of ``draw_batches``.
-        watcher: looks on.
-    """
-    import numpy as np
-
-    from dreambooth_jax.evaluation.drawing import draw_batches
-    from dreambooth_jax.evaluation.samples import save_grid
-    from dreambooth_jax.pipeline.sizes import settled
-    from dreambooth_jax.prepare.batch_size import pictures_at_once
-    from dreambooth_jax.progress import Progress, announced
-
-    total = len(settings.prompts) * settings.num_images
-    rows: list[list] = [[] for _ in settings.prompts[:SHOWN]]
-    done = 0
-    try:
-        with Progress(total=total, desc="pictures", unit="picture") as bar:
-            if watcher:
-                watcher.bar = bar
-            with announced("compiling the sampler", usually="a minute or so the first time"):
-                at_once = pictures_at_once(
-                    model.pipe,
-                    settled(model.pipe, DrawingConfig.of(settings.sampling), settings.given),
-                    count=settings.num_images,
-                    control=settings.given.get("control", ()),
-                )
-                given: dict[str, Any] = {"params": model.params, "place": place, "folder": folder, "on_step": watcher}
-                batches = draw_batches(model.pipe, settings, at_once=at_once, **given)
-                first = next(batches)
-            for batch in chain([first], batches):
-                folder.save(batch, settings, model=model.name, fingerprint=model.pipe.components.fingerprint)
-                done += len(batch.seeds)
-                bar.update(len(batch.seeds))
-                if batch.row < SHOWN:
-                    rows[batch.row].extend(batch.pictures[: SHOWN - len(rows[batch.row])])
-    finally:
-        if done < total:
-            log.info("%d of %d pictures are made; they are in %s", done, total, folder.path)
-    shown = dataclasses.replace(settings, prompts=settings.prompts[:SHOWN])
-    some = f", {sum(map(len, rows))} of {total} pictures" if sum(map(len, rows)) < total else ""
-    save_grid(folder.grid, [np.stack(row) for row in rows], shown, title=model.name + some)
 
 
 def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:

@@ -8,7 +8,7 @@ samples/000-seed0.png  000-seed1.png  001-seed0.png ...  grid.png          a fir
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +60,7 @@ def draw_batches(
     settings: SampleSettings,
     *,
     at_once: int,
+    rows: Sequence[int] | None = None,
     params: Tree | None = None,
     place: Place | None = None,
     folder: "PictureFolder | None" = None,
@@ -71,20 +72,22 @@ def draw_batches(
         pipe: the model.
         settings: what to draw.
         at_once: pictures of a batch. All have so many, or one has all, so that the sampler compiles once.
+        rows: numbers of the prompts to draw; by default all.
         params: in the place of the pipeline's own.
         place: make each picture by itself at this place of a batch, to repeat one bit for bit.
         folder: if it goes on, what it has already is not made again.
         on_step: looks on.
     """
+    prompts = [(row, settings.prompts[row]) for row in (range(len(settings.prompts)) if rows is None else rows)]
     options = {"sampling": settings.sampling, "params": params, "on_step": on_step, **settings.given}
     if place:
-        for row, prompt in enumerate(settings.prompts):
+        for row, prompt in prompts:
             for seed in range(settings.seed, settings.seed + settings.num_images):
                 made = pipe([prompt] * place.batch, seed=[seed] * place.batch, **options)
                 yield Batch(row, [seed], made[place.position : place.position + 1], place)
         return
     size = min(at_once, settings.num_images)
-    for row, prompt in enumerate(settings.prompts):
+    for row, prompt in prompts:
         for first in range(0, settings.num_images, size):
             offsets = range(first, min(first + size, settings.num_images))
             seeds = [settings.seed + i for i in offsets]

@@ -19,6 +19,7 @@ from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.preview import Preview
 from dreambooth_jax.prompts.wildcards import Side, draw
 from dreambooth_jax.trees import Tree
+from dreambooth_jax.weights.adapters.asked import Asked
 
 MARGIN = 8
 PAPER, INK = (255, 255, 255), (32, 32, 32)
@@ -38,6 +39,8 @@ class SampleSettings:
     """New words that are from files, and how the hash of each file begins."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Adapters of files that the model has besides, with their weights, and how the hash of each begins."""
+    loras: Sequence[Sequence[str]] = ()
+    """Adapters that each prompt adds to the model, as ``FILE:WEIGHT``; empty where none has its own."""
     preview: Preview | None = None
     """Draws the final latents in the place of the model's decoder."""
 
@@ -50,6 +53,15 @@ class SampleSettings:
         folder = self.sampling.wildcards
         drawn = {name: draw(told[name], seed=seed, folder=folder, side=side) for name, side in sides.items()}
         return drawn | {f"{name}_template": text for name, text in told.items() if drawn[name] != text}
+
+    @property
+    def labels(self) -> list[str]:
+        """The prompts with the names of their own adapters, as A1111 has them."""
+        loras = self.loras or [()] * len(self.prompts)
+        return [
+            "".join([prompt, *(f" <lora:{Asked.read(text).name}>" for text in lora)])
+            for prompt, lora in zip(self.prompts, loras, strict=True)
+        ]
 
     def metadata(self) -> dict[str, Any]:
         """Settings that all pictures of the grid share."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -168,6 +169,21 @@ def _with_adapters(pipe: Pipeline, lora: Sequence[str]) -> Pipeline:
     pipe = replace(pipe, params=with_adapters(pipe.params, lora))
     files = [Asked.read(text).file for text in lora]
     return pipe.with_embeddings([file for file in files if has_words(file)])
+
+
+def with_loras(model: OpenedModel, lora: Sequence[str]) -> OpenedModel:
+    """The same with more adapters of files, in the words of :func:`open_model`.
+
+    Raises:
+        InputError: if one cannot be read, or is for another model.
+    """
+    pipe = _with_adapters(replace(model.pipe, params=model.params), lora)
+    return replace(model, pipe=pipe, params=pipe.params, adapters={**model.adapters, **hashes_of(lora)})
+
+
+def check_loras(model: OpenedModel, lora: Sequence[str]) -> None:
+    """Raise InputError if adapters of files cannot be read or are for another model; nothing is computed."""
+    jax.eval_shape(lambda params: with_adapters(params, lora), model.params)
 
 
 def open_run(

@@ -92,13 +92,51 @@ def test_tags_are_taken_out_of_prompts_and_name_files(here):
         (["<lora:dog:much>"], "say <lora:name:0.8>"),
         (["<lora:dog:1:1:dyn=4>"], "say <lora:name:0.8>"),
         (["a {<lora:dog:1> dog|cat}"], "not drawn by lot"),
-        (["a dog <lora:dog:1>", "a cat"], "have different <lora:...>"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(prompts, said, here):
     with pytest.raises(InputError, match=said) as error:
         with_loras(SampleOptions(source="embedded"), prompts, {})
     assert "\n" not in str(error.value)
+
+
+def test_what_all_prompts_ask_for_is_the_models_and_else_each_has_its_own(here):
+    options = SampleOptions(source="embedded", lora=("dog.safetensors",))
+    same, bare, queued = with_loras(options, ["a <lora:dog:2>"] * 2, {here: ["b <lora:dog:2>"]})
+    assert same.lora == ("dog.safetensors", "dog.safetensors:2:2")
+    assert (bare, queued) == ((["a", "a"], ()), {here: (["b"], ())})
+    other, bare, queued = with_loras(options, ["a <lora:dog:2>", "c"], {here: ["b"]})
+    assert other.lora == options.lora
+    assert bare == (["a", "c"], (("dog.safetensors:2:2",), ()))
+    assert queued == {here: (["b"], ((),))}
+
+
+@pytest.mark.slow
+def test_prompts_with_adapters_of_their_own_are_drawn_as_each_alone(here, capsys):
+    """In their order, whatever the order of drawing; of a queue too; and a file for another model is told at first."""
+    prompts = ["a sks dog <lora:dog:0.5>", "a sks dog", "a dog <lora:dog:-1>", "a cat <lora:dog:0.5>"]
+    assert sample(here / "all", *prompts) == 0
+    for row, prompt in enumerate(prompts):
+        assert sample(here / str(row), prompt) == 0
+        drawn, alone = here / "all" / f"{row:03d}-seed0.png", here / str(row) / "000-seed0.png"
+        np.testing.assert_array_equal(np.asarray(Image.open(drawn)), np.asarray(Image.open(alone)))
+        said = [json.loads(Image.open(path).text["dreambooth_jax"]) for path in (drawn, alone)]
+        assert said[0] == said[1]
+    assert (picture(here / "0") != picture(here / "1")).any()
+    assert json.loads(Image.open(here / "all" / "grid.png").text["dreambooth_jax"])["grid"] == [
+        *("a sks dog <lora:dog:0.5>", "a sks dog", "a dog <lora:dog:-1>", "a cat <lora:dog:0.5>")
+    ]
+    (here / "queue.txt").write_text("\n".join(prompts))
+    for _ in range(2):  # the second time all is there
+        assert main(["sample", str(MODEL), "--queue=queue.txt", *OPTIONS, f"out={here / 'queued'}"]) == 0
+    for row in range(4):
+        found, expected = (here / place / f"{row:03d}-seed0.png" for place in ("queued/queue", "all"))
+        assert found.read_bytes() == expected.read_bytes()
+    wide = {"lora_down": np.ones((3, 1), np.float32), "lora_up": np.ones((1, 3), np.float32)}
+    write_adapter(here / "other.safetensors", {"unet": {LAYERS["unet"]: Module("lora", wide)}})
+    assert sample(here / "never", "a cat", "a dog <lora:other:1>") == 2
+    assert "does not fit this model" in capsys.readouterr().err
+    assert not list((here / "never").glob("*.png"))
 
 
 @pytest.mark.slow
