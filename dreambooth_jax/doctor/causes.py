@@ -107,8 +107,9 @@ def no_prior(patient: Patient, bound: float) -> Finding | None:
     weight = patient.regimen.prior
     if patient.regimen.of_words or weight * bound > 1:
         return None
-    evidence = f"prior.weight={weight:g}; usual is 1"
-    return Finding("no_prior", "nothing keeps the class as it was", (evidence,), "prior.weight=1")
+    key = _weight_key(patient)
+    evidence = f"{key}={weight:g}; usual is 1"
+    return Finding("no_prior", "nothing keeps the class as it was", (evidence,), f"{key}=1")
 
 
 def strong_prior(patient: Patient, bound: float) -> Finding | None:
@@ -116,8 +117,9 @@ def strong_prior(patient: Patient, bound: float) -> Finding | None:
     weight = patient.regimen.prior
     if weight < bound:
         return None
-    evidence = f"prior.weight={weight:g}; usual is 1"
-    return Finding("strong_prior", "the class counts for far more than the subject", (evidence,), "prior.weight=1")
+    key = _weight_key(patient)
+    evidence = f"{key}={weight:g}; usual is 1"
+    return Finding("strong_prior", "the class counts for far more than the subject", (evidence,), f"{key}=1")
 
 
 CAUSES: Mapping[str, Sequence[Cause]] = {
@@ -142,6 +144,11 @@ ALONE: Sequence[Cause] = (
     strong_prior,
 )
 """What is told without a symptom."""
+
+
+def _weight_key(patient: Patient) -> str:
+    """The setting of λ: of several subjects each has its own."""
+    return f"{patient.concept.key}.weight" if patient.concept.name else "prior.weight"
 
 
 def _dose(patient: Patient, recipe: Regimen) -> str:

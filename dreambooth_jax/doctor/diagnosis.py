@@ -7,6 +7,8 @@ symptom that nothing explains is a finding of its own. What photos and words sho
 it explains that; settings that are far off without any symptom come last.
 """
 
+import numpy as np
+
 from dreambooth_jax.doctor.causes import ALONE, CAUSES, FAR, SUSPECT, no_prior
 from dreambooth_jax.doctor.finding import Finding, Symptom
 from dreambooth_jax.doctor.of_photos import PHOTOS
@@ -29,7 +31,7 @@ def findings(patient: Patient) -> list[Finding]:
         earlier = found.get(one.name)
         found[one.name] = earlier._replace(evidence=(*earlier.evidence, one.evidence[-1])) if earlier else one
     shown = [finding for of_photos in PHOTOS for finding in of_photos(patient)]
-    alone = [finding for cause in ALONE if (finding := cause(patient, FAR))]
+    alone = [_seen(finding, patient) for cause in ALONE if (finding := cause(patient, FAR))]
     if patient.looks is None and patient.recipe and patient.recipe.prior:
         alone += [finding] if (finding := no_prior(patient, FAR)) else []
     for finding in (*shown, *alone):
@@ -48,6 +50,17 @@ def _explained(symptom: Symptom, patient: Patient) -> Finding:
         return Finding("nothing_helps", what, (symptom.evidence,), f"optimizer.schedule={schedule}")
     change = UNEXPLAINED.get(symptom.name, f"train.steps={_other_steps(symptom, patient)}")
     return Finding(symptom.name, symptom.what, (symptom.evidence,), change)
+
+
+def _seen(finding: Finding, patient: Patient) -> Finding:
+    """With what pictures say of it, where they show no symptom."""
+    looks = patient.looks
+    if looks is None or np.isnan(looks.learnt):
+        return finding
+    seen = f"pictures have come {looks.learnt:.0%} of the way from the class to the photos"
+    if looks.obeyed_before > 0:
+        seen += f", and keep {looks.obeyed / looks.obeyed_before:.0%} of what prompts decided before"
+    return finding._replace(evidence=(*finding.evidence, seen))
 
 
 def _other_steps(symptom: Symptom, patient: Patient) -> int:

@@ -35,7 +35,7 @@ from dreambooth_jax.options import DoctorOptions
 from dreambooth_jax.pipeline.load import describe_pretrained
 from dreambooth_jax.prepare.class_image_store import usable_pictures
 from dreambooth_jax.prepare.class_photos import class_folder
-from dreambooth_jax.prepare.photos import subject_of
+from dreambooth_jax.prepare.photos import captions_of, subject_of
 from dreambooth_jax.progress import announced
 from dreambooth_jax.runs import RunFolder, model_path, open_model
 from dreambooth_jax.target import Target
@@ -142,7 +142,7 @@ def _patient(
     regimen = regimen_of(config, prior=concept.weight)
     shown = _class_images(replace(config, run_dir=str(run)), concept, unseen)
     photos = [(photo, np.asarray(photo.image())) for photo in sitter.photos]
-    called = subject_of(concept).fill(concept.instance_prompt)
+    called = _called(concept, config)
     patient = Patient(
         concept=concept,
         regimen=regimen,
@@ -158,6 +158,13 @@ def _patient(
         pieces=_pieces(run, config, concept, unseen),
     )
     return patient, [pixels for _, pixels in shown]
+
+
+def _called(concept: Concept, config: Config) -> str:
+    """How photos without a caption are called; of several templates the first without the identifier, if any."""
+    templates = captions_of(concept, config.data, seed=0).templates
+    own = templates or (subject_of(concept).fill(concept.instance_prompt),)
+    return next((text for text in own if concept.identifier not in text), own[0])
 
 
 def _photo(name: str, pixels: Picture, side: int, *, prompt: str = "") -> Photo:

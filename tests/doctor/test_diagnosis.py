@@ -97,6 +97,14 @@ def test_settings_near_the_recipe_are_no_finding_whatever_is_wrong(factor):
         assert names(one) == ["nothing_helps"]
 
 
+def test_what_pictures_say_of_a_setting_is_told_too():
+    (finding,) = findings(patient(f"{STEPS}=3500"))
+    assert "83% of the way" in finding.evidence[-1]
+    assert "90%" in finding.evidence[-1]
+    assert len(findings(patient(f"{STEPS}=3500", looks=None))[0].evidence) == 1
+    assert len(findings(patient(f"{STEPS}=3500", looks=ill(photos=0.52)))[0].evidence) == 1
+
+
 def test_few_steps_at_a_high_rate_are_as_much_as_the_recipe():
     assert names(patient("train.steps=88", f"{RATE}=4e-3")) == []
     assert names(patient("train.steps=1400", f"{RATE}=2.5e-4", looks=ill(**NO_LIKENESS))) == ["nothing_helps"]

@@ -116,3 +116,29 @@ def test_wrong_words_are_one_line_and_exit_code_2(run, tmp_path, capsys):
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreambooth-jax: ")]
         assert len(lines) == 1
         assert said in lines[0]
+
+
+def test_each_of_several_subjects_is_told_by_its_own_settings(tmp_path, capsys):
+    draw_photos(tmp_path / "photos")
+    draw_photos(tmp_path / "one", 1)
+    two = [
+        {"identifier": "sks", "class_noun": "dog", "instance_images": str(tmp_path / "photos"), "weight": 0},
+        {"identifier": "zwx", "class_noun": "cat", "instance_images": str(tmp_path / "one"), "weight": 1},
+    ]
+    usual = ("optimizer.learning_rate=1e-6", "train.steps=1600")
+    (tmp_path / "run").mkdir()
+    save_config(tmp_path / "run" / "config.yaml", tiny_config(tmp_path, f"data.concepts={json.dumps(two)}", *usual))
+    found = told(capsys, tmp_path / "run")
+    changes = [{finding["name"]: finding["change"] for finding in one["findings"]} for one in found]
+    assert changes[0]["no_prior"] == "data.concepts.0.weight=1"
+    assert "no_prior" not in changes[1]
+    assert changes[1]["few_photos"].startswith("data.concepts.1.instance_images")
+    assert "few_photos" not in changes[0]
+
+
+def test_templates_without_the_identifier_are_found(run, capsys):
+    file = run / "config.yaml"
+    for templates, found in ((["a {identifier} dog", "a dog"], True), (["a {identifier} dog"], False)):
+        save_config(file, load_config(file, [f"data.templates={json.dumps(templates)}"]))
+        (one,) = told(capsys, run)
+        assert ("unnamed" in [finding["name"] for finding in one["findings"]]) == found
