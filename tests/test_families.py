@@ -20,8 +20,9 @@ import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.export import save_pretrained
 from dreambooth_jax.models import CLIPTextModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models.components import CLIP_TEXT, UNET, VAE
 from dreambooth_jax.models.condition import Condition, Conditioner, id_leaves
-from dreambooth_jax.models.families import CLIP_TEXT, FAMILIES, SD, UNET, VAE, Family, family_of
+from dreambooth_jax.models.families import FAMILIES, SD, Family, family_of
 from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.runs import open_model

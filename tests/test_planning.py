@@ -17,7 +17,7 @@ from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.models import UNet2DConditionModel, UNetConfig
-from dreambooth_jax.models.families import UNET
+from dreambooth_jax.models.components import UNET
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning import admit
 from dreambooth_jax.planning.advice import advice

@@ -51,6 +51,7 @@ _VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 2,
     "sample_size": 16,
 }
+_VAES = {XL: {"scaling_factor": 0.13025, "force_upcast": True}}
 _TEXT = {
     "vocab_size": 553,
     "hidden_size": 32,
@@ -88,7 +89,7 @@ def build(kind: str, *, seed: int = 0, double: bool = False, **unet_options: Any
     return TorchModels(
         kind=kind,
         unet=build_unet(kind, seed=seed, double=double, **unet_options),
-        vae=build_vae(seed=seed + 1, double=double),
+        vae=build_vae(seed=seed + 1, double=double, **_VAES.get(kind, {})),
         text_encoder=build_text_encoder(kind, seed=seed + 2, double=double),
         text_encoder_2=build_text_encoder_2(seed=seed + 3, double=double) if kind == XL else None,
     )

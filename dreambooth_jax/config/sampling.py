@@ -21,6 +21,8 @@ C = TypeVar("C", bound="SamplingConfig")  # not typing.Self, which run-time chec
 
 LARGEST_SIDE = 4096
 """Pixels: four times the largest size that a model of this kind was made for."""
+LARGEST_TOLD = 2**16
+"""Pixels of a picture that a model is told of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,18 @@ class SamplingConfig(Settings):
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
     width: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
     """Pixels, a multiple of 8; by default what the run trains at, or what the model was made for."""
+    original_height: int | None = setting(None, at_least=1, at_most=LARGEST_TOLD)
+    """What models that know of sizes (XL) are told of the picture before it was cut; by default the size drawn."""
+    original_width: int | None = setting(None, at_least=1, at_most=LARGEST_TOLD)
+    """What models that know of sizes (XL) are told of the picture before it was cut; by default the size drawn."""
+    crop_top: int = setting(0, at_least=0, at_most=LARGEST_TOLD)
+    """How many pixels models that know of sizes (XL) are told were cut off above; more lets it cut its subject."""
+    crop_left: int = setting(0, at_least=0, at_most=LARGEST_TOLD)
+    """How many pixels models that know of sizes (XL) are told were cut off at the left."""
+    target_height: int | None = setting(None, at_least=1, at_most=LARGEST_TOLD)
+    """What models that know of sizes (XL) are told that they draw; by default the size drawn."""
+    target_width: int | None = setting(None, at_least=1, at_most=LARGEST_TOLD)
+    """What models that know of sizes (XL) are told that they draw; by default the size drawn."""
 
     def __post_init__(self) -> None:
         """Names of other tools become ours; a schedule in the sampler's name counts if no other is told."""
@@ -73,6 +87,16 @@ class SamplingConfig(Settings):
         schedule = read_schedule(self.schedule)
         object.__setattr__(self, "sampler", named.sampler)
         object.__setattr__(self, "schedule", named.schedule if named.schedule and schedule == "model" else schedule)
+
+    def told_sizes(self, drawn: Size) -> tuple[int, ...]:
+        """What a model is told that knows of sizes, in the order of ``Condition.sizes``.
+
+        Args:
+            drawn: height and width of the picture.
+        """
+        original = self.original_height or drawn.height, self.original_width or drawn.width
+        target = self.target_height or drawn.height, self.target_width or drawn.width
+        return *original, self.crop_top, self.crop_left, *target
 
     @property
     def of_sampler(self) -> dict[str, Any]:

@@ -106,13 +106,34 @@ def cut(
     image: Image.Image, *, size: Size, view: View, kernel: Image.Resampling = Image.Resampling.LANCZOS
 ) -> UInt8[np.ndarray, "{size.height} {size.width} *c"]:
     """The rectangle of a view in so many pixels, mirrored where the view is; colours are as they are."""
-    width = view.side * min(image.width, image.height * size.width / size.height)
-    height = view.side * min(image.height, image.width * size.height / size.width)
-    left, top = view.x * (image.width - width), view.y * (image.height - height)
+    left, top, width, height = rectangle(Size(image.height, image.width), size=size, view=view)
     # Rounding may put the far edges a hair outside, which Pillow refuses.
     box = (left, top, min(left + width, image.width), min(top + height, image.height))
     part = image.resize((size.width, size.height), kernel, box=box)
     return np.asarray(ImageOps.mirror(part) if view.flip else part)
+
+
+def rectangle(photo: Size, *, size: Size, view: View) -> tuple[float, float, float, float]:
+    """(left, top, width, height) of a view in pixels of the photo, of which ``size`` gives the aspect."""
+    width = view.side * min(photo.width, photo.height * size.width / size.height)
+    height = view.side * min(photo.height, photo.width * size.height / size.width)
+    return view.x * (photo.width - width), view.y * (photo.height - height), width, height
+
+
+def told_sizes(photo: Size, *, size: Size, view: View) -> tuple[int, ...]:
+    """What a model is told that knows of sizes (arXiv 2307.01952, § 2.2), in the order of ``Condition.sizes``: height
+    and width of the photo; top and left of the view's rectangle in pixels of the view; height and width of the view. Of
+    a mirrored view the left is the mirrored photo's."""
+    left, top, width, height = rectangle(photo, size=size, view=view)
+    left = photo.width - width - left if view.flip else left
+    return *photo, round(top * size.height / height), round(left * size.width / width), *size
+
+
+def full_size(source: bytes | str | Path) -> Size:
+    """Height and width of an upright picture that :func:`decode` opens, which may give a smaller one."""
+    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        turned = _orientation(image) in (5, 6, 7, 8)
+        return Size(*(image.size if turned else image.size[::-1]))
 
 
 def to_float(images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:

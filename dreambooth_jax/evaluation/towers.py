@@ -22,7 +22,7 @@ from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.evaluation.preprocess import Preprocessing, for_clip, for_dino, for_dinov2
-from dreambooth_jax.models.families import ComponentKind
+from dreambooth_jax.models.components import ComponentKind
 from dreambooth_jax.models.lpips import SMALLEST
 from dreambooth_jax.models.towers import CLIP, DINO, DINOV2, LPIPS
 from dreambooth_jax.target import Target

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.weights.adapters import Module, write_adapter
+from dreambooth_jax.weights.adapters.dialects import kohya_modules
 from dreambooth_jax.weights.adapters.metadata import base_metadata, network_metadata
 from dreambooth_jax.weights.adapters.writing import dialect_for_most
 from dreambooth_jax.weights.files import Leaf
@@ -46,12 +47,13 @@ def save_adapter(
     """
     dialect = dialect_for_most(networks) if format == "auto" else format
     components = pipe.components
-    model = (components.configs, components.scheduler_config)
+    model, family = (components.configs, components.scheduler_config), components.family
     texts = {
-        **base_metadata(*model),
+        **base_metadata(*model, family=family),
         **network_metadata(networks),
-        **modelspec(Path(path).stem, *model, part="lora"),
+        **modelspec(Path(path).stem, *model, family=family, part="lora"),
         **(metadata or {}),
     }
-    write_adapter(path, networks, dialect=dialect, dtype=dtype, metadata=texts, words=words)
+    modules = kohya_modules(family.naming, pipe.unet.config)
+    write_adapter(path, networks, dialect=dialect, dtype=dtype, metadata=texts, words=words, modules=modules)
     return dialect

@@ -68,7 +68,7 @@ def save_pretrained(
     tokenizers = {
         name: pipe.tokenizers[encoder].folder for encoder, name in pipe.components.family.text_encoders.items()
     }
-    write_folder(path, tokenizers=tokenizers, format=format, **what)
+    write_folder(path, tokenizers=tokenizers, index=pipe.components.index, format=format, **what)
     save_words(beside(path), pipe, dict(params))
 
 

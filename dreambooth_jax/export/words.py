@@ -48,8 +48,8 @@ def save_words(
     files = files_of(at_home(path), list(words))
     for file, (word, vectors) in zip(files, words.items()):
         texts = {
-            **base_metadata(*model),
-            **modelspec(word, *model, part="textual-inversion"),
+            **base_metadata(*model, family=components.family),
+            **modelspec(word, *model, family=components.family, part="textual-inversion"),
             **(metadata or {}),
             f"{PREFIX}trigger_phrase": word,
         }

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 from dreambooth_jax.models.clip_configs import HIGHEST, CLIPTextConfig
 from dreambooth_jax.models.clip_text import CLIPTextTransformer
 from dreambooth_jax.models.clip_vision import CLIPVisionConfig, CLIPVisionTransformer
-from dreambooth_jax.models.configs import Choices, ModelConfig
 from dreambooth_jax.models.layers import wide
+from dreambooth_jax.models.model_config import Choices, ModelConfig
 from dreambooth_jax.target import CPU, Arch
 
 C = TypeVar("C", bound="CLIPModelConfig")

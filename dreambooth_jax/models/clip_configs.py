@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dreambooth_jax.models.configs import Choices, ModelConfig
+from dreambooth_jax.models.model_config import Choices, ModelConfig
 
 HIGHEST = 2
 """The ``eos_token_id`` of files from before 2023, which is wrong: the end of a text is its highest id."""

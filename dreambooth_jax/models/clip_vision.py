@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from dreambooth_jax.models.clip_configs import CLIPConfig
 from dreambooth_jax.models.clip_text import CLIPEncoder
-from dreambooth_jax.models.configs import Choices
 from dreambooth_jax.models.layers import LayerNorm, wide
+from dreambooth_jax.models.model_config import Choices
 from dreambooth_jax.target import CPU, Arch
 
 

@@ -23,6 +23,8 @@ from dreambooth_jax.trees import Tree, flatten, unflatten
 
 CONDITION = "condition"
 INPUT_IDS = "input_ids"
+SIZES = "sizes"
+"""Of a batch: what views of pictures tell, whatever is made of texts."""
 
 
 class Residuals(NamedTuple):
@@ -64,7 +66,7 @@ class Condition(NamedTuple):
     def of_batch(cls, batch: Mapping[str, Any]) -> "Condition | None":
         """The inverse of :meth:`leaves`, from a batch with other entries; None if it brings no condition."""
         found = {name: leaf for name, leaf in batch.items() if name.startswith(f"{CONDITION}/")}
-        return cls(**unflatten(found)[CONDITION]) if found else None
+        return cls(**unflatten(found)[CONDITION], sizes=batch.get(SIZES)) if found else None
 
 
 class Conditioner(NamedTuple):
@@ -117,7 +119,8 @@ class Conditioner(NamedTuple):
         condition = Condition.of_batch(batch)
         if condition is not None:
             return condition
-        return self(params, {name: batch[f"{INPUT_IDS}/{name}"] for name, _ in self.encoders})
+        told = self(params, {name: batch[f"{INPUT_IDS}/{name}"] for name, _ in self.encoders})
+        return told._replace(sizes=batch.get(SIZES))
 
     def clone(self, **changes: Any) -> "Conditioner":
         """The same with other attributes of the modules, such as ``remat``."""

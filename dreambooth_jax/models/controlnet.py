@@ -18,8 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from dreambooth_jax.models.condition import Condition, Residuals
-from dreambooth_jax.models.configs import Choices, UNetEncoderConfig
+from dreambooth_jax.models.configs import UNetEncoderConfig
 from dreambooth_jax.models.layers import conv
+from dreambooth_jax.models.model_config import Choices
 from dreambooth_jax.models.unet_encoder import UNetEncoder
 
 

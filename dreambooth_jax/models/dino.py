@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dreambooth_jax.models.attention import attention
-from dreambooth_jax.models.configs import Choices, ModelConfig
 from dreambooth_jax.models.layers import LayerNorm, gelu, wide
+from dreambooth_jax.models.model_config import Choices, ModelConfig
 from dreambooth_jax.models.vit_positions import positions_of
 from dreambooth_jax.target import CPU, Arch
 

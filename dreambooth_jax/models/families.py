@@ -7,73 +7,40 @@ its text encoders are listed. The rest of the package asks the family and never 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from dreambooth_jax.models.clip_configs import CLIPTextConfig
-from dreambooth_jax.models.clip_text import CLIPTextModel
-from dreambooth_jax.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
+from dreambooth_jax.models.components import (
+    CLIP_TEXT,
+    CLIP_TEXT_BEFORE_LAST,
+    CLIP_TEXT_WITH_PROJECTION,
+    UNET,
+    VAE,
+    ComponentKind,
+)
 from dreambooth_jax.models.condition import Condition
-from dreambooth_jax.models.configs import ModelConfig, UNetConfig, VAEConfig
-from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
-from dreambooth_jax.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
-from dreambooth_jax.models.taesd import AutoencoderTiny, TAESDConfig, TinyDecoder, TinyEncoder
-from dreambooth_jax.models.unet import UNet2DConditionModel
-from dreambooth_jax.models.vae import AutoencoderKL
-
-
-class Stems(NamedTuple):
-    """Names of a network's weight files, without ``.safetensors`` and ``.msgpack``."""
-
-    torch: str
-    flax: str
+from dreambooth_jax.models.configs import SIZES, UNetConfig, VAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyRules:
-    """In what names of a network's parameters differ between files.
+class Naming:
+    """What tools call a family and its networks.
 
     Attributes:
-        prefix: first segment of all names, which some exporters leave out.
-        legacy: a path's segment as we call it -> as legacy files do. A trailing underscore stands for any number.
-        ignored: keys of buffers that hold no weights.
+        kohya: network -> what names of its layers begin with in sd-scripts' files of adapters.
+        counts_as_original: in these the denoiser's blocks are counted as the original code does, in one row.
+        base: sd-scripts' name of the family; None where it depends on more than the family.
+        architecture: name in the model specification; None where it depends on more than the family.
+        implementation: whose names its adapters have, for the model specification.
     """
 
-    prefix: str = ""
-    legacy: Mapping[str, str] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ComponentKind:
-    """A kind of network that is stored in a folder of its own, with a ``config.json``.
-
-    Attributes:
-        config_cls: reads the ``config.json``.
-        module_cls: the Flax module; made of a ``config_cls`` and those of dtype, remat and arch that it has.
-        library_class: (library, class) in PyTorch, as ``model_index.json`` says it.
-        stems: of its weight files.
-        dummy_inputs: config -> shapes of inputs, small ones, that the module can be initialised with.
-        key_rules: of its parameters' names.
-        beside: files of its folder that are worth downloading, too.
-    """
-
-    config_cls: type[ModelConfig]
-    module_cls: Callable[..., nn.Module]
-    library_class: tuple[str, str]
-    stems: Stems
-    dummy_inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
-    key_rules: KeyRules = KeyRules()
-    beside: tuple[str, ...] = ()
-
-    def build(self, config: ModelConfig, **how: Any) -> nn.Module:
-        """The module; of ``how`` it gets what it has attributes for."""
-        known = {one.name for one in fields(self.module_cls)}  # type: ignore[arg-type]
-        return self.module_cls(config, **{name: value for name, value in how.items() if name in known})
+    kohya: Mapping[str, str] = field(default_factory=lambda: {"unet": "lora_unet_", "text_encoder": "lora_te_"})
+    counts_as_original: bool = False
+    base: str | None = None
+    architecture: str | None = None
+    implementation: str = "diffusers"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +54,8 @@ class Family:
         text_encoders: those of the components that read prompts -> the folder of the tokenizer of each.
         condition: outputs of the text encoders by name -> what the denoiser is told.
         misfits: configs of all components -> one line for each way in which they don't fit each other.
+        index: what else ``model_index.json`` says: components that we do without, and settings by their defaults.
+        naming: what tools call it.
     """
 
     name: str
@@ -95,91 +64,12 @@ class Family:
     text_encoders: Mapping[str, str]
     condition: Callable[[Mapping[str, Any]], Condition]
     misfits: Callable[[Mapping[str, Any]], Iterator[str]]
+    index: Mapping[str, Any] = field(default_factory=dict)
+    naming: Naming = Naming()
 
 
-def real(*shape: int) -> jax.ShapeDtypeStruct:
-    """Of inputs that are real numbers."""
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def whole(*shape: int) -> jax.ShapeDtypeStruct:
-    """Of inputs that are whole numbers."""
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _dummy_condition(config: Any) -> Any:
-    """Text states, and a label for a denoiser that has embeddings for some."""
-    states: Any = real(1, 1, config.cross_attention_dim)
-    label: Any = whole(1)
-    return Condition(states, labels=label) if getattr(config, "num_class_embeds", None) else states
-
-
-UNET = ComponentKind(
-    config_cls=UNetConfig,
-    module_cls=UNet2DConditionModel,
-    library_class=("diffusers", "UNet2DConditionModel"),
-    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (real(1, 64, 64, c.in_channels), whole(1), _dummy_condition(c)),
-)
-CONTROLNET = ComponentKind(
-    config_cls=ControlNetConfig,
-    module_cls=ControlNetModel,
-    library_class=("diffusers", "ControlNetModel"),
-    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (
-        *UNET.dummy_inputs(c),
-        real(1, 64 * c.downscale, 64 * c.downscale, c.conditioning_channels),
-    ),
-)
-T2I_ADAPTER = ComponentKind(
-    config_cls=T2IAdapterConfig,
-    module_cls=T2IAdapter,
-    library_class=("diffusers", "T2IAdapter"),
-    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (real(1, 8 * c.downscale_factor, 8 * c.downscale_factor, c.in_channels),),
-)
-VAE = ComponentKind(
-    config_cls=VAEConfig,
-    module_cls=AutoencoderKL,
-    library_class=("diffusers", "AutoencoderKL"),
-    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (real(1, 64, 64, c.in_channels),),
-    # Flax up to its end, PyTorch before diffusers 0.17
-    key_rules=KeyRules(legacy={"to_q": "query", "to_k": "key", "to_v": "value", "to_out_0": "proj_attn"}),
-)
-TAESD = ComponentKind(
-    config_cls=TAESDConfig,
-    module_cls=AutoencoderTiny,
-    library_class=("diffusers", "AutoencoderTiny"),
-    stems=Stems("diffusion_pytorch_model", "diffusion_flax_model"),
-    dummy_inputs=lambda c: (real(1, 64, 64, c.in_channels),),
-)
-TAESD_DECODER = replace(
-    TAESD, module_cls=TinyDecoder, dummy_inputs=lambda c: (real(1, 8, 8, c.latent_channels),)
-)  # both halves have files of their own in the original layout
-TAESD_ENCODER = replace(TAESD, module_cls=TinyEncoder)
-CLIP_TEXT = ComponentKind(
-    config_cls=CLIPTextConfig,
-    module_cls=CLIPTextModel,
-    library_class=("transformers", "CLIPTextModel"),
-    stems=Stems("model", "flax_model"),
-    dummy_inputs=lambda c: (whole(1, 1),),
-    key_rules=KeyRules(
-        prefix="text_model",  # transformers 5 leaves it out
-        # Flax had no prefix rule for lists of transformers: layers/3. The path rule reads it, this row writes it.
-        legacy={"layers_": "layers/"},
-        ignored=("text_model/embeddings/position_ids",),
-    ),
-)
-
-CLIP_VISION = ComponentKind(
-    config_cls=CLIPVisionConfig,
-    module_cls=CLIPVisionModelWithProjection,
-    library_class=("transformers", "CLIPVisionModelWithProjection"),
-    stems=Stems("model", "flax_model"),
-    dummy_inputs=lambda c: (real(1, c.image_size, c.image_size, c.num_channels),),
-    key_rules=KeyRules(legacy={"layers_": "layers/"}, ignored=("vision_model/embeddings/position_ids",)),
-)
+_NONE = (None, None)
+"""A component that a folder does without."""
 
 
 def _sd_condition(outputs: Mapping[str, Any]) -> Condition:
@@ -210,14 +100,59 @@ SD = Family(
     text_encoders={"text_encoder": "tokenizer"},
     condition=_sd_condition,
     misfits=_sd_misfits,
+    index={"feature_extractor": _NONE, "requires_safety_checker": False, "safety_checker": _NONE},
 )
 """Stable Diffusion 1 and 2."""
 
-FAMILIES: dict[str, Family] = {SD.pipeline_class: SD}
+
+def _sdxl_condition(outputs: Mapping[str, Any]) -> Condition:
+    first, second = outputs["text_encoder"], outputs["text_encoder_2"]
+    return Condition(states=jnp.concatenate([first, second.states], axis=-1), pooled=second.pooled)
+
+
+def _sdxl_misfits(configs: Mapping[str, Any]) -> Iterator[str]:
+    unet, first, second = (configs[name] for name in ("unet", "text_encoder", "text_encoder_2"))
+    yield from latent_misfits(unet, configs["vae"])
+    both = first.hidden_size + second.hidden_size
+    if unet.cross_attention_dim != both:
+        width = f"unet's cross_attention_dim = {unet.cross_attention_dim}"
+        yield f"{width} does not fit the hidden_size of text_encoder and text_encoder_2, {both} together"
+    if not unet.takes_sizes:
+        yield f"unet's addition_embed_type = {unet.addition_embed_type} is not text_time"
+    elif unet.pooled_channels != second.projection_dim:
+        width = f"unet's projection_class_embeddings_input_dim = {unet.projection_class_embeddings_input_dim}"
+        rest = f"{SIZES} x addition_time_embed_dim = {unet.addition_time_embed_dim}"
+        yield f"{width} is not {rest} and the text_encoder_2's projection_dim = {second.projection_dim}"
+
+
+SDXL = Family(
+    name="sdxl",
+    pipeline_class="StableDiffusionXLPipeline",
+    components={
+        **{"text_encoder": CLIP_TEXT_BEFORE_LAST, "text_encoder_2": CLIP_TEXT_WITH_PROJECTION},
+        **{"unet": UNET, "vae": VAE},
+    },
+    text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+    condition=_sdxl_condition,
+    misfits=_sdxl_misfits,
+    index={"feature_extractor": _NONE, "image_encoder": _NONE, "force_zeros_for_empty_prompt": True},
+    naming=Naming(
+        kohya={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+        counts_as_original=True,
+        base="sdxl_base_v1-0",
+        architecture="stable-diffusion-xl-v1-base",
+        implementation="https://github.com/Stability-AI/generative-models",
+    ),
+)
+"""Stable Diffusion XL."""
+
+FAMILIES: dict[str, Family] = {one.pipeline_class: one for one in (SD, SDXL)}
 """By ``pipeline_class``."""
 
 
 def family_of(pipeline_class: object) -> Family:
-    """The family of a ``_class_name``; Stable Diffusion for one that is missing or that we don't know, such as those of
-    its img2img and inpainting pipelines: whether the networks are its own, their configurations tell."""
-    return FAMILIES.get(str(pipeline_class).removeprefix("Flax"), SD)
+    """The family of a ``_class_name`` that begins as its does, as its img2img pipeline's; Stable Diffusion for one that
+    is missing or that we don't know: whether the networks are its own, their configurations tell."""
+    name = str(pipeline_class).removeprefix("Flax")
+    alike = [known for known in FAMILIES if name.startswith(known.removesuffix("Pipeline"))]
+    return FAMILIES[max(alike, key=len)] if alike else SD

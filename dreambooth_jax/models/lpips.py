@@ -17,8 +17,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dreambooth_jax.models.configs import Choices, ModelConfig
 from dreambooth_jax.models.layers import wide
+from dreambooth_jax.models.model_config import Choices, ModelConfig
 
 
 class Convolution(NamedTuple):

@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import Choices, ModelConfig
 from dreambooth_jax.models.layers import conv, wide
+from dreambooth_jax.models.model_config import Choices, ModelConfig
 
 Features = Float[Array, "b h w c"]
 

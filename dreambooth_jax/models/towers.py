@@ -8,8 +8,8 @@ They have folders or files of their own and belong to no family.
 from dataclasses import replace
 
 from dreambooth_jax.models.clip import CLIPModel, CLIPModelConfig
+from dreambooth_jax.models.components import ComponentKind, KeyRules, Stems, real, whole
 from dreambooth_jax.models.dino import DINOv2Config, DINOv2Model, ViTConfig, ViTModel
-from dreambooth_jax.models.families import ComponentKind, KeyRules, Stems, real, whole
 from dreambooth_jax.models.lpips import LPIPSConfig, LPIPSModel
 
 CLIP = ComponentKind(

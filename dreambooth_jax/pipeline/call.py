@@ -6,7 +6,8 @@ What a kind of input needs (texts, noise, pictures) is made into fields of ``Row
 :mod:`~dreambooth_jax.pipeline.generate`.
 """
 
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ from dreambooth_jax.pipeline.sizes import hires_size, latent_size, placed
 from dreambooth_jax.pipeline.texts import Texts, read_texts
 from dreambooth_jax.pipeline.upscale import upscales
 from dreambooth_jax.pipeline.variation import varied
+from dreambooth_jax.size import Size
 from dreambooth_jax.trees import Tree
 
 Output: TypeAlias = Literal["uint8", "float32", "latents"]
@@ -167,12 +169,31 @@ def rows_of(
     noise = jax.device_put(np.zeros(shape, latents.dtype))  # jnp.zeros would be a program of its own
     return Rows(
         **texts.fields,
+        **said_of(pipe, request.sampling, request.negative_prompts, sides),
         latents=latents,
         keys=keys,
         registers=Registers(*[noise] * 5),
         noise=noise,
         canvas=canvas_latents(pipe, params, canvas, request.sampling, keys) if canvas else CanvasLatents(),
     )
+
+
+def said_of(pipe: Model, sampling: SamplingConfig, negative_prompts: Sequence[str], latents: Size) -> dict[str, Any]:
+    """Fields of ``Rows`` of models that know of sizes, and of those that were trained with texts of zeros.
+
+    Args:
+        pipe: the model.
+        sampling: the settings.
+        negative_prompts: one for each picture.
+        latents: height and width.
+    """
+    fields: dict[str, Any] = {}
+    if pipe.unet.config.takes_sizes:
+        drawn = Size(*(pipe.vae.config.downscale * side for side in latents))
+        fields["sizes"] = np.asarray([sampling.told_sizes(drawn)] * len(negative_prompts), np.float32)
+    if pipe.components.index.get("force_zeros_for_empty_prompt"):
+        fields["silent"] = np.asarray([not text for text in negative_prompts])
+    return fields
 
 
 def noise_of(pipe: Model, request: Request) -> ToolNoise | None:
@@ -197,6 +218,7 @@ def shapes_of_rows(pipe: Model, count: int, sampling: SamplingConfig) -> Rows:
         return Rows(
             ids=ids,
             negative_ids=ids,
+            **jax.tree.map(jnp.asarray, said_of(pipe, sampling, [""] * count, sides)),
             latents=latents,
             keys=jnp.stack([rng.root_key(0)] * count),
             registers=Registers(*[latents] * 5),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.components import CLIP_VISION, CONTROLNET, T2I_ADAPTER, ComponentKind
 from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig
-from dreambooth_jax.models.families import CLIP_VISION, CONTROLNET, T2I_ADAPTER, ComponentKind
 from dreambooth_jax.models.t2i_adapter import T2IAdapterConfig
 from dreambooth_jax.pipeline.control import ControlNetGuide, Guide, IPAdapterGuide, T2IAdapterGuide
 from dreambooth_jax.pipeline.control_pictures import images_or_embeddings, maps

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import CLIP_VISION, CONTROLNET, UNET
+from dreambooth_jax.models.components import CLIP_VISION, CONTROLNET, UNET
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline.arguments import check
 from dreambooth_jax.pipeline.control import IPAdapterGuide, weights_of_rows

@@ -26,7 +26,7 @@ from dreambooth_jax.diffusion.loop import GivenNoise, Registers, advance, begin
 from dreambooth_jax.diffusion.table import Rows as TableRows
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.condition import Condition, Conditioner
-from dreambooth_jax.pipeline.conditioning import Said, chosen, conditions_of
+from dreambooth_jax.pipeline.conditioning import Said, chosen, conditions_of, silenced
 from dreambooth_jax.pipeline.control import Guide, look, tell
 from dreambooth_jax.trees import Tree
 
@@ -72,6 +72,10 @@ class Rows(NamedTuple):
     """Z of the row that needs it, if ``Shared.noise_counts``."""
     canvas: CanvasLatents = CanvasLatents()
     """Of given pictures and masks."""
+    sizes: Float[Array | np.ndarray, "b 6"] | None = None
+    """What the denoiser is told of them."""
+    silent: Bool[Array | np.ndarray, "b"] | None = None
+    """Whose negative prompts are no text at all, of which nothing is said, not even what the text encoders say."""
     given: tuple[Any, ...] = ()
     """What each guide looks at."""
     token_weights: Mapping[str, Float[Array | np.ndarray, "b v k s"]] | None = None
@@ -117,6 +121,8 @@ def generate(
     if with_guidance:
         said["negative"] = Said(rows.negative_ids, rows.negative_token_weights)
     conditions = conditions_of(networks.conditioner, params, said, restore_mean=shared.restore_mean)
+    if with_guidance and rows.silent is not None:
+        conditions["negative"] = silenced(conditions["negative"], rows.silent)
 
     def denoiser(row: OfRow) -> Callable[[Array, Array], Array]:
         def network(x: Array, t: Array, told: tuple[Condition, tuple, Array | None]) -> Array:
@@ -128,9 +134,9 @@ def generate(
             return apply(networks.unet, None, params["unet"], x, times, condition)
 
         now = conditions if row.choice is None else chosen(conditions, row.choice)
-        canvas = rows.canvas
+        canvas, sizes = rows.canvas, None if rows.sizes is None else jnp.asarray(rows.sizes)
         told = {
-            name: (condition._replace(labels=canvas.labels), sides[name], canvas.channels)
+            name: (condition._replace(labels=canvas.labels, sizes=sizes), sides[name], canvas.channels)
             for name, condition in now.items()
         }
         scale, rescale = shared.guidance_scale, shared.guidance_rescale

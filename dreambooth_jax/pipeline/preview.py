@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import TAESD, TAESD_DECODER
+from dreambooth_jax.models.components import TAESD, TAESD_DECODER
 from dreambooth_jax.weights.pretrained import load_module
 from dreambooth_jax.weights.single_file import is_single_file
 

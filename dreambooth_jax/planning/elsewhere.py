@@ -107,7 +107,7 @@ def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _digest(config: Config, name: str, surroundings: dict[str, str], **about: int) -> str:
-    from dreambooth_jax.models.families import VAE
+    from dreambooth_jax.models.components import VAE
     from dreambooth_jax.pipeline.load import source_of
     from dreambooth_jax.weights.single_module import open_module
     from dreambooth_jax.weights.sources import open_source

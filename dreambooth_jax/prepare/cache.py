@@ -163,6 +163,8 @@ class Examples:
     moments: Moments
     weights: Float32[np.ndarray, "n v h w"] | None = None
     """Of the loss at each latent; None where all count whole."""
+    sizes: Float32[np.ndarray, "n v 6"] | None = None
+    """What a denoiser is told of views that knows of sizes."""
 
     @property
     def size(self) -> Size:
@@ -219,6 +221,11 @@ class Encoder:
         masks = np.stack([photo.latent_masks(**_arguments(views), factor=factor) for photo in photos])
         return 1 - (1 - least) * (1 - masks)  # of a photo without a mask exactly 1
 
+    def _sizes(self, photos: Sequence[Photo], views: Views) -> Float32[np.ndarray, "n v 6"] | None:
+        if not self.pipe.unet.config.takes_sizes:
+            return None
+        return np.stack([photo.told_sizes(**_arguments(views)) for photo in photos])
+
     def _examples(self, photos: Sequence[Photo], views: Views) -> Examples:
         pipe, masks = self.pipe, (self.data.masks, self.data.unmasked_weight)
         key = (tuple(photos), views, masks)
@@ -232,7 +239,9 @@ class Encoder:
                 dtype=np.dtype(pipe.vae.dtype).name,
                 batch_size=encoded_at_once(pipe.target),
             )
-            self.given[key] = Examples(photos=photos, moments=moments, weights=self._weights(photos, views))
+            self.given[key] = Examples(
+                photos=photos, moments=moments, weights=self._weights(photos, views), sizes=self._sizes(photos, views)
+            )
         return self.given[key]
 
 

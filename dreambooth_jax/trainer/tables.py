@@ -45,6 +45,7 @@ def example_tables(
                 logvar=logvar,
                 weights=some.weights,
                 example_weights=None if (own_weights == 1).all() else own_weights,
+                sizes=some.sizes,
                 text=texts,
                 text_index=starts,
                 draws=draws,

@@ -29,7 +29,7 @@ from dreambooth_jax.diffusion.process import add_noise, sample_posterior, traini
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.diffusion.timesteps import draw_timesteps
 from dreambooth_jax.models.beside import apply
-from dreambooth_jax.models.condition import Condition, Conditioner
+from dreambooth_jax.models.condition import SIZES, Condition, Conditioner
 from dreambooth_jax.training.step import Batch, Metrics
 from dreambooth_jax.trees import Tree
 
@@ -208,6 +208,7 @@ class DenoisingObjective:
         """Targets of which those of class examples are what the untouched network predicts."""
         taught = partial(_second_halves, members=members) if self.halves else _as_it_is
         texts = {name.removeprefix(_TAUGHT): taught(rows) for name, rows in batch.items() if name.startswith(_TAUGHT)}
+        texts |= {SIZES: taught(batch[SIZES])} if SIZES in batch else {}
         said: Any = self.unet.apply({"params": teacher}, taught(noisy), taught(timesteps), Condition.of_batch(texts))
         said = jax.lax.stop_gradient(said).astype(target.dtype)
         is_prior = jnp.broadcast_to(taught(batch["is_prior"])[:, None, None, None], said.shape)

@@ -13,9 +13,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import ComponentKind, Family, family_of
+from dreambooth_jax.models.components import ComponentKind
+from dreambooth_jax.models.families import Family, family_of
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights import hub
 from dreambooth_jax.weights.json_files import read_json
@@ -129,6 +131,13 @@ def locate_module(
 def read_family(index: Path | None) -> Family:
     """The family that a ``model_index.json`` names; without one Stable Diffusion."""
     return family_of(read_json(index).get("_class_name") if index is not None and index.is_file() else None)
+
+
+def read_index(index: Path, family: Family) -> dict[str, Any]:
+    """What a ``model_index.json`` says apart from components that there are, or else the family's defaults."""
+    stated = read_json(index) if index.is_file() else {}
+    settings = {name: stated[name] for name, value in family.index.items() if isinstance(stated.get(name), type(value))}
+    return {**family.index, **{name: value for name, value in settings.items() if not isinstance(value, list | tuple)}}
 
 
 def _join(component: str, name: str) -> str:

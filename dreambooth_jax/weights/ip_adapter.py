@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import KeyRules
+from dreambooth_jax.models.components import KeyRules
 from dreambooth_jax.models.ip_adapter import FullProjection, PlainProjection, PlusProjection
 from dreambooth_jax.target import Arch
 from dreambooth_jax.trees import Tree, flatten

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from dreambooth_jax.models.clip_configs import CLIPTextConfig
+from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.weights.ldm import is_open_clip
 
 PREFIX = "modelspec."
 _ORIGINAL = "https://github.com/Stability-AI/generative-models"
-_IMPLEMENTATIONS = {"": _ORIGINAL, "lora": "diffusers", "textual-inversion": _ORIGINAL}
-
 Part = Literal["", "lora", "textual-inversion"]
 
 
@@ -28,6 +27,7 @@ def modelspec(
     configs: Mapping[str, Mapping[str, Any]],
     scheduler_config: Mapping[str, Any],
     *,
+    family: Family = SD,
     part: Part = "",
     resolution: str | None = None,
     **more: str,
@@ -38,27 +38,34 @@ def modelspec(
         title: of the file.
         configs: content of each component's ``config.json``.
         scheduler_config: of the ``scheduler_config.json``.
+        family: of the model.
         part: what of a model the file holds; empty for all of it.
         resolution: width x height that it is for; by default the model's.
         **more: such as description, author, date, tags, trigger_phrase; empty ones are left out.
     """
-    version = model_version(configs)
     said = {"epsilon": "epsilon", "v_prediction": "v"}.get(scheduler_config.get("prediction_type", "epsilon"))
-    architecture = f"stable-diffusion-v{version}"
-    if configs["unet"].get("in_channels") == 9:
-        architecture += "-inpainting"
-    elif version == 2:
-        architecture += "-768-v" if said == "v" else "-512"
+    architecture = family.naming.architecture or _architecture(configs, predicts=said)
     texts = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{architecture}/{part}" if part else architecture,
-        "implementation": _IMPLEMENTATIONS[part],
+        "implementation": family.naming.implementation if part == "lora" else _ORIGINAL,
         "title": title,
         "resolution": resolution or _own_resolution(configs),
         **({"prediction_type": said} if said else {}),
         **{name: text for name, text in more.items() if text},
     }
     return {PREFIX + name: text for name, text in texts.items()}
+
+
+def _architecture(configs: Mapping[str, Mapping[str, Any]], *, predicts: str | None) -> str:
+    """Of Stable Diffusion 1 and 2."""
+    version = model_version(configs)
+    architecture = f"stable-diffusion-v{version}"
+    if configs["unet"].get("in_channels") == 9:
+        return f"{architecture}-inpainting"
+    if version == 1:
+        return architecture
+    return f"{architecture}-768-v" if predicts == "v" else f"{architecture}-512"
 
 
 def _own_resolution(configs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,8 +10,9 @@ import jax
 from flax import linen as nn
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.configs import ModelConfig
-from dreambooth_jax.models.families import SD, ComponentKind, Family
+from dreambooth_jax.models.components import ComponentKind
+from dreambooth_jax.models.families import SD, Family
+from dreambooth_jax.models.model_config import ModelConfig
 from dreambooth_jax.trees import flatten
 
 

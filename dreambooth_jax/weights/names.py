@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-from dreambooth_jax.models.families import KeyRules
+from dreambooth_jax.models.components import KeyRules
 
 _NOT_INDEXED = ("linear_1", "linear_2")  # PyTorch's own names; every other trailing number is a list's index
 _WEIGHTS = ("kernel", "scale", "embedding")

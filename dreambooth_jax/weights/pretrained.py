@@ -7,7 +7,7 @@ Reading goes names -> shapes -> bytes: every component's table of leaves is comp
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.components import ComponentKind, KeyRules
 from dreambooth_jax.models.condition import Conditioner
-from dreambooth_jax.models.families import SD, ComponentKind, Family, KeyRules
+from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.models.layers import Remat
 from dreambooth_jax.target import CPU, Arch
 from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
@@ -53,6 +54,8 @@ class Components:
     """Text encoder -> folder of its tokenizer."""
     fingerprint: str = ""
     """Of the files that were read; empty where no weights were."""
+    index: Mapping[str, Any] = field(default_factory=dict)
+    """What else model_index.json says, or its family's defaults."""
     as_found: bool = True
     """Whether it is what its folder says: nothing swapped, nothing told of it."""
 
@@ -183,6 +186,7 @@ def _described(found: Source, **how: Any) -> Components:
         scheduler_config=found.scheduler_config,
         folder=found.path,
         tokenizers=found.tokenizers,
+        index=found.index,
         as_found=found.as_found,
     )
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.components import CONTROLNET, TAESD_DECODER, TAESD_ENCODER, VAE, ComponentKind
 from dreambooth_jax.models.configs import VAEConfig
-from dreambooth_jax.models.families import CONTROLNET, TAESD_DECODER, TAESD_ENCODER, VAE, ComponentKind
 from dreambooth_jax.models.towers import DINO, DINOV2, LPIPS
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.files import Leaf

@@ -18,7 +18,7 @@ from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.files import Leaf, read_safetensors, read_shards
 from dreambooth_jax.weights.fingerprint import file_fingerprint, fingerprint, told_of
 from dreambooth_jax.weights.flax_msgpack import read_msgpack
-from dreambooth_jax.weights.folders import INDEX, SCHEDULER, locate, locate_configs, read_family
+from dreambooth_jax.weights.folders import INDEX, SCHEDULER, locate, locate_configs, read_family, read_index
 from dreambooth_jax.weights.json_files import read_json
 from dreambooth_jax.weights.ldm import is_open_clip
 from dreambooth_jax.weights.single_file import is_single_file, open_single_file
@@ -54,6 +54,7 @@ class Source:
         configs: content of each component's ``config.json``.
         scheduler_config: content of ``scheduler_config.json``, as diffusers' pipelines use it.
         tokenizers: text encoder -> folder of its tokenizer.
+        index: what else ``model_index.json`` says, or the family's defaults.
         read: (component, shapes of its parameters by our names) -> its table.
         fingerprint: of the files that are read.
         as_found: whether nothing was told of it that it says otherwise.
@@ -64,6 +65,7 @@ class Source:
     configs: Mapping[str, Mapping[str, Any]]
     scheduler_config: Mapping[str, Any]
     tokenizers: Mapping[str, Path]
+    index: Mapping[str, Any]
     read: Callable[[str, Shapes], Table]
     fingerprint: Callable[[], str]
     as_found: bool
@@ -116,6 +118,7 @@ def _of_folder(folder: Path, files: dict[str, Path], *, prediction_type: str | N
         configs={name: read_json(folder / name / "config.json") for name in family.components},
         scheduler_config={**scheduler, **told},
         tokenizers={encoder: folder / name for encoder, name in family.text_encoders.items()},
+        index=read_index(folder / INDEX, family),
         read=lambda component, shapes: Table(read_table(files[component]), files[component]),
         fingerprint=lambda: told_of(fingerprint(folder, family, files), told),
         as_found=not told,
@@ -136,6 +139,7 @@ def _of_file(file: Path, *, tokenizer: str | Path | None, prediction_type: str |
         configs=found.configs,
         scheduler_config=as_in_pipelines(found.scheduler_config),
         tokenizers=tokenizers,
+        index=found.family.index,
         read=lambda component, shapes: Table(found.table(component, shapes), file, "what it should be by its shapes"),
         fingerprint=lambda: told_of(file_fingerprint(file, tokenizers.values()), told),
         as_found=not told,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import VAE
+from dreambooth_jax.models.components import VAE
 from dreambooth_jax.trees import Tree, unflatten
 from dreambooth_jax.weights.fingerprint import told_of
 from dreambooth_jax.weights.modules import parameter_shapes

@@ -14,7 +14,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import SD, ComponentKind, Family
+from dreambooth_jax.models.components import ComponentKind
+from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.trees import Tree, flatten
 from dreambooth_jax.weights import names
@@ -48,6 +49,7 @@ def write_folder(
     scheduler_config: Mapping[str, Any],
     tokenizers: Mapping[str, Path],
     family: Family = SD,
+    index: Mapping[str, Any] | None = None,
     format: Format = "safetensors",
     dtype: DTypeLike = "float32",
     finite: bool = False,
@@ -62,6 +64,7 @@ def write_folder(
         scheduler_config: content of the ``scheduler_config.json``.
         tokenizers: name of each tokenizer's folder -> where its files are copied from.
         family: which components there are.
+        index: what else ``model_index.json`` says; by default as the family has it.
         format: "safetensors", or "flax" for the msgpack files that the legacy Flax classes read.
         dtype: float32, float16 or bfloat16.
         finite: refuse values that are not.
@@ -87,7 +90,7 @@ def write_folder(
             _write_weights(folder, component, kind, params[component], format=format, dtype=dtype, finite=finite)
         scheduler = _config({"_class_name": "DDIMScheduler", **scheduler_config}, format)
         _write_json(folder / SCHEDULER, scheduler)
-        _write_json(folder / INDEX, _model_index(family, scheduler["_class_name"], format))
+        _write_json(folder / INDEX, _model_index(family, scheduler["_class_name"], format, index or {}))
         for name, source in tokenizers.items():
             (folder / name).mkdir()
             for file in sorted(source.iterdir()):
@@ -154,16 +157,14 @@ def _class_name(name: str, format: Format) -> str:
     return f"Flax{name}"
 
 
-def _model_index(family: Family, scheduler: str, format: Format) -> dict[str, Any]:
+def _model_index(family: Family, scheduler: str, format: Format, index: Mapping[str, Any]) -> dict[str, Any]:
     components = {
         name: [kind.library_class[0], _class_name(kind.library_class[1], format)]
         for name, kind in family.components.items()
     }
     return {
         "_class_name": _class_name(family.pipeline_class, format),
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
+        **{**family.index, **index},
         "scheduler": ["diffusers", scheduler],
         **components,
         **{tokenizer: ["transformers", "CLIPTokenizer"] for tokenizer in family.text_encoders.values()},

@@ -43,6 +43,12 @@ OTHER = {
     "noise_index": 2,
     "height": 16,
     "width": 24,
+    "original_height": 400,
+    "original_width": 300,
+    "crop_top": 3,
+    "crop_left": 4,
+    "target_height": 100,
+    "target_width": 200,
 }
 """A value of each that is not the default."""
 

@@ -140,3 +140,49 @@ def test_brightness_contrast_and_saturation_are_what_they_are_called():
     assert flatter.std() == pytest.approx(plain.std() / 2, rel=0.05)
     grey = images.crop_resize(photo, size=size, view=images.View(colour=(1.0, 1.0, 0.0))).astype(float)
     assert (np.ptp(grey, axis=-1) <= 1).all()
+
+
+@given(
+    st.integers(30, 200),
+    st.integers(30, 200),
+    st.sampled_from(["32", "48x32", "32x48"]),
+    st.floats(0.85, 1),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_told_of_a_view_is_where_it_lies(width, height, setting, side, x, y, flip):
+    """In the photo as much smaller as the view is, mirrored where the view is, top and left are its corner."""
+    size, view = Size.parse(setting), images.View(side=side, x=x, y=y, flip=flip)
+    full_height, full_width, top, left, *target = images.told_sizes(Size(height, width), size=size, view=view)
+    assert (full_height, full_width, *target) == (height, width, *size)
+    scale = size.width / (side * min(width, height * size.width / size.height))
+    box = (left / scale, top / scale, (left + size.width) / scale, (top + size.height) / scale)
+    assert box[2] <= width + 1 / scale
+    assert box[3] <= height + 1 / scale
+    exact = images.rectangle(Size(height, width), size=size, view=view)
+    of_view = width - exact[0] - exact[2] if flip else exact[0]
+    assert abs(box[0] - of_view) <= 0.51 / scale
+    assert abs(box[1] - exact[1]) <= 0.51 / scale
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64)])
+def test_what_is_told_of_the_middle_is_what_diffusers_tells(width, height):
+    """Their script makes the shorter side the resolution and cuts a square out of the middle."""
+    resolution = 32
+    wide, tall = (round(side * resolution / min(width, height)) for side in (width, height))
+    top, left = round((tall - resolution) / 2), round((wide - resolution) / 2)
+    told = images.told_sizes(Size(height, width), size=Size(resolution, resolution), view=images.CENTER)
+    assert told == (height, width, top, left, resolution, resolution)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_size_of_a_file_is_that_of_the_upright_photo(tmp_path, orientation):
+    """Also where it is decoded at a part of its size."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    noise(0, 640, 480).save(tmp_path / "photo.jpg", exif=exif)
+    assert images.full_size(tmp_path / "photo.jpg") == (Size(480, 640) if orientation == 1 else Size(640, 480))
+    assert images.full_size((tmp_path / "photo.jpg").read_bytes()) == images.full_size(tmp_path / "photo.jpg")
+    assert images.decode(tmp_path / "photo.jpg", at_least=16).size != images.full_size(tmp_path / "photo.jpg")[::-1]

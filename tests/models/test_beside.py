@@ -13,7 +13,7 @@ from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from dreambooth_jax.adapters.low_rank import LORA
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
 from dreambooth_jax.models.beside import Beside, apply, attached
-from dreambooth_jax.models.families import CLIP_TEXT, UNET
+from dreambooth_jax.models.components import CLIP_TEXT, UNET
 from dreambooth_jax.training.members import member_of
 from dreambooth_jax.weights.modules import parameter_shapes
 

@@ -12,9 +12,9 @@ import pytest
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models import ControlNetConfig, ControlNetModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models.components import CONTROLNET, T2I_ADAPTER
 from dreambooth_jax.models.condition import Condition, Residuals
 from dreambooth_jax.models.controlnet import guess_scales
-from dreambooth_jax.models.families import CONTROLNET, T2I_ADAPTER
 from dreambooth_jax.weights.pretrained import load_module
 from tests import torch_models
 from tests.models.test_parity import check_double, check_names, close, fast, gradients_of, nchw, nhwc, normal

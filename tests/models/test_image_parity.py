@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreambooth_jax.models.families import CLIP_VISION
+from dreambooth_jax.models.components import CLIP_VISION
 from dreambooth_jax.weights.pretrained import load_module
 from tests import torch_models
 from tests.models.test_parity import check_double, close, gradients_of, nchw, normal

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.evaluation.samples import labelled_grid
-from dreambooth_jax.models.families import TAESD, TAESD_DECODER, TAESD_ENCODER
+from dreambooth_jax.models.components import TAESD, TAESD_DECODER, TAESD_ENCODER
 from dreambooth_jax.models.taesd import TAESDConfig
 from dreambooth_jax.pipeline.preview import linear_preview, load_preview
 from dreambooth_jax.weights.modules import parameter_shapes

@@ -28,6 +28,7 @@ def write(path: Path, components: Components, **options) -> Path:
         scheduler_config=components.scheduler_config,
         tokenizers={name: components.folder / name for name in components.family.text_encoders.values()},
         family=components.family,
+        index=components.index,
         **options,
     )
     return path

@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreambooth_jax.diffusion.schedule import as_in_pipelines
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import SD, UNET
+from dreambooth_jax.models.components import UNET
+from dreambooth_jax.models.families import SD
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights.pretrained import load_components, load_module
 from tests.weights.folders import FIXTURES, KINDS, assert_same, rename, rewrite, shard, weights, write

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.families import VAE
+from dreambooth_jax.models.components import VAE
 from dreambooth_jax.pipeline.load import with_vae
 from dreambooth_jax.weights import files
 from dreambooth_jax.weights.pretrained import load_components, load_module

@@ -12,10 +12,13 @@ A file may mix the last four. A name is read without asking which dialect the ot
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
+from dreambooth_jax.models.configs import UNetConfig
+from dreambooth_jax.models.families import Naming
 from dreambooth_jax.weights.adapters.methods import ALL_TENSORS
-from dreambooth_jax.weights.adapters.paths import dotted_name, from_dotted, from_kohya, kohya_name
+from dreambooth_jax.weights.adapters.paths import dotted_name, from_dotted, from_kohya, kohya_name, original_name
 
 KOHYA_PREFIXES = {
     "lora_unet_": "unet",
@@ -26,6 +29,8 @@ KOHYA_PREFIXES = {
     "oft_unet_": "unet",
 }
 """What names begin with -> network; the first of a network is written."""
+Modules: TypeAlias = Callable[[str, str], str]
+"""(network, path of a layer) -> its name."""
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 
 _KOHYA_TENSORS = {f"{name}.weight": name for name in ("lora_down", "lora_up", "lora_mid", "a1", "a2", "b1", "b2", "bm")}
@@ -66,15 +71,38 @@ def read_key(name: str) -> Key | None:
     return _read_kohya(name) or _read_dotted(name)
 
 
-def kohya_key(network: str, path: str, tensor: str) -> str:
-    """The name of a tensor in kohya's dialect.
+def kohya_module(network: str, path: str) -> str:
+    """The name of a layer in kohya's dialect, where nothing is known of the model.
+
+    >>> kohya_module("text_encoder_2", "text_model/encoder/layers_0/mlp/fc1")
+    'lora_te2_text_model_encoder_layers_0_mlp_fc1'
+    """
+    return next(prefix for prefix, whose in KOHYA_PREFIXES.items() if whose == network) + kohya_name(path)
+
+
+def kohya_modules(naming: Naming, unet: UNetConfig) -> Modules:
+    """Names of layers in kohya's dialect, as sd-scripts write them for a family.
+
+    Args:
+        naming: of the family.
+        unet: of the model, whose layers the original code counts.
+    """
+
+    def module(network: str, path: str) -> str:
+        counted = naming.counts_as_original and network == "unet"
+        return naming.kohya[network] + (original_name(unet, path) if counted else kohya_name(path))
+
+    return module
+
+
+def kohya_key(network: str, path: str, tensor: str, module: Modules = kohya_module) -> str:
+    """The name of a tensor in kohya's dialect, of a layer that ``module`` gives its name.
 
     >>> kohya_key("unet", "mid_block/attentions_0/proj_in", "lora_up")
     'lora_unet_mid_block_attentions_0_proj_in.lora_up.weight'
     """
-    prefix = next(prefix for prefix, whose in KOHYA_PREFIXES.items() if whose == network)
     ending = next((theirs for theirs, ours in _KOHYA_TENSORS.items() if ours == tensor), tensor)
-    return f"{prefix}{kohya_name(path)}.{ending}"
+    return f"{module(network, path)}.{ending}"
 
 
 def peft_key(network: str, path: str, tensor: str) -> str:

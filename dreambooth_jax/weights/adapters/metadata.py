@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.weights.adapters.methods import Module
 from dreambooth_jax.weights.modelspec import model_version
 
@@ -14,13 +15,18 @@ _ALGORITHMS = {"dora": "lora", "diff": "full"}
 """Names that LyCORIS has for methods, where they are others than ours."""
 
 
-def base_metadata(configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]) -> dict[str, str]:
+def base_metadata(
+    configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any], *, family: Family = SD
+) -> dict[str, str]:
     """Which model an adapter or a word is for: all that tools need to know of it.
 
     Args:
         configs: content of each component's ``config.json``.
         scheduler_config: of the ``scheduler_config.json``.
+        family: of the model.
     """
+    if family.naming.base:
+        return {"ss_v2": "False", "ss_base_model_version": family.naming.base}
     version = model_version(configs)
     predicts = "_v" if scheduler_config.get("prediction_type") == "v_prediction" else ""
     return {"ss_v2": str(version == 2), "ss_base_model_version": f"sd_v{version}{predicts}"}

@@ -8,12 +8,14 @@
     sgm             input_blocks_2_1_transformer_blocks_0_attn2_to_out_0            as the original code counts blocks
 
 Of the two with underscores ours is found without a model: the words that names are made of are few. Files of Stable
-Diffusion 1 and 2 have either.
+Diffusion 1 and 2 have either, those of XL mostly the last.
 """
 
 import re
 
+from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.weights import names
+from dreambooth_jax.weights.ldm import UNET_PREFIX, unet_place
 
 # Longer words stand before those that they begin with.
 _WORDS = (
@@ -57,6 +59,16 @@ def kohya_name(path: str) -> str:
     'mid_block_attentions_0_proj_in'
     """
     return path.replace("/", "_")
+
+
+def original_name(unet: UNetConfig, path: str) -> str:
+    """Ours -> that of a denoiser's layer where blocks are counted as the original code does.
+
+    >>> original_name(UNetConfig(), "up_blocks_1/upsamplers_0/conv")
+    'output_blocks_5_2_conv'
+    """
+    key = unet_place(unet, names.torch_name(f"{path}/kernel")).key
+    return key.removeprefix(UNET_PREFIX).removesuffix(".weight").replace(".", "_")
 
 
 def from_kohya(name: str) -> str | None:

@@ -7,6 +7,7 @@ tools agree on one only in each dialect: input axis in kohya's, output axis in P
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
-from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, kohya_key, peft_key
+from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, Modules, kohya_key, kohya_module, peft_key
 from dreambooth_jax.weights.adapters.hashes import sshs_hashes
 from dreambooth_jax.weights.adapters.lidb_seed import SEED, seed_metadata
 from dreambooth_jax.weights.adapters.methods import Module, to_torch
@@ -37,6 +38,7 @@ def write_adapter(
     dtype: DTypeLike = "float32",
     metadata: Mapping[str, str] | None = None,
     words: Mapping[str, Leaf] | None = None,
+    modules: Modules = kohya_module,
 ) -> None:
     """Write a file, all of it or nothing.
 
@@ -47,6 +49,7 @@ def write_adapter(
         dtype: float32, float16 or bfloat16; alphas are float32 in any, and whole numbers stay what they are.
         metadata: texts for the header; the hashes that A1111 and others look for are added.
         words: arrays of new words, ``bundle_emb.…``, which are written as they are.
+        modules: names of layers in kohya's dialect.
 
     Raises:
         InputError: if the dialect has no form for what is to be written, a value is beyond the dtype's range or not
@@ -57,7 +60,7 @@ def write_adapter(
         raise InputError(f"{path}: an adapter is one file, whose name ends in {SUFFIX}, such as lora{SUFFIX}")
     if dialect not in get_args(Dialect):
         raise InputError(f"dialect = {dialect!r}: choose one of {', '.join(get_args(Dialect))}")
-    name = {"kohya": kohya_key, "peft": peft_key}[dialect]
+    name: Callable[[str, str, str], str] = partial(kohya_key, module=modules) if dialect == "kohya" else peft_key
     tensors = {"kohya": _kohya_tensors, "peft": _peft_tensors}[dialect]
     leaves = in_order({**_leaves(networks, name, tensors, dtype=checked_dtype(dtype)), **(words or {})})
     texts = {**(metadata or {}), **(settings_of(networks) if dialect == "peft" else {}), **seed_metadata(networks)}

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Stable Diffusion XL is trained as any other model: batches bring what its denoiser is told of sizes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import dreambooth_jax as dbx
+from dreambooth_jax.data.prompts import Subject
+from dreambooth_jax.data.sources import load_images
+from dreambooth_jax.export.adapter import save_adapter
+from dreambooth_jax.pipeline import describe_pretrained
+from dreambooth_jax.prepare.cache import Encoder
+from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup import build_train_setup, mapper_of
+from dreambooth_jax.trees import flatten
+from dreambooth_jax.weights.adapters import applied, read_adapter
+from tests.runs import tiny_config, weights
+from tests.xl import theirs, written
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Its folder."""
+    return written(tmp_path_factory.mktemp("xl") / "model")
+
+
+def config_of(model, root, *more):
+    options = [f"model.path={model}", "train.steps=2", "train.batch_size=2", "samples.steps=2", "prior.num_images=2"]
+    return tiny_config(root, *options, *more)
+
+
+@pytest.mark.parametrize("stop", [0, -1])
+def test_the_schema_of_a_batch(model, tmp_path, stop):
+    """With text encoders at rest, states and the vector of the whole text are in it; sizes always are."""
+    config = config_of(model, tmp_path, f"text_encoder.stop={stop}", "train.batch_size=4")
+    target = Target.here()
+    setup = build_train_setup(config, describe_pretrained(model, target=target), mapper_of(config, target))
+    (active,) = setup.steps
+    texts = {
+        0: {"condition/states": ((8, 77, 80), "float32"), "condition/pooled": ((8, 40), "float32")},
+        -1: {f"input_ids/{name}": ((8, 77), "int32") for name in ENCODERS},
+    }
+    latents = ((8, 8, 8, 4), "float32")
+    rest = {"weight": ((8,), "float32"), "is_prior": ((8,), "bool"), "index": ((8,), "int32")}
+    found = {name: (leaf.shape, leaf.dtype.name) for name, leaf in setup.batch(active).items()}
+    assert found == {"mean": latents, "logvar": latents, "sizes": ((8, 6), "float32"), **texts[stop], **rest}
+
+
+def test_views_tell_their_own_sizes(model, tmp_path):
+    """Of each photo, of the class images, and of each bucket."""
+    config = config_of(model, tmp_path, "data.crop=random", "data.flip=true", "data.buckets=3", "data.bucket_step=2")
+    pipe = dbx.load_pretrained(model)
+    (tmp_path / "few").mkdir()
+    Image.new("RGB", (90, 30), "red").save(tmp_path / "few" / "wide.png")
+    Image.new("RGB", (44, 40), "blue").save(tmp_path / "few" / "near.png")
+    subject = Subject(identifier="sks", class_noun="dog")
+    photos = load_images(tmp_path / "few", prompt="a dog", subject=subject, size=config.data.size)
+    encoder = Encoder(pipe=pipe, data=config.data, seed=0, cache=tmp_path / "cache")
+    for some in encoder.instance(photos):
+        target = tuple(2 * side for side in some.size)
+        for photo, told in zip(some.photos, some.sizes, strict=True):
+            assert told.shape == (8, 6)
+            assert {tuple(row) for row in told[:, :2]} == {tuple(photo.shape)}
+            assert {tuple(row) for row in told[:, 4:]} == {target}
+            assert len({tuple(row) for row in told}) > 4
+    prior = encoder.prior(photos).sizes
+    assert prior.shape == (2, 1, 6)
+    sd = dbx.load_pretrained("embedded")
+    assert Encoder(pipe=sd, data=config.data, seed=0, cache=tmp_path / "sd").prior(photos).sizes is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("stop", [0, -1])
+def test_a_run(model, tmp_path, stop):
+    """With prior preservation, a picture between steps and an exported folder; everything that is trained moves."""
+    config = config_of(model, tmp_path, f"text_encoder.stop={stop}", "samples.every=2")
+    folder = dbx.train(config).folder
+    assert all(json.loads(line)["prior_loss"] > 0 for line in (folder / "metrics.jsonl").read_text().splitlines())
+    trained, pipe = weights(folder, 2), dbx.load_pretrained(model)
+    before = flatten(pipe.params)
+    assert {name.split("/")[0] for name in trained} == {"unet", *(ENCODERS if stop else ())}
+    moved = {name for name, leaf in trained.items() if (leaf != before[name]).any()}
+    unread = {name for name in trained if name.startswith("text_encoder/") and ("layers_1/" in name or "final" in name)}
+    assert trained.keys() - unread - moved <= {name for name in trained if name.endswith("k_proj/bias")}
+    exported = dbx.load_pretrained(folder / "model")
+    for name, leaf in flatten(exported.params).items():
+        np.testing.assert_array_equal(leaf, trained.get(name, before[name]), err_msg=name)
+    picture = exported("a photo of sks dog", steps=2, output="float32")
+    assert np.abs(picture - pipe("a photo of sks dog", steps=2, output="float32")).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_a_teacher_is_told_of_sizes(model, tmp_path):
+    """Before anything was learned it is what it teaches."""
+    config = config_of(model, tmp_path, "prior.kind=teacher", "text_encoder.stop=0", "adapter.kind=lora")
+    folder = dbx.train(config).folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["prior_loss"] < 1e-8 < lines[-1]["prior_loss"]
+
+
+def test_text_states_are_made_of_both_encoders(model):
+    pipe = dbx.load_pretrained(model)
+    condition = pipe.condition(pipe.params, ["a dog", "a photo of sks dog"])
+    assert jax.tree.map(np.shape, condition._asdict()) == {
+        **dict.fromkeys(("sizes", "residuals", "images", "labels")),
+        **{"states": (2, 77, 80), "pooled": (2, 40)},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_a_lora_is_the_same_in_diffusers(tmp_path):
+    """Of all three networks, as sd-scripts call their layers, and in PEFT's names: the picture is ours."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    torch_pipe = theirs(layers_per_block=2)  # of which sd-scripts' names make sense
+    torch_pipe.save_pretrained(tmp_path / "model")
+    options = ["adapter.kind=lora", "adapter.rank=4", "text_encoder.stop=-1", "prior.weight=0"]
+    options += ["optimizer.learning_rate=3e-2", "text_encoder.learning_rate=3e-2", "prior.class_images=null"]
+    folder = dbx.train(config_of(tmp_path / "model", tmp_path, *options)).folder
+    file = folder / "lora.safetensors"
+    arrays = load_file(file)
+    prefixes = ("lora_unet_input_blocks_4_1_", "lora_unet_middle_block_1_", "lora_unet_output_blocks_0_1_")
+    prefixes += ("lora_te1_text_model_encoder_layers_0_", "lora_te2_text_model_encoder_layers_2_")
+    assert all(any(name.startswith(prefix) for name in arrays) for prefix in prefixes)
+    assert {"_".join(name.split("_")[:2]) for name in arrays} == {"lora_unet", "lora_te1", "lora_te2"}
+    with safe_open(file, "np") as opened:
+        said = opened.metadata()
+    assert (said["ss_base_model_version"], said["ss_v2"]) == ("sdxl_base_v1-0", "False")
+    assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    noise = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype("float32")
+    run = {"latents": noise, "steps": 3, "guidance_scale": 4.0, "negative_prompt": "blurry", "output": "latents"}
+    plain = dbx.load_pretrained(tmp_path / "model")
+    params = applied(plain.params, read_adapter(file))
+    found, before = plain("a sks dog", params=params, **run), plain("a sks dog", **run)
+    save_adapter(folder / "peft.safetensors", plain, read_adapter(file).networks, format="peft")
+    for name in (file.name, "peft.safetensors"):
+        torch_pipe.load_lora_weights(folder, weight_name=name)
+        with torch.no_grad():
+            expected = torch_pipe(
+                prompt="a sks dog",
+                negative_prompt="blurry",
+                latents=torch.tensor(noise.transpose(0, 3, 1, 2)),
+                height=16,
+                width=16,
+                num_inference_steps=3,
+                guidance_scale=4.0,
+                output_type="latent",
+            ).images
+        torch_pipe.unload_lora_weights()
+        expected = expected.numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(found - before).max() > 1e-2
+    for network in ("text_encoder", "text_encoder_2"):  # each has its part in it
+        without = {**params, network: plain.params[network]}
+        assert np.abs(plain("a sks dog", params=without, **run) - found).max() > 1e-4, network
