@@ -36,7 +36,8 @@ def start(kernel: Any, *, block_size: int, constraint: float = 0.0) -> tuple[Ten
     return {"alpha": jnp.asarray(constraint, dtype)}, {"oft_blocks": jnp.zeros((blocks, size, size), dtype)}
 
 
-def _bounded(q: Float[Array, "blocks n n"], most: Any) -> Float[Array, "blocks n n"]:
+def bounded(q: Float[Array, "blocks n n"], most: Any) -> Float[Array, "blocks n n"]:
+    """Made as small as to have that norm, all blocks together, where it is above 0."""
     squares = jnp.sum(q**2)
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1)) + 1e-8  # of zero, the root has no derivative
     return jnp.where((most > 0) & (squares > 0) & (norm > most), q * most / norm, q)
@@ -52,7 +53,7 @@ def _kernel(kernel: Any, tensors: Tensors) -> Float[Array, "..."]:
     blocks = tensors["oft_blocks"].astype(jnp.promote_types(tensors["oft_blocks"].dtype, jnp.float32))
     q = blocks - jnp.swapaxes(blocks, -1, -2)
     if "alpha" in tensors:
-        q = _bounded(q, tensors["alpha"] * kernel.shape[-1])
+        q = bounded(q, tensors["alpha"] * kernel.shape[-1])
     apart = kernel.reshape(*kernel.shape[:-1], *blocks.shape[:2])
     change = jnp.einsum("knm,...kn->...km", rotation_less_identity(q), apart)
     changed = kernel + change.reshape(kernel.shape)

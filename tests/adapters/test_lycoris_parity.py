@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreambooth_jax import rng
-from dreambooth_jax.adapters import difference, ia3, loha, lokr, oft
+from dreambooth_jax.adapters import boft, difference, glora, ia3, loha, lokr, oft
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("lycoris.modules")
@@ -26,8 +26,9 @@ def ours(tensor):
     return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
 
-def layer_of(name):
+def layer_of(name, outputs=None):
     i, o, size = LAYERS[name]
+    o = outputs or o
     torch.manual_seed(0)
     made = torch.nn.Conv2d(i, o, size, padding=size // 2) if size else torch.nn.Linear(i, o)
     return made.double()
@@ -154,6 +155,49 @@ def test_oft(layer, options, monkeypatch):
     monkeypatch.setattr(torch, "eye", lambda n, device=None, eye=torch.eye: eye(n, dtype=torch.float64))
     layer = layer_of(layer)
     assert_equal(oft.OFT, module_of(modules.DiagOFTModule, layer, lora_dim=4, **options), layer)
+
+
+@pytest.mark.parametrize(
+    ("layer", "outputs", "size", "stages", "options"),
+    [
+        ("dense", 16, 4, 3, {}),
+        ("dense", 24, 6, 3, {"constraint": 2**-7}),
+        ("1x1", 8, 8, 1, {}),
+        ("3x3", 24, 6, 3, {"rescaled": True}),
+    ],
+)
+def test_boft(layer, outputs, size, stages, options, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # else the inverse is taken in float32
+    monkeypatch.setattr(torch, "eye", lambda n, device=None, eye=torch.eye: eye(n, dtype=torch.float64))
+    layer = layer_of(layer, outputs)
+    module = module_of(modules.ButterflyOFTModule, layer, lora_dim=size, **options)
+    assert module.oft_blocks.shape == (stages, outputs // size, size, size)
+    assert_equal(boft.BOFT, module, layer)
+
+
+def assert_glora(layer, tensors, change):
+    """Of tensors as they are in a file."""
+    with jax.enable_x64(True):
+        tensors = {name.removesuffix(".weight"): jnp.asarray(ours(tensor)) for name, tensor in tensors.items()}
+        found = glora.GLORA.kernel(jnp.asarray(ours(layer.weight)), tensors)
+        np.testing.assert_allclose(found, ours(layer.weight + change), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_glora(layer):
+    layer = layer_of(layer)
+    module = module_of(modules.GLoRAModule, layer, lora_dim=2, alpha=ALPHA)
+    assert_glora(layer, module.custom_state_dict(), module.get_diff_weight(shape=layer.weight.shape)[0])
+
+
+def test_glora_with_a_core():
+    """Which LyCORIS applies, though its own module never makes one."""
+    weight = pytest.importorskip("lycoris.modules.glora")._glora_weight
+    layer, shapes = layer_of("3x3"), {"a1": (6, 2), "a2": (2, 6), "b1": (20, 2), "b2": (2, 6)}
+    tensors = {name: torch.randn(*shape, 1, 1).double() for name, shape in shapes.items()}
+    tensors["bm"] = torch.randn(2, 2, 3, 3).double()
+    change = weight(layer.weight, *tensors.values(), ALPHA / 2)
+    assert_glora(layer, tensors | {"alpha": torch.tensor(ALPHA)}, change)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

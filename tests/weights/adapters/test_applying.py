@@ -104,7 +104,7 @@ def test_half_precision_stays_and_is_computed_in_single():
         ({"to_k": low_rank()["to_q"]}, "a.safetensors: unet/to_k is no layer of this model, which has to_q/kernel"),
         ({"proj_in": low_rank()["to_q"]}, r"does not fit this model, whose proj_in/kernel is \[1, 1, 6, 8\]"),
         ({"norm": Module("norm", {"w_norm": np.ones(3)})}, r"whose norm/scale is \[6\]"),
-        ({"to_q": Module("glora", {"a1": np.ones((2, 2))})}, "changed by glora, which we cannot apply"),
+        ({"to_q": Module("oft_diag", {"oft_diag": np.ones((2, 2))})}, "changed by oft_diag, which we cannot apply"),
     ],
 )
 def test_an_adapter_for_another_model_is_one_line(layers, message):

@@ -109,6 +109,10 @@ class TestRoundTrip:
                 "mid_block/resnets_0/norm1": Module("norm", random(w_norm=(8,), b_norm=(8,))),
                 "mid_block/resnets_0/time_emb_proj": Module("diff", random(diff=(8, 4), diff_b=(4,))),
                 "mid_block/resnets_1/conv1": Module("oft", random(oft_blocks=(2, 4, 4), alpha=())),
+                "mid_block/resnets_1/conv2": Module("boft", random(oft_blocks=(4, 4, 2, 2), alpha=())),
+                "mid_block/resnets_1/time_emb_proj": Module(
+                    "glora", random(a1=(2, 4), a2=(4, 2), b1=(2, 8), b2=(4, 2), alpha=())
+                ),
                 "conv_out": Module("ia3", random(weight=(4,), on_input=())),
             }
         }
