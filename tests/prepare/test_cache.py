@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dreambooth_jax.config import load_config
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
+from dreambooth_jax.prepare import cache
 from dreambooth_jax.prepare.cache import Views, cache_key, latent_moments, text_table
 from dreambooth_jax.size import Size
 from tests import runs
@@ -83,6 +87,29 @@ def test_the_key_changes_with_all_that_moments_depend_on(photos):
         cache_key([dataclasses.replace(photo, background="black") for photo in photos], VIEWS, "m"),
     }
     assert len(keys) == 10
+
+
+def test_with_buckets_photos_have_the_nearest_shape_and_class_images_that_of_the_run(photos, monkeypatch):
+    """Also real ones of other shapes: the middle is seen, so that each shape of photos has one program, not several."""
+    seen = []
+    blank = np.zeros((1, 1, 2, 2, 4), np.float32)
+    monkeypatch.setattr(cache, "latent_moments", lambda pipe, some, views, **of: seen.append(views) or (blank, blank))
+    monkeypatch.setattr(cache, "encoded_at_once", lambda target: 1)
+    pipe = FakePipeline()
+    plain = SimpleNamespace(dtype="float32", config=SimpleNamespace(takes_sizes=False))
+    modules = {"vae": plain, "unet": plain}
+    pipe.__dict__.update(components=SimpleNamespace(fingerprint="m", modules=modules), target=None)
+    overrides = ("data.resolution=512", "data.buckets=3", "data.crop=random", "data.flip=true")
+    data = load_config(None, list(overrides)).data
+    shapes = (Size(512, 512), Size(300, 900), Size(900, 300), Size(400, 700))
+    several = [dataclasses.replace(photos[0], shape=shape) for shape in shapes]
+    encoder = cache.Encoder(pipe=pipe, data=data, seed=0, cache=Path())
+    assert [len(some.photos) for some in encoder.instance(several)] == [1, 1, 2]
+    assert [(views.size.width > views.size.height) - (views.size.width < views.size.height) for views in seen] == [
+        *(-1, 0, 1)
+    ]
+    assert len(encoder.prior(several).photos) == 4
+    assert seen[3:] == [Views(size=Size(512, 512))]
 
 
 def test_a_photo_that_encodes_to_nan_is_named(photos, tmp_path):
