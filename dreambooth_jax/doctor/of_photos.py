@@ -2,8 +2,8 @@
 # Copyright The dreambooth_jax authors
 """What photos, class images and words show to be wrong, whatever the model draws.
 
-Bounds of sharpness, likeness and place were chosen on photos: sharp ones, those of one subject in several places, and
-blurred, doubled and centred copies of these.
+Bounds of sharpness, likeness and place are such that of the DreamBooth data set's 30 subjects nothing is said but that
+the four drawings of red_cartoon are alike; blurred by 0.5 % of their side, all of the 158 photos are found.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from dreambooth_jax.doctor.symptoms import HALF
 FEWEST = 3
 """Photos of which something is said that is of all."""
 BLURRED = 0.001
-"""Sharpness of a photo out of focus: a blur of a hundredth of its width has 0.0001, sharp photos 0.003 to 0.04."""
+"""Sharpness of a photo out of focus: those of the data set have 0.0017 to 0.29, at most 0.0005 if they are blurred."""
 TWINS, ALIKE = 0.97, 0.85
 """Correlation of two photos; mean of all pairs."""
 CENTRED = 0.03
