@@ -42,6 +42,7 @@ LONGEST = [
     *("scripts/test_result.py", "drills/test_kill.py", "scripts/test_pretrain_embedded.py", "hosts/test_runs.py"),
     *("scripts/test_scripts.py", "scripts/test_measure_gpu.py", "scripts/test_real_size.py", "test_trainer.py"),
     *("test_earlier_runs.py", "test_teacher_runs.py", "test_compiles.py", "adapters/test_peft_parity.py"),
+    "doctor/test_embedded.py",
 ]
 """Files of slow tests that take minutes come first: a last one would leave the other processes with nothing to do."""
 
