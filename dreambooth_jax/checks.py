@@ -15,6 +15,7 @@ from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
 from dreambooth_jax.config.adapters import USUAL_RATES, adapter_problems
 from dreambooth_jax.config.concepts import Concept, concepts_of
 from dreambooth_jax.config.objective import objective_problems
+from dreambooth_jax.config.scores import score_problems
 from dreambooth_jax.config.setting import broken, shown
 from dreambooth_jax.config.tokens import token_problems
 from dreambooth_jax.config.validation import validation_problems
@@ -61,8 +62,8 @@ def problems(config: Config) -> Iterator[str]:
         yield "prior.other_subjects is True, but there is one subject only: list them in data.concepts"
     yield from _optimizer(config.optimizer, ema_decay=config.train.ema_decay)
     yield from objective_problems(config.objective)
-    several, keep_best = bool(config.data.concepts), config.checkpoint.keep_best
-    yield from validation_problems(config.validation, several=several, keep_best=keep_best)
+    yield from validation_problems(config.validation, several=bool(config.data.concepts))
+    yield from score_problems(config)
     yield from adapter_problems(config.adapter)
     yield from token_problems(
         config.tokens,

@@ -19,7 +19,7 @@ class ModelOptions(Settings):
     source: str = setting(path=True, nonempty=True)
     """Run folder, model folder, single file or hub id."""
     step: int | Literal["best"] | None = setting(None, at_least=0)
-    """Checkpoint of a run: the newest, or best in validation loss."""
+    """Checkpoint of a run: the newest, or the best."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
     revision: str | None = setting(None, nonempty=True)
@@ -146,7 +146,7 @@ class EvaluateOptions(SamplingConfig):
     seed: int = setting(0, at_least=0, below=2**32)
     """Seed of the first picture of each prompt."""
     step: int | Literal["best"] | None = setting(None, at_least=0)
-    """Checkpoint of runs: the newest, or best in validation loss."""
+    """Checkpoint of runs: the newest, or the best."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
     out: str | None = setting(None, path=True, nonempty=True)

@@ -14,15 +14,13 @@ from dreambooth_jax.assessment.drawn import Counts, base_of, groups_of, identity
 from dreambooth_jax.assessment.elsewhere import groups_in
 from dreambooth_jax.assessment.result import Column, Measured
 from dreambooth_jax.assessment.sources import Source, first_config, read_sources
-from dreambooth_jax.assessment.subjects import EMBEDDED, Sitter, sitters_of
+from dreambooth_jax.assessment.subjects import Sitter, sitters_of
 from dreambooth_jax.config import Config, load_config
 from dreambooth_jax.config.drawing import DrawingConfig
-from dreambooth_jax.config.towers import TowersConfig
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.evaluation.judge import SHIPPED, load
+from dreambooth_jax.evaluation.open_towers import for_model, open_towers
 from dreambooth_jax.evaluation.score_file import ScoreFile, score
 from dreambooth_jax.evaluation.scores import Group, Kind, Material, Towers
-from dreambooth_jax.evaluation.towers import open_clip, open_dino, open_lpips
 from dreambooth_jax.options import EvaluateOptions
 from dreambooth_jax.progress import announced
 from dreambooth_jax.runs import OpenedModel, RunFolder, open_model
@@ -47,7 +45,7 @@ def assess(options: EvaluateOptions, *, sampling_of: SamplingOf, out: Path) -> l
     """
     sources = read_sources(options.sources)
     first = first_config(sources)
-    towers = open_towers(options.evaluate)
+    towers = open_towers(options.evaluate, Target.here())
     return [
         Column(
             name=source.name,
@@ -55,18 +53,6 @@ def assess(options: EvaluateOptions, *, sampling_of: SamplingOf, out: Path) -> l
         )
         for source in sources
     ]
-
-
-def open_towers(places: TowersConfig) -> Towers:
-    """Those that there are weights for. The judge is of drawings: it is asked where they are."""
-    target = Target.here()
-    with announced("reading the towers", usually="seconds"):
-        return Towers(
-            dino=open_dino(places.dino, target) if places.dino else None,
-            clip=open_clip(places.clip, target) if places.clip else None,
-            lpips=open_lpips(places.lpips, target) if places.lpips else None,
-            judge=load(Path(places.judge)) if places.judge else None,
-        )
 
 
 def _measured(
@@ -81,7 +67,7 @@ def _measured(
     for place, config in _places(source, first):
         name = source.name if len(source.runs) < 2 or place is None else f"{source.name}-{place.name}"
         path = config.model.path if place and config else source.model
-        own = towers if towers.judge or path != EMBEDDED else replace(towers, judge=load(SHIPPED))
+        own = for_model(towers, path)
         sitters = list(sitters_of(config, options, name=name, model=path))
         if source.pictures:
             for sitter in sitters[:1]:

@@ -55,17 +55,7 @@ class Sitter:
 
     def without_identifier(self, template: str) -> str:
         """What a prompt says but for the identifier, which no tower knows."""
-        text = replace(self.words, identifier="").fill(template)
-        words = self.words.identifier.split()
-        kept = text.split()
-        while words and (at := _find(kept, words)) is not None:
-            kept = kept[:at] + kept[at + len(words) :]
-        return " ".join(kept)
-
-
-def _find(texts: list[str], words: list[str]) -> int | None:
-    places = range(len(texts) - len(words) + 1)
-    return next((at for at in places if texts[at : at + len(words)] == words), None)
+        return self.words.without_identifier(template)
 
 
 def sitters_of(config: Config | None, options: EvaluateOptions, *, name: str, model: str) -> Iterator[Sitter]:

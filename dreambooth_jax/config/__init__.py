@@ -3,6 +3,8 @@
 """Settings: what there is (``schema``, ``sampling``), their bounds (``setting``), and how they are read (``parse``)."""
 
 from dreambooth_jax.config.adapters import AdapterConfig as AdapterConfig
+from dreambooth_jax.config.keeping import CheckpointConfig as CheckpointConfig
+from dreambooth_jax.config.keeping import ExportConfig as ExportConfig
 from dreambooth_jax.config.objective import ObjectiveConfig as ObjectiveConfig
 from dreambooth_jax.config.parse import add_settings as add_settings
 from dreambooth_jax.config.parse import keys as keys
@@ -12,10 +14,8 @@ from dreambooth_jax.config.parse import parse as parse
 from dreambooth_jax.config.parse import save_config as save_config
 from dreambooth_jax.config.parse import to_dict as to_dict
 from dreambooth_jax.config.sampling import SamplingConfig as SamplingConfig
-from dreambooth_jax.config.schema import CheckpointConfig as CheckpointConfig
 from dreambooth_jax.config.schema import Config as Config
 from dreambooth_jax.config.schema import DataConfig as DataConfig
-from dreambooth_jax.config.schema import ExportConfig as ExportConfig
 from dreambooth_jax.config.schema import ModelConfig as ModelConfig
 from dreambooth_jax.config.schema import OptimizerConfig as OptimizerConfig
 from dreambooth_jax.config.schema import PriorConfig as PriorConfig

@@ -11,10 +11,12 @@ from typing import Literal
 
 from dreambooth_jax.config.adapters import AdapterConfig
 from dreambooth_jax.config.concept_entries import ConceptConfig
+from dreambooth_jax.config.keeping import CheckpointConfig, ExportConfig
 from dreambooth_jax.config.objective import ObjectiveConfig
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import RESUMABLE, Settings, redefault, setting
 from dreambooth_jax.config.tokens import TokensConfig
+from dreambooth_jax.config.towers import EvaluateConfig
 from dreambooth_jax.config.validation import ValidationConfig
 from dreambooth_jax.size import Size, shortest
 
@@ -211,20 +213,6 @@ class TrainConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig(Settings):
-    """What is kept to resume from."""
-
-    every: int = setting(200, at_least=1)
-    """Steps between two checkpoints; the last step always has one."""
-    keep_last: int = setting(1, at_least=1)
-    """How many of the newest are kept."""
-    keep_best: bool = False
-    """Also keep the one with the lowest validation loss; sample and export take it with step=best."""
-    keep_every: int | None = setting(None, at_least=1)
-    """Checkpoints at multiples of this many steps are kept for good."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class SamplesConfig(SamplingConfig):
     """Pictures made during the run, always from the same seeds."""
 
@@ -245,19 +233,6 @@ class SamplesConfig(SamplingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(Settings):
-    """What is written at the end."""
-
-    format: Literal["auto", "safetensors", "flax", "kohya", "peft"] = "auto"
-    """A file of the adapter, as A1111, ComfyUI and diffusers read it (kohya) or as PEFT does (peft); or a folder of the
-    whole model, for PyTorch diffusers (safetensors) or legacy Flax (flax). auto is kohya, or safetensors."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Dtype of the exported weights."""
-    bundle: bool = False
-    """Put new words into the adapter's file, too, as A1111, ComfyUI and OneTrainer read them; diffusers refuses it."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """One run."""
 
@@ -275,4 +250,5 @@ class Config(Settings):
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)
     samples: SamplesConfig = field(default_factory=SamplesConfig, metadata=RESUMABLE)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=RESUMABLE)
     export: ExportConfig = field(default_factory=ExportConfig, metadata=RESUMABLE)

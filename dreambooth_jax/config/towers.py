@@ -19,3 +19,12 @@ class TowersConfig(Settings):
     """LPIPS: a file of torch.save(lpips.LPIPS(net="alex").state_dict(), FILE)."""
     judge: str | None = setting(None, path=True, nonempty=True)
     """Folder of a judge of drawings; by default the one of the embedded model, for its own pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(TowersConfig):
+    """Measures of a run's sample pictures while it trains."""
+
+    every: int = setting(0, at_least=0)
+    """Steps between two measurements of the pictures of samples.prompts and samples.class_prompts; there is one before
+    the first step, and one at the end. 0 measures nothing."""

@@ -27,13 +27,12 @@ class ValidationConfig(Settings):
         return bool(self.images or self.holdout)
 
 
-def validation_problems(validation: ValidationConfig, *, several: bool, keep_best: bool) -> Iterator[str]:
+def validation_problems(validation: ValidationConfig, *, several: bool) -> Iterator[str]:
     """What cannot work, one line each.
 
     Args:
         validation: the settings.
         several: has the run several subjects?
-        keep_best: is the best checkpoint to be kept?
     """
     if validation.holdout > 1 and validation.holdout != int(validation.holdout):
         yield f"validation.holdout is {validation.holdout:g}, but must be a whole number of photos, or a share below 1"
@@ -41,5 +40,3 @@ def validation_problems(validation: ValidationConfig, *, several: bool, keep_bes
         yield "validation.images and validation.holdout are both given: leave one out"
     if validation.images and several:
         yield "validation.images is of one subject, but there are data.concepts: use validation.holdout"
-    if keep_best and not validation.is_wanted:
-        yield "checkpoint.keep_best needs a validation loss: set validation.holdout or validation.images"

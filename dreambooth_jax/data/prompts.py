@@ -11,7 +11,7 @@ in a table (``data/picture_table.py``). They may use the same fields.
 import difflib
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,23 @@ class Subject:
             return getattr(self, match[1])
 
         return " ".join(re.sub(pattern, value, template, flags=re.DOTALL).split())
+
+    def without_identifier(self, template: str, *, syntax: Literal["plain", "a1111"] = "plain") -> str:
+        """What a prompt says but for the identifier, which no tower knows."""
+        return without_words(replace(self, identifier="").fill(template, syntax=syntax), self.identifier)
+
+
+def without_words(text: str, words: str) -> str:
+    """A text without some words, wherever they stand one after the other."""
+    kept, gone = text.split(), words.split()
+    while gone and (at := _find(kept, gone)) is not None:
+        kept = kept[:at] + kept[at + len(gone) :]
+    return " ".join(kept)
+
+
+def _find(texts: list[str], words: list[str]) -> int | None:
+    places = range(len(texts) - len(words) + 1)
+    return next((at for at in places if texts[at : at + len(words)] == words), None)
 
 
 def read_sidecar(picture: Path) -> str | None:

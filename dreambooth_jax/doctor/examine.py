@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dreambooth_jax.adapters.new_words import words_of
-from dreambooth_jax.assessment.assess import SamplingOf, open_towers
+from dreambooth_jax.assessment.assess import SamplingOf
 from dreambooth_jax.assessment.drawn import Counts, base_of, identity_of
 from dreambooth_jax.assessment.sources import read_sources
 from dreambooth_jax.assessment.subjects import EMBEDDED, Sitter, sitters_of
@@ -29,6 +29,7 @@ from dreambooth_jax.doctor.photo_facts import facts
 from dreambooth_jax.doctor.regimen import recipe_for, regimen_of
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.evaluation.judge import SHIPPED, load
+from dreambooth_jax.evaluation.open_towers import open_towers
 from dreambooth_jax.evaluation.scores import Towers
 from dreambooth_jax.evaluation.towers import Picture
 from dreambooth_jax.options import DoctorOptions
@@ -83,7 +84,7 @@ def examine(options: DoctorOptions, *, sampling_of: SamplingOf) -> Iterator[Exam
     (source,) = read_sources([options.run])
     if not source.runs:
         raise InputError(f"{options.run} is no run and no folder of runs: name the folder that train wrote (run_dir)")
-    eye = eye_of(open_towers(options.evaluate))
+    eye = eye_of(open_towers(options.evaluate, Target.here()))
     for run in source.runs:
         config = load_config(RunFolder(run).config)
         name = source.name if len(source.runs) < 2 else f"{source.name}-{run.name}"

@@ -248,7 +248,7 @@ def known_model(meta: Mapping[str, Any], pipe: Pipeline, *, variant: str | None)
 
 
 def pick_step(folder: RunFolder, step: Step | None) -> int:
-    """The newest step, or the one asked for if it is there; "best" is that of the lowest validation loss."""
+    """The newest step, or the one asked for if it is there; "best" is that of ``checkpoint.keep_best``."""
     steps = complete_steps(folder.checkpoints)
     if not steps:
         raise InputError(f"{folder.path} has no finished checkpoint yet: train further")

@@ -33,9 +33,34 @@ WHOLE = ("safetensors", "flax")
 """Formats of whole models."""
 
 
-def export(config: Config, folder: RunFolder, training: Training, state: TrainState, *, step: int) -> None:
+def step_to_export(settings: ExportConfig, *, best: int, last: int) -> int:
+    """The step whose weights a run ends with.
+
+    Args:
+        settings: what to export.
+        best: step of the best checkpoint; below 1 where none is known.
+        last: step of the run.
+    """
+    if settings.weights == "last":
+        return last
+    if best < 1:
+        log.warning("no step was measured, so that none is the best: the last one is exported")
+        return last
+    log.info("step %d was the best, and is exported", best)
+    return best
+
+
+def export(
+    config: Config, folder: RunFolder, training: Training, state: TrainState, *, step: int, of: int | None = None
+) -> None:
     """Write what was trained: an adapter's file, or the folder of the whole model. All processes call it, process 0
     writes.
+
+    Args:
+        config, folder, training: of the run.
+        state: whose weights are written.
+        step: that the run has come to.
+        of: step of the state; by default the same.
     """
     settings = config.export
     modules = None if settings.format in WHOLE else training.best_modules(state)
@@ -53,7 +78,7 @@ def export(config: Config, folder: RunFolder, training: Training, state: TrainSt
         log.info("the personalised model is in %s", folder.model)
         files = [folder.model]
     else:
-        files = _export_adapter(config, folder, training, modules, params, step=step)
+        files = _export_adapter(config, folder, training, modules, params, step=of or step)
     record = {"step": step, **asdict(settings), "files": [str(file.relative_to(folder.path)) for file in files]}
     write_text(folder.exported, json.dumps(record) + "\n")
 
@@ -81,7 +106,7 @@ def _export_adapter(
         config, folder, training: of the run.
         modules: what becomes of which layers.
         params: of the text encoders, where there are new words.
-        step: of the run.
+        step: of the weights.
     """
     said = run_metadata(config, step=step, photos=[one.n_photos for one in training.concepts])
     settings, pipe = config.export, training.setup.pipe

@@ -2,7 +2,11 @@
 # Copyright The dreambooth_jax authors
 """Sample pictures are drawn after steps where a grid of them is due."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import Config
@@ -18,6 +22,9 @@ from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.loop import Hook
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
+
+Rows: TypeAlias = list[UInt8[np.ndarray, "n h w 3"]]
+"""Pictures of each prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,7 @@ class Grids:
     settings: SampleSettings
     every: int
     last: int
+    _drawn: dict[int, Rows | None] = field(default_factory=dict)
 
     def are_due(self, step: int) -> bool:
         """Every so many steps, and at the end."""
@@ -45,14 +53,25 @@ class Grids:
         files = [self.folder.samples(step), *([self.folder.before_after] if step == self.last else [])]
         return bool(distributed.gather(all(file.exists() for file in files))[0])
 
-    def draw(self, step: int, pipe: Pipeline, params: Tree) -> None:
-        """The grid of a step, and at the end the first one beside it. Process 0 alone draws."""
-        if not distributed.is_main():
+    def rows(self, step: int, training: Training, state: TrainState) -> Rows | None:
+        """The pictures of a step, drawn once. All processes call it; process 0 alone draws, others have None."""
+        if step not in self._drawn:
+            self._drawn.clear()
+            params = training.best_params(state)
+            self._drawn[step] = self._draw(training.setup.pipe, params) if distributed.is_main() else None
+        return self._drawn[step]
+
+    def _draw(self, pipe: Pipeline, params: Tree) -> Rows:
+        with announced("drawing sample pictures", usually="a minute the first time, which compiles the sampler"):
+            return draw_rows(pipe, self.settings, params=params)
+
+    def draw(self, step: int, training: Training, state: TrainState) -> None:
+        """Write the grid of a step, and at the end the first one beside it. All processes call it."""
+        rows = self.rows(step, training, state)
+        if rows is None:
             return
         path, first = self.folder.samples(step), self.folder.samples(0)
-        with announced("drawing sample pictures", usually="a minute the first time, which compiles the sampler"):
-            rows = draw_rows(pipe, self.settings, params=params)
-            save_grid(path, rows, self.settings, title=f"step {step}")
+        save_grid(path, rows, self.settings, title=f"step {step}")
         if 0 < step == self.last and first.exists():
             save_beside(self.folder.before_after, first, path)
 
@@ -93,7 +112,6 @@ def sampling(grids: Grids, training: Training) -> Hook:
     def sample(step: int, state: TrainState) -> None:
         if not grids.are_due(step) or (0 < step == training.first_step and grids.are_there(step)):
             return
-        params = training.best_params(state)
-        grids.draw(step, training.setup.pipe, params)
+        grids.draw(step, training, state)
 
     return sample

@@ -25,14 +25,14 @@ from dreambooth_jax.prepare.prepared import prepare
 from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
-from dreambooth_jax.trainer.finish import export, is_finished
+from dreambooth_jax.trainer.finish import export, is_finished, step_to_export
 from dreambooth_jax.trainer.grids import Grids, grids_of, sampling
+from dreambooth_jax.trainer.quality import Quality, quality_of
 from dreambooth_jax.trainer.recording import recording
 from dreambooth_jax.trainer.report import after_not_finite, report
 from dreambooth_jax.trainer.result import RunResult, result_of
 from dreambooth_jax.trainer.saving import saving
 from dreambooth_jax.trainer.training import Training, set_up
-from dreambooth_jax.trainer.validating import Validation, validation_of
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.loop import Hook
@@ -90,10 +90,11 @@ def _run(
     meta = {"config": to_dict(config), "fingerprints": prepared.fingerprints}
     del prepared  # the last one to hold the pretrained weights of what is trained
     begun_from = (newest_meta(folder) or {}) if training.first_step else {}
-    validation = validation_of(config, training, meta=begun_from, metrics=folder.path / "metrics.jsonl")
+    quality = quality_of(config, training, grids, meta=begun_from, metrics=folder.path / "metrics.jsonl")
     keep_last, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
-    best = (lambda: validation.best_step) if config.checkpoint.keep_best else (lambda: -1)
-    with closing(Checkpoints(folder.checkpoints, keep_last=keep_last, keep_every=keep_every, best=best)) as checkpoints:
+    with closing(
+        Checkpoints(folder.checkpoints, keep_last=keep_last, keep_every=keep_every, best=quality.best_step)
+    ) as checkpoints:
         state = training.first_state(trainable, checkpoints)
         del trainable
         report(
@@ -103,12 +104,13 @@ def _run(
             keep_last=keep_last,
         )
         check_steps(config, training.setup, first_step=training.first_step, sizes=training.sizes)
-        state, step = _train(
-            config, folder, training, grids, validation, state, checkpoints, meta, interrupt, listeners
-        )
-    finished = step == config.train.steps
+        state, step = _train(config, folder, training, grids, quality, state, checkpoints, meta, interrupt, listeners)
+        finished = step == config.train.steps
+        if finished and (chosen := step_to_export(config.export, best=quality.best.step, last=step)) != step:
+            del state
+            state = training.state_at(checkpoints, chosen)
     if finished:
-        export(config, folder, training, state, step=step)
+        export(config, folder, training, state, step=step, of=chosen)
     else:
         log.info("stopped after step %d, which is saved; run the same command to go on", step)
     return result_of(folder, step=step, finished=finished, stopped_by=None if finished else interrupt.signal)
@@ -119,7 +121,7 @@ def _train(
     folder: RunFolder,
     training: Training,
     grids: Grids,
-    validation: Validation,
+    quality: Quality,
     state: TrainState,
     checkpoints: Checkpoints,
     meta: Mapping[str, Any],
@@ -127,7 +129,7 @@ def _train(
     listeners: Sequence[Listener],
 ) -> tuple[TrainState, int]:
     """Take the steps that are left, with all that happens after them, and wait until what is saved is on disk."""
-    with recording(config, folder, training, [validation.observe, *listeners]) as recorder:
+    with recording(config, folder, training, [quality.observe, *listeners]) as recorder:
         stop_sign = StopSign(interrupt.requested)
         save = saving(
             checkpoints,
@@ -136,15 +138,15 @@ def _train(
             every=config.checkpoint.every,
             last=config.train.steps,
             should_stop=stop_sign,
-            meta=lambda: {**meta, **validation.meta},
+            meta=lambda: {**meta, **quality.meta},
             averaged=training.averaged,
-            is_best=validation.is_best,
+            is_best=quality.is_best,
         )
         draw = sampling(grids, training)
-        validate = partial(validation.run, recorder=recorder)
-        hooks: list[Hook] = [validate, save, draw]
+        measure = partial(quality.run, recorder=recorder)
+        hooks: list[Hook] = [measure, save, draw]
         try:
-            validate(training.first_step, state)
+            measure(training.first_step, state)
             draw(training.first_step, state)
             state, step = training.take_steps(state, recorder=recorder, hooks=hooks, should_stop=stop_sign)
             checkpoints.wait()

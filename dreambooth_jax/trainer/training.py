@@ -63,7 +63,12 @@ class Training:
         setup, mapper = self.setup, self.setup.mapper
         if not self.first_step:
             return mapper.place(setup.fresh_state(trainable))
-        return mapper.place(checkpoints.restore(mapper.restore_target(setup.state), step=self.first_step))
+        return self.state_at(checkpoints, self.first_step)
+
+    def state_at(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """The state of a checkpoint, placed by the mapper."""
+        mapper = self.setup.mapper
+        return mapper.place(checkpoints.restore(mapper.restore_target(self.setup.state), step=step))
 
     def take_steps(
         self, state: TrainState, *, recorder: Recorder, hooks: Sequence[Hook], should_stop: Callable[[int], bool]

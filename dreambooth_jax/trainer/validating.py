@@ -3,7 +3,6 @@
 """Validation between steps: when, with which weights, and what is made of it."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,8 +12,9 @@ from typing import Any
 
 import jax
 
-from dreambooth_jax import distributed, rng
+from dreambooth_jax import rng
 from dreambooth_jax.config import Config
+from dreambooth_jax.config.scores import VAL_LOSS
 from dreambooth_jax.data.examples import Batch
 from dreambooth_jax.diffusion.timesteps import quantiles
 from dreambooth_jax.prepare.objective import objective_values
@@ -23,8 +23,6 @@ from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.training.validation import LossHistory, validation_batches, validation_loss
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +35,6 @@ class Validation:
         count: of their examples.
         every: steps between two.
         history: of all so far.
-        keep_best: is the best checkpoint to be kept?
     """
 
     training: Training
@@ -45,25 +42,15 @@ class Validation:
     count: int
     every: int
     history: LossHistory
-    keep_best: bool
 
     def is_due(self, step: int) -> bool:
         """Every so many steps, and at the ends."""
         return bool(self.batches) and (step % self.every == 0 or step == self.training.setup.last_step)
 
-    def is_best(self, step: int) -> bool:
-        """Is the checkpoint of this step to be kept as the best so far?"""
-        return self.keep_best and step > 0 and bool(self.trained_losses) and self.best_step == step
-
-    @property
-    def trained_losses(self) -> list[tuple[int, float]]:
-        """Of steps that have a checkpoint: all but the first."""
-        return [(step, loss) for step, loss in self.history.losses if step]
-
-    @property
-    def best_step(self) -> int:
-        """Of those with a checkpoint; -1 before there is one."""
-        return min(self.trained_losses, key=lambda one: one[1])[0] if self.trained_losses else -1
+    def at(self, step: int) -> dict[str, float]:
+        """The loss of a step, by its name; empty where there is none."""
+        losses = dict(self.history.losses)
+        return {VAL_LOSS: losses[step]} if step in losses else {}
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -87,9 +74,6 @@ class Validation:
         loss = sum(float(one) for one in losses)
         self.history.losses.append((step, loss))
         recorder.say(step, {"validation_loss": loss})
-        if distributed.is_main() and (warning := self.history.overfits()):
-            best = f"; the checkpoint of step {self.best_step} is kept (--step best)" if self.keep_best else ""
-            log.warning("%s%s", warning, best)
 
     @cached_property
     def _program(self) -> Any:
@@ -121,7 +105,6 @@ def validation_of(config: Config, training: Training, *, meta: Mapping[str, Any]
         count=int(sum(batch["weight"].sum() for batch in batches)),
         every=settings.every,
         history=LossHistory(losses=losses, trained=_training_losses(metrics, before=training.first_step)),
-        keep_best=config.checkpoint.keep_best,
     )
 
 

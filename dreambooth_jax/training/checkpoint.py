@@ -141,16 +141,19 @@ def complete_steps(folder: str | Path) -> list[int]:
 
 
 def best_step(folder: str | Path) -> int:
-    """The step with the lowest validation loss, which must have a checkpoint.
+    """The best step by ``checkpoint.keep_best``, or else by its validation loss, which must have a checkpoint.
 
     Raises:
-        InputError: if no validation loss is known, or the best step was not kept.
+        InputError: if none is known, or the best step was not kept.
     """
     steps = complete_steps(folder)
-    losses = {at: loss for at, loss in read_meta(folder, steps[-1]).get("validation", []) if at}
-    if not losses:
+    meta = read_meta(folder, steps[-1])
+    losses = {at: loss for at, loss in meta.get("validation", []) if at}
+    step = meta.get("best", {}).get("step", -1)
+    if step < 0 and not losses:
         raise InputError(f"{folder} has no validation loss to know the best step by: name a step of {steps}")
-    step = min(losses, key=lambda at: losses[at])
+    if step < 0:
+        step = min(losses, key=lambda at: losses[at])
     if step not in steps:
         raise InputError(
             f"{folder} was best at step {step}, which was not kept: train with checkpoint.keep_best=true, or name a "

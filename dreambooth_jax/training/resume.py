@@ -23,7 +23,7 @@ FINGERPRINTS = {
 ENDLESS = ("constant", "inverse_sqrt")
 """Schedules that do not depend on how many steps there are."""
 
-PAST = ("samples", "checkpoint")
+PAST = ("samples", "checkpoint", "evaluate")
 """Groups of settings that say what happens during a run, and nothing after it."""
 
 

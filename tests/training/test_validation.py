@@ -127,7 +127,7 @@ def test_no_photo_left_to_train_on_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["checkpoint.keep_best=true"], "checkpoint.keep_best needs a validation loss"),
+        (["checkpoint.keep_best=true"], "val_loss needs a validation loss: set validation.holdout"),
         (["validation.holdout=1.5"], "must be a whole number of photos"),
         (["validation.holdout=1", "validation.images=x"], "both given: leave one out"),
     ],

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from dreambooth_jax.trainer.members.begun import Begun
 from dreambooth_jax.trainer.members.one import One, one_of
 from dreambooth_jax.trainer.members.preparing import set_up_members
 from dreambooth_jax.trainer.report import report_pictures
+from dreambooth_jax.trainer.scoring import opened
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Phase, PhaseInputs, Placing
@@ -165,7 +166,7 @@ class Group:
             stop = recorder.stopped.get(one.number)
             came = stop.step if stop else min(step, one.last_step)
             own = {"name": one.name, "step": came, "stopped": stop.why if stop else ""}
-            metas[one.name] = {**one.meta, **one.validation.meta, **own}
+            metas[one.name] = {**one.meta, **one.quality.meta, **own}
         return {"members": [metas[name] for name in self.names]}
 
 
@@ -179,6 +180,7 @@ def group_of(begun: Begun, prepared: Sequence[Prepared], mapper: Mapper) -> Grou
     setup = build_member_setup([members[number].config for number in places], _setups(trainings, places))
     steps = [steps if name in taken else 0 for name, steps in zip(begun.places, setup.inputs.steps)]
     setup = replace(setup, inputs=setup.inputs._replace(steps=jnp.asarray(steps, jnp.int32)))
+    towers = lru_cache(opened)
     return Group(
         begun=begun,
         setup=setup,
@@ -192,6 +194,7 @@ def group_of(begun: Begun, prepared: Sequence[Prepared], mapper: Mapper) -> Grou
                 number=begun.places.index(member.name),
                 begun=begun.runs[member.name],
                 whole=whole_of(spread),
+                towers=towers,
             )
             for member, own, training in zip(members, prepared, trainings)
         ],

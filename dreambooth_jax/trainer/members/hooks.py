@@ -21,14 +21,14 @@ def looking(members: Sequence[One], recorder: MemberRecorder) -> tuple[Hook, Hoo
     draws = {one.number: sampling(one.grids, one.training) for one in members}
 
     def validate(step: int, state: TrainState) -> None:
-        if any(one.validation.is_due(step) for one in members):
+        if any(one.quality.is_due(step) for one in members):
             recorder.flush()  # who is stopped by then is not validated
-        due = [one for one in _running(members, recorder, step) if one.validation.is_due(step)]
+        due = [one for one in _running(members, recorder, step) if one.quality.is_due(step)]
         for one in due:
             own = one.state(state)
-            run = partial(one.validation.run, step, own, recorder.recorder(one.number))
+            run = partial(one.quality.run, step, own, recorder.recorder(one.number))
             recorder.guarded(one.number, step=step, action=run)
-            if one.number not in recorder.stopped and one.validation.is_best(step):
+            if one.number not in recorder.stopped and one.quality.is_best(step):
                 one.save(own, step=step)
 
     def draw(step: int, state: TrainState) -> None:

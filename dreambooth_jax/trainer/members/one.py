@@ -20,10 +20,11 @@ from dreambooth_jax.members import Member
 from dreambooth_jax.prepare.begun import BegunRun
 from dreambooth_jax.prepare.prepared import Prepared
 from dreambooth_jax.runs import RunFolder
-from dreambooth_jax.trainer.finish import export, is_finished
+from dreambooth_jax.trainer.finish import export, is_finished, step_to_export
 from dreambooth_jax.trainer.grids import Grids, grids_of
+from dreambooth_jax.trainer.quality import Quality, quality_of
+from dreambooth_jax.trainer.scoring import OpenTowers
 from dreambooth_jax.trainer.training import Training
-from dreambooth_jax.trainer.validating import Validation, validation_of
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.finite import check_state_finite
 from dreambooth_jax.training.state import TrainState
@@ -41,7 +42,7 @@ class One:
         folder: its own.
         training: its run, were it alone.
         grids: of its pictures.
-        validation: its own.
+        quality: how good its own is, and which step is the best.
         meta: what checkpoints say of it, but how far it has come.
         whole: on all devices of the group, where its state is taken out of that of all.
     """
@@ -51,7 +52,7 @@ class One:
     folder: RunFolder
     training: Training
     grids: Grids
-    validation: Validation
+    quality: Quality
     meta: Mapping[str, Any]
     whole: NamedSharding
 
@@ -68,11 +69,10 @@ class One:
         """Keep its own state as a run does that is alone; of those before, the best one if it is to be kept."""
         if distributed.gather(step in complete_steps(self.folder.checkpoints))[0]:
             return
-        validation, mapper = self.validation, self.training.setup.mapper
-        best = (lambda: validation.best_step) if validation.keep_best else (lambda: -1)
-        with closing(Checkpoints(self.folder.checkpoints, best=best)) as checkpoints:
+        mapper = self.training.setup.mapper
+        with closing(Checkpoints(self.folder.checkpoints, best=self.quality.best_step)) as checkpoints:
             average = mapper.logical(self.training.averaged(state))
-            meta = {**self.meta, **validation.meta}
+            meta = {**self.meta, **self.quality.meta}
             checkpoints.save(mapper.logical(state), step=step, meta=meta, averaged=average)
 
 
@@ -82,7 +82,14 @@ def _own(state: TrainState, number: int | Int[Array, ""], whole: NamedSharding) 
 
 
 def one_of(
-    member: Member, prepared: Prepared, training: Training, *, number: int, begun: BegunRun, whole: NamedSharding
+    member: Member,
+    prepared: Prepared,
+    training: Training,
+    *,
+    number: int,
+    begun: BegunRun,
+    whole: NamedSharding,
+    towers: OpenTowers,
 ) -> One:
     """A member that is about to take steps.
 
@@ -93,15 +100,25 @@ def one_of(
         number: of its place.
         begun: how far it has come.
         whole: on all devices of the group.
+        towers: opens networks to measure with, those of all members once.
     """
     folder = RunFolder(Path(member.config.run_dir))
+    grids = grids_of(member.config, folder)
     return One(
         number=number,
         name=member.name,
         folder=folder,
         training=training,
-        grids=grids_of(member.config, folder),
-        validation=validation_of(member.config, training, meta=begun.meta or {}, metrics=folder.path / "metrics.jsonl"),
+        grids=grids,
+        quality=quality_of(
+            member.config,
+            training,
+            grids,
+            meta=begun.meta or {},
+            metrics=folder.path / "metrics.jsonl",
+            towers=towers,
+            of=member.name,
+        ),
         meta={"config": to_dict(member.config), "fingerprints": prepared.fingerprints},
         whole=whole,
     )
@@ -122,6 +139,10 @@ def finish(config: Config, one: One, state: TrainState) -> None:
     check_state_finite(own, step)
     one.save(own, step=step)
     if one.grids.are_due(step) and not one.grids.are_there(step):  # killed between checkpoint and grid
-        one.grids.draw(step, one.training.setup.pipe, one.training.best_params(own))
+        one.grids.draw(step, one.training, own)
     if not is_finished(config, one.folder, step=step):
-        export(config, one.folder, one.training, own, step=step)
+        chosen = step_to_export(config.export, best=one.quality.best.step, last=step)
+        if chosen != step:
+            with closing(Checkpoints(one.folder.checkpoints)) as checkpoints:
+                own = one.training.state_at(checkpoints, chosen)
+        export(config, one.folder, one.training, own, step=step, of=chosen)

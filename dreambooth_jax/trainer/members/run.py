@@ -199,7 +199,7 @@ def _train(
         for one in group.members:
             told = [partial(listener, one.name) for listener in listeners]
             recorders[one.number] = stack.enter_context(
-                recording(configs[one.name], one.folder, one.training, [one.validation.observe, *told], show_bar=False)
+                recording(configs[one.name], one.folder, one.training, [one.quality.observe, *told], show_bar=False)
             )
         recorder = MemberRecorder(
             group.names,
