@@ -21,7 +21,7 @@ from dreambooth_jax.train_setup import build_train_setup
 from dreambooth_jax.train_setup.members import spread_members
 from dreambooth_jax.trainer.members import run_group
 from dreambooth_jax.training.parallel import make_mapper, make_member_mapper
-from tests.members.groups import LOOP, LORA, assert_close, assert_identical, draw_pictures, members
+from tests.members.groups import LOOP, LORA, assert_as_alone, assert_close, assert_identical, draw_pictures, members
 from tests.runs import killed_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
@@ -103,11 +103,14 @@ def test_each_device_has_class_rows_behind_as_many_others():
 
 
 @pytest.mark.slow
-def test_a_teacher_says_the_same_on_several_devices(root):
+def test_a_teacher_says_what_it_says_alone_on_several_devices_too(root, monkeypatch):
     for folder, devices in (("taught", 1), ("taught-by-three", 3)):
         assert all(one.result.finished for one in run(root, folder, devices, *TEACHER))
     for name, config in configs(root).items():
         assert_close(root / "taught-by-three" / name, root / "taught" / name, config)
+    monkeypatch.setattr(Target, "here", classmethod(lambda cls: cls.of(jax.devices()[:1])))
+    (alone,) = members(root, "taught-alone", [*SETTINGS, *TEACHER], cat=[])
+    assert_as_alone(root / "taught" / "cat", alone.config)
 
 
 SPLIT = [(2, 0, 8, 2), (2, 0, 1, 8), (1, 2, 3, 4), (1, 4, 2, 2), (2, 2, 5, 6), (1, 0, 3, 4)]
