@@ -223,7 +223,7 @@ def said_anywhere(texts: Sequence[str]) -> list[str]:
     return found
 
 
-def all_are_here(within: float) -> bool:
+def all_are_here(within: float | int) -> bool:
     """Do all processes call this within so many seconds? No program of theirs has to end before, so that one may ask
     which has failed while others wait for it. One that gets no for an answer has to end: it is not where they are."""
     if jax.process_count() == 1:

@@ -7,9 +7,9 @@
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
@@ -74,16 +74,30 @@ def run_all(call: Call, axes: "Sequence[Axis]", *, within: str) -> None:
         from dreambooth_jax.sweeps.announce import announcement
         from dreambooth_jax.sweeps.run import left_of
 
-        print(announcement(members, left_of(members, at_once=options["at_once"]), grid=made.grid))
+        print(announcement(members, left_of(members, at_once=most_at_once(options)), grid=made.grid))
         return
     join_processes({name: options[name] for name in PROCESSES})
     from dreambooth_jax.sweeps.engines import EngineOptions
     from dreambooth_jax.sweeps.run import run_sweep
 
     given = {name: options[name] for name in ("gpus", "cpus", "retries", "submit") if options.get(name) is not None}
-    engine, at_once = options.get("engine") or "local", options.get("at_once")
+    engine, at_once = options.get("engine") or "local", most_at_once(options)
     result = run_sweep(made, members, engine=engine, options=EngineOptions(**given), at_once=at_once)
     _show(result)
+
+
+def most_at_once(options: Mapping[str, Any]) -> int | None:
+    """``--at_once`` as a number; None leaves it to the devices.
+
+    Raises:
+        InputError: for what is no number.
+    """
+    said = options.get("at_once")
+    if said in (None, "auto"):
+        return None
+    if not said.isdecimal():
+        raise InputError(f"--at_once is {said}, but must be auto or a whole number of members")
+    return int(said)
 
 
 def planned(call: Call, axes: "Sequence[Axis]", *, within: str) -> "tuple[Sweep, tuple[Member, ...]]":
@@ -119,7 +133,9 @@ def _show(result: "SweepResult") -> None:
 
 SWEEP_OPTIONS = {
     "engine": Option(str, "Who trains: local (here), ray (a Ray cluster; extra ray) or slurm (array jobs by sbatch)."),
-    "at_once": Option(int, "Most members that one program trains; by default all that share it: see plan --members."),
+    "at_once": Option(
+        str, "Most members that one program trains; auto, the default, is as many as fit where they train."
+    ),
     "gpus": Option(float, "Of ray and slurm: GPUs of each job."),
     "cpus": Option(int, "Of ray and slurm: CPU cores of each job."),
     "retries": Option(int, "Of ray: how often a job is tried anew that its machine took down; 3 by default."),

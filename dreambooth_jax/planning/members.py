@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Compile the steps of a group of members, without weights or photos, and say how many members fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,17 +15,22 @@ from dreambooth_jax.config import Config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
 from dreambooth_jax.hardware import Chip
-from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.planning.admit import capacity
-from dreambooth_jax.planning.measure import Compiler, work_of
+from dreambooth_jax.planning.measure import Compiler, compile_only, work_of
 from dreambooth_jax.planning.members_result import GroupStep, MembersPlan
 from dreambooth_jax.prepare.model import check_fit, describe_model
 from dreambooth_jax.target import Target
-from dreambooth_jax.train_setup import Groups, build_train_setup
-from dreambooth_jax.train_setup.members import build_member_setup, spread_members
+from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup
+from dreambooth_jax.train_setup.members import (
+    MemberSetup,
+    build_member_setup,
+    idle_bytes,
+    spread_members,
+    step_shapes,
+)
 from dreambooth_jax.training.members import as_rows
-from dreambooth_jax.training.parallel import Mapper, make_mapper
+from dreambooth_jax.training.parallel import MappedStep, Mapper, MemberMapper, make_mapper
 from dreambooth_jax.trees import count, nbytes, short
 
 
@@ -78,26 +83,53 @@ def group_steps(
     spread = spread_members(config, target, members=members)
     setup = build_train_setup(config, pipe, mapper, sharers=spread.sharers)
     together = build_member_setup([config] * members, [setup] * members)
-    trainable = jax.tree.map(lambda s: jax.ShapeDtypeStruct((members, *s.shape), s.dtype), setup.trainable)
-    state = jax.eval_shape(together.fresh_state, trainable)
     inputs = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, together.inputs))
-
-    def lower(active: Groups) -> jax.stages.Lowered:
-        frozen, own = setup.frozen_in_step(active, setup.frozen), setup.batch(active)
-        placed = spread.member_shapes(state), spread.shapes(frozen), spread.batch_shapes(own)
-        return spread.map(together.pure_steps[active]).lower(*placed, inputs)
-
     for active, step in together.pure_steps.items():
-        frozen, own = setup.frozen_in_step(active, setup.frozen), setup.batch(active)
-        every = jax.tree.map(lambda s: jax.ShapeDtypeStruct((members, *s.shape), s.dtype), own)
-        idle = {name: tree for name, tree in setup.frozen_on_devices.items() if name not in frozen}
-        measured = compiler(f"a step of {members} members, {' and '.join(active)}", partial(lower, active))
-        operations = flops(step, state, frozen, jax.eval_shape(as_rows, every), inputs)
+        state, frozen, rows = step_shapes(together, setup, spread, active)
+        lower = partial(spread.map(step).lower, state, frozen, rows, inputs)
+        measured = compiler(f"a step of {members} members, {' and '.join(active)}", lower)
+        every = jax.tree.map(lambda s: jax.ShapeDtypeStruct((members, *s.shape[1:]), s.dtype), (state, rows))
+        shapes = setup.frozen_in_step(active, setup.frozen)
+        operations = flops(step, every[0], shapes, jax.eval_shape(as_rows, every[1]), inputs)
         yield GroupStep(
             members=members,
             active=active,
             usage=measured.usage,
-            idle=bytes_per_device(spread.shapes(idle)),
+            idle=idle_bytes(setup, spread, active),
             flops=operations,
             work=work_of(measured, chip, target=target, flops=operations, dtype=np.dtype(setup.pipe.unet.dtype).name),
         )
+
+
+def peak_of(configs: Sequence[Config], pipe: Pipeline, mapper: Mapper) -> int:
+    """Bytes on each device of the step of these members that needs most.
+
+    Args:
+        configs: of members of one program.
+        pipe: the model, or shapes of it.
+        mapper: of the devices.
+    """
+    spread = spread_members(configs[0], mapper.target, members=len(configs))
+    setup = build_train_setup(configs[0], pipe, mapper, sharers=spread.sharers)
+    together = build_member_setup(configs, [setup] * len(configs))
+    return max(step.peak for step in compiled_steps(together, setup, spread))
+
+
+def compiled_steps(
+    together: MemberSetup, setup: TrainSetup, spread: MemberMapper, mapped: Mapping[Groups, MappedStep] | None = None
+) -> Iterator[GroupStep]:
+    """Compile the steps of members.
+
+    Args:
+        together: the steps.
+        setup: of one member.
+        spread: members over devices.
+        mapped: steps that are there already, and then run as compiled here.
+    """
+    count, inputs = len(together.inputs.steps), together.inputs
+    for active, step in together.pure_steps.items():
+        one = mapped[active] if mapped else spread.map(step)
+        lower = partial(one.lower, *step_shapes(together, setup, spread, active), inputs)
+        usage = compile_only(f"a step of {count} members, {' and '.join(active)}", lower).usage
+        idle = idle_bytes(setup, spread, active)
+        yield GroupStep(members=count, active=active, usage=usage, idle=idle, flops=0)

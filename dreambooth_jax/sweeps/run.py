@@ -45,7 +45,8 @@ def left_of(members: Sequence[Member], *, at_once: int | None = None) -> Grouped
 
     Args:
         members: all.
-        at_once: most members of a group; None is as many as share a program.
+        at_once: most members of a group; None is as many as share a program, of whom as many take their steps at once
+            as fit where they are trained.
 
     Raises:
         InputError: if one's settings have changed since it was begun, or ``at_once`` is no such number.

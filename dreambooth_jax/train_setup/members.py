@@ -20,6 +20,7 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import TEACHER
 from dreambooth_jax.config import Config, OptimizerConfig
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup.build import batches_of
 from dreambooth_jax.train_setup.groups import optimizer_with, schedule_of, stretch_of
@@ -83,6 +84,29 @@ class MemberSetup:
         opt_state, ema = jax.jit(rest)(trainable)
         step = jnp.zeros(len(self.inputs.steps), jnp.int32)
         return TrainState(step=step, trainable=trainable, opt_state=opt_state, ema=ema)
+
+
+def step_shapes(together: MemberSetup, setup: TrainSetup, spread: MemberMapper, active: Groups) -> tuple[Any, Any, Any]:
+    """Shapes of what a mapped step of members takes, where it takes them from: the state of all, frozen networks, rows.
+
+    Args:
+        together: the steps of members.
+        setup: of one of them.
+        spread: them over devices.
+        active: groups that the step trains.
+    """
+    count = len(together.inputs.steps)
+    trainable = jax.tree.map(lambda s: jax.ShapeDtypeStruct((count, *s.shape), s.dtype), setup.trainable)
+    state = jax.eval_shape(together.fresh_state, trainable)
+    frozen = setup.frozen_in_step(active, setup.frozen)
+    return spread.member_shapes(state), spread.shapes(frozen), spread.batch_shapes(setup.batch(active))
+
+
+def idle_bytes(setup: TrainSetup, spread: MemberMapper, active: Groups) -> int:
+    """Bytes on each device of frozen parameters that lie there while a step runs that does not take them."""
+    needed = setup.frozen_in_step(active, setup.frozen)
+    idle = {name: tree for name, tree in setup.frozen_on_devices.items() if name not in needed}
+    return bytes_per_device(spread.shapes(idle))
 
 
 def spread_members(config: Config, target: Target, *, members: int) -> MemberMapper:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax.data.member_rows import MemberRows
+from dreambooth_jax.planning.members import compiled_steps
 from dreambooth_jax.prepare.prepared import Prepared
 from dreambooth_jax.train_setup import Groups
 from dreambooth_jax.train_setup.members import MemberSetup, build_member_setup, spread_members
@@ -29,6 +30,7 @@ from dreambooth_jax.training.loop import Phase, PhaseInputs, Placing
 from dreambooth_jax.training.member_metrics import MemberRecorder
 from dreambooth_jax.training.members import MemberInputs, stack_members
 from dreambooth_jax.training.parallel import MappedStep, Mapper
+from dreambooth_jax.training.parallel.mapper import with_shardings
 from dreambooth_jax.training.parallel.members import MemberMapper
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
@@ -110,7 +112,9 @@ class Group:
         if begun.is_restored:
             shapes = jax.eval_shape(self.setup.fresh_state, jax.eval_shape(self._stacked))
             self.first.clear()
-            restored = checkpoints.restore(mapper.restore_target(shapes), step=begun.first_step)
+            restored = self._taken_out(shapes) or checkpoints.restore(
+                mapper.restore_target(shapes), step=begun.first_step
+            )
             return mapper.place_members(replace(restored, step=self._steps_taken()))
         if not begun.first_step:
             return mapper.place_members(self.setup.fresh_state(self._taken()))
@@ -120,6 +124,24 @@ class Group:
                 states.append(one.training.first_state(self.first[number], own))
         self.first.clear()
         return mapper.place_members(stack_members(states))
+
+    def _taken_out(self, shapes: TrainState) -> TrainState | None:
+        """The state of its members out of that of the group that they were in, if it is another."""
+        if self.begun.source is None:
+            return None
+        folder, names = self.begun.source
+        whole = whole_of(self.mapper)
+        theirs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((len(names), *s.shape[1:]), s.dtype), shapes)
+        with closing(Checkpoints(folder.checkpoints)) as checkpoints:
+            state = checkpoints.restore(with_shardings(theirs, lambda _: whole), step=self.begun.first_step)
+        numbers = np.asarray([list(names).index(name) for name in self.names])
+        state = replace(state, step=jnp.zeros(len(names), jnp.int32))  # that of all is no member's own
+        return jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[numbers], tree), out_shardings=whole)(state)
+
+    def peak(self) -> int:
+        """Bytes on each device of the step that needs most; all are compiled, and run as they are then."""
+        first = self.members[0].training.setup
+        return max(step.peak for step in compiled_steps(self.setup, first, self.mapper, self.steps))
 
     def _stacked(self) -> Tree:
         return stack_members([self.first[number] for number in self.places])

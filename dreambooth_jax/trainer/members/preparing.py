@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Everything before the first step of a group: one model, read once, and each member's pictures."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.trees import Tree
 
 
-def prepare_members(begun: Begun, interrupt: Interrupt, mapper: Mapper) -> list[Prepared] | None:
+def prepare_members(
+    begun: Begun, interrupt: Interrupt, mapper: Mapper, *, before_loading: Callable[[], None]
+) -> list[Prepared] | None:
     """What is there of each member before its first step. None if a signal broke that off.
 
     Pictures of one class are made, read and encoded once for all whose settings say the same of them.
@@ -33,11 +36,13 @@ def prepare_members(begun: Begun, interrupt: Interrupt, mapper: Mapper) -> list[
         begun: the members.
         interrupt: asked between batches.
         mapper: places the model.
+        before_loading: called before the model's weights are read; refuses the members by raising.
     """
     members = begun.members
     for member in members:
         check_hosts(member.config, Path(member.config.run_dir), *dict.fromkeys(class_folders(member.config).values()))
     pictures = [read_own_pictures(member.config, begun.runs[member.name]) for member in members]
+    before_loading()
     pipe = load_model(members[0].config, mapper.target, place=mapper.load)
     for member in members[1:]:
         check_fit(pipe, member.config)

@@ -14,6 +14,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+import jax
+
 from dreambooth_jax import distributed
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, to_dict
@@ -21,12 +23,15 @@ from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.members import Member
+from dreambooth_jax.planning.admit import check_state
 from dreambooth_jax.prepare.begun import BegunRun, begun_run
+from dreambooth_jax.prepare.multihost import VISIBLE_WITHIN
 from dreambooth_jax.prepare.prepared import read_own_pictures
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer.finish import is_finished
-from dreambooth_jax.trainer.members.begun import Begun, begun_groups
+from dreambooth_jax.trainer.members.begun import Begun, all_have_ended, begun_groups
+from dreambooth_jax.trainer.members.fitting import members_that_fit, out_of_memory
 from dreambooth_jax.trainer.members.group import Group, group_of, report_group
 from dreambooth_jax.trainer.members.hooks import looking, saving
 from dreambooth_jax.trainer.members.one import finish
@@ -34,7 +39,7 @@ from dreambooth_jax.trainer.members.outcome import Outcome
 from dreambooth_jax.trainer.members.preparing import prepare_members
 from dreambooth_jax.trainer.recording import recording
 from dreambooth_jax.trainer.result import result_of
-from dreambooth_jax.training.checkpoint import Checkpoints
+from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.loop import run_phases
 from dreambooth_jax.training.member_metrics import MemberRecorder, Stop
@@ -90,14 +95,45 @@ def run_group(
                 found[member.name] = _outcome(member.config, member.name, interrupt, stopped=said)
             else:
                 left.append(member)
-        for begun in begun_groups(left, folder):
-            if interrupt.requested_anywhere():
-                found |= {one.name: _outcome(one.config, one.name, interrupt) for one in begun.members}
-                continue
-            with locked(begun.folder.path, key="folder of groups"):
-                found |= _run(begun, interrupt, listeners)
-                distributed.barrier("the group is over")  # process 0 still wrote
+        found |= _run_all(begun_groups(left, folder), interrupt, listeners)
     return tuple(found[name] for name in names)
+
+
+def _run_all(groups: Sequence[Begun], interrupt: Interrupt, listeners: Sequence[MemberListener]) -> dict[str, Outcome]:
+    """Take the steps of groups, one after the other."""
+    found: dict[str, Outcome] = {}
+    for begun in groups:
+        if interrupt.requested_anywhere():
+            found |= _as_saved(begun, interrupt)
+            continue
+        with locked(begun.folder.path, key="folder of groups"):
+            try:
+                found |= _run(begun, interrupt, listeners)
+            except jax.errors.JaxRuntimeError as error:
+                said = out_of_memory(error, begun.members[0].config, len(begun.places))
+                if not said or not distributed.all_are_here(VISIBLE_WITHIN):
+                    raise
+                log.warning("%s", said)
+                found |= _as_saved(begun, interrupt, stopped=said)
+            distributed.barrier("the group is over")  # process 0 still wrote
+    return found
+
+
+def _as_saved(begun: Begun, interrupt: Interrupt, *, stopped: str = "") -> dict[str, Outcome]:
+    """What there is of members whose group does not go on."""
+    saved = max(complete_steps(begun.folder.checkpoints), default=begun.first_step)
+    found = {}
+    for one in begun.members:
+        is_stopped, steps = one.name in begun.stopped, one.config.train.steps
+        step = begun.stopped[one.name].step if is_stopped else min(saved, steps)
+        found[one.name] = _outcome(one.config, one.name, interrupt, step=step, stopped=stopped)
+    return found
+
+
+def _remove(folder: RunFolder) -> None:
+    """Process 0 takes a group's folder away."""
+    if distributed.is_main():
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _unreadable(config: Config) -> str:
@@ -144,12 +180,18 @@ def _run(begun: Begun, interrupt: Interrupt, listeners: Sequence[MemberListener]
     settings = begun.members[0].config
     configs = {member.name: member.config for member in begun.members}
     mapper = make_mapper(settings.train.parallel, Target.here(), fsdp_devices=settings.train.fsdp_devices)
-    prepared = prepare_members(begun, interrupt, mapper)
+    prepared = prepare_members(begun, interrupt, mapper, before_loading=partial(check_state, settings, mapper))
     if prepared is None:
         log.info("stopped while class images were made; run the same command to go on")
         taken = {name: run.first_step for name, run in begun.runs.items()}
         return {name: _outcome(one, name, interrupt, step=taken[name]) for name, one in configs.items()}
     group = group_of(begun, prepared, mapper)
+    if (fitting := members_that_fit(group, list(configs.values()), prepared, mapper)) < len(group.names):
+        del group, prepared
+        found = _run_all(begun.parts(fitting), interrupt, listeners)
+        if begun.source or not begun.is_restored:  # else what they have come to lies in it
+            _remove(begun.folder)
+        return found
     del prepared  # the last one to hold the pretrained weights of what is trained
     keep = settings.checkpoint
     with closing(
@@ -167,10 +209,11 @@ def _run(begun: Begun, interrupt: Interrupt, listeners: Sequence[MemberListener]
                 stopped[one.number] = Stop(one.last_step, str(error))
                 log.warning("%s is stopped: %s", one.name, error)
     whys = {one.name: stopped[one.number] for one in group.members if one.number in stopped}
-    over = all(one.name in whys or one.last_step <= step for one in group.members)
-    if over and distributed.is_main():
-        shutil.rmtree(begun.folder.path, ignore_errors=True)
-    if not over:
+    if all(one.name in whys or one.last_step <= step for one in group.members):
+        _remove(begun.folder)
+        if begun.source and all_have_ended(begun.source[0], but=group.names):
+            _remove(begun.source[0])
+    else:
         log.info("stopped after step %d, which is saved; run the same command to go on", step)
     return {
         one.name: _outcome(
