@@ -4,6 +4,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.memory import Usage
 from dreambooth_jax.planning.members_result import GroupStep, MembersPlan
-from tests.runs import MODEL
+from tests.runs import MODEL, draw_photos
 
 SETTINGS = [
     f"model.path={MODEL}",
@@ -83,3 +84,61 @@ def test_a_tiny_group_is_compiled(one_device, capsys):
     assert [int(row[0]) for row in rows] == [1, 2, 4]
     flops = [float(row[3]) for row in rows]
     assert flops[0] == pytest.approx(flops[1], rel=0.02) == pytest.approx(flops[2], rel=0.02)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """(rank or kind, members) of each plan that is asked for; none is made."""
+    found = []
+
+    def plan_members(config, members, *, target):
+        found.append((config.adapter.rank, members))
+        return of(int(8.6e9) if config.adapter.rank == 2 else 1, wanted=members)
+
+    def plan(config, *, target):
+        found.append((config.adapter.kind, 1))
+        return SimpleNamespace(fits=True, verdict="")
+
+    monkeypatch.setattr(planning, "plan_members", plan_members)
+    monkeypatch.setattr(planning, "plan", plan)
+    return found
+
+
+def test_subjects_and_sweeps_have_a_plan_for_each_program(tmp_path, asked, capsys):
+    for name in ("cat", "dog1", "dog2"):
+        draw_photos(tmp_path / "photos" / name, 1)
+    settings = [*SETTINGS[2:], SETTINGS[0], "data.resolution=16"]
+    words = [one for one in settings if not one.startswith(("data.instance_images", "data.class_noun"))]
+    subjects = f"data.subjects={tmp_path / 'photos'}"
+    assert main(["plan", *words, subjects]) == 0
+    assert main(["plan", *words, subjects, "train.seed=0,1", "data.crop=random"]) == 0
+    assert asked == [(2, 3), (2, 6)]
+    assert "program 0, of 3: cat, dog1, dog2" in capsys.readouterr().out
+    assert main(["plan", *words, subjects, "adapter.rank=2,4"]) == 2
+    assert asked[2:] == [(2, 3), (4, 3)]
+    assert "program 1: one member needs" in capsys.readouterr().err
+    full = [one for one in words if not one.startswith("adapter.rank")]
+    assert main(["plan", *full, subjects, "adapter.kind=full", "train.seed=0,1"]) == 0
+    assert asked[4:] == [("full", 1)], "one plan for all that are trained one by one"
+    assert "program 0, of 6: " in capsys.readouterr().out
+    assert main(["plan", *words, subjects, "--members", "3"]) == 2
+
+
+def test_a_text_with_a_comma_is_one_text_to_plan(asked):
+    assert main(["plan", *SETTINGS, "data.instance_prompt=a photo of {identifier} {class_noun}, running"]) == 0
+    assert asked == [("lora", 1)]
+
+
+@pytest.mark.parametrize("verb", ["train", "prior"])
+def test_a_file_that_lists_a_sweep_belongs_to_sweep(tmp_path, verb, capsys):
+    file = tmp_path / "rates.yaml"
+    file.write_text("sweep: {train.seed: [0, 1]}\n")
+    assert main([verb, str(file)]) == 2
+    assert f"{file} lists a sweep, which is many runs: dreambooth-jax sweep {file}" in capsys.readouterr().err
+
+
+def test_a_file_that_lists_a_sweep_is_planned(tmp_path, asked):
+    file = tmp_path / "rates.yaml"
+    file.write_text("sweep: {train.seed: [0, 1, 2]}\n")
+    assert main(["plan", str(file), *SETTINGS]) == 0
+    assert asked == [(2, 3)]

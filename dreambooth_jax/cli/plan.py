@@ -2,10 +2,21 @@
 # Copyright The dreambooth_jax authors
 """``dreambooth-jax plan``."""
 
+from collections.abc import Hashable
+from functools import partial
+from typing import TYPE_CHECKING
+
 from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
+from dreambooth_jax.cli.sweep import planned, take
 from dreambooth_jax.cli.verb import Call, Option, Verb
 from dreambooth_jax.config import Config
 from dreambooth_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from dreambooth_jax.members import Member
+
+SHOWN = 8
+"""Names of members."""
 
 
 def plan(call: Call) -> None:
@@ -27,6 +38,9 @@ def plan(call: Call) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
     from dreambooth_jax import planning
 
+    if call.taken or call.settings.data.subjects:
+        _plan_many(call)
+        return
     if (members := call.options["members"]) is not None:
         together = planning.plan_members(call.settings, members, target=target)
         print(together)
@@ -37,6 +51,37 @@ def plan(call: Call) -> None:
     print(found)
     if not found.fits:
         raise InputError(f"this run {found.verdict}: change what is listed above")
+
+
+def _plan_many(call: Call) -> None:
+    """Plan each program of a sweep, or of many subjects, and tell how many members each takes at once.
+
+    Raises:
+        InputError: if one does not fit.
+    """
+    from dreambooth_jax import planning
+    from dreambooth_jax.members.grouping import groups, program_of, shares_a_program
+
+    if call.options["members"] is not None:
+        raise InputError(f"--members {call.options['members']} is of one subject: leave it out, members are counted")
+    _, members = planned(call, list(call.taken), within="members")
+    programs: dict[Hashable, list[Member]] = {}
+    for group in groups(members):
+        programs.setdefault(program_of(group[0].config), []).extend(group)
+    too_large, target = [], call.options["target"]
+    for number, some in enumerate(programs.values()):
+        config, more = some[0].config, " ..." if len(some) > SHOWN else ""
+        print(f"program {number}, of {len(some)}: {', '.join(one.name for one in some[:SHOWN])}{more}")
+        together = shares_a_program(config)
+        found = (
+            planning.plan_members(config, len(some), target=target)
+            if together
+            else planning.plan(config, target=target)
+        )
+        print(found, end="\n\n")
+        too_large += [] if found.fits else [f"program {number}: {found.verdict}"]
+    if too_large:
+        raise InputError(f"{'; '.join(too_large)}: take train.remat=blocks, a smaller rank, or a larger device")
 
 
 PLAN = Verb(
@@ -54,11 +99,16 @@ PLAN = Verb(
         "members": Option(int, "How many subjects of so many one program trains at once."),
     },
     place_words=config_files,
+    take=partial(take, texts=False),
     run=plan,
     common=COMMON,
     examples=(
         ("on the devices of this machine", "plan configs/sd15.yaml data.class_noun=dog"),
         ("on a card that is not here", "plan configs/sd15.yaml data.class_noun=dog --target l4"),
+        (
+            "all subjects of a folder, two ranks",
+            "plan sd15_lora data.subjects=dreambooth adapter.rank=8,16 --target h100",
+        ),
         ("thirty subjects at once", "plan configs/sd15_lora.yaml data.class_noun=dog --members 30 --target h100"),
     ),
 )

@@ -4,7 +4,7 @@
 
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
-from dreambooth_jax.cli.settings import USAGE, begin, config_files
+from dreambooth_jax.cli.settings import USAGE, begin, config_files, of_one_run
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.config import Config
 
@@ -25,6 +25,7 @@ PRIOR = Verb(
     settings=Config,
     options=PROCESSES,
     place_words=config_files,
+    take=of_one_run,
     run=prior,
     common={
         "what to make": ("model.path", "data.class_noun", "data.resolution"),

@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 
 from dreambooth_jax.config import Config
-from dreambooth_jax.config.files import shipped
+from dreambooth_jax.config.files import SWEEP, read_settings, shipped
 from dreambooth_jax.errors import InputError
 
 USAGE = "[CONFIG ...] [KEY=VALUE ...]"
@@ -35,6 +35,18 @@ def config_files(words: Sequence[str]) -> list[str]:
             kinds = f"a setting (KEY=VALUE) nor a file that ends in .yaml nor one of {', '.join(shipped())}"
             raise InputError(f"{word!r} is neither {kinds}")
     return [f"--config={word}" for word in words]
+
+
+def of_one_run(options: list[str]) -> tuple[list[str], None]:
+    """The options as they are, of verbs that make one run.
+
+    Raises:
+        InputError: if a file lists a sweep.
+    """
+    for name in (option.partition("=")[2] for option in options if option.startswith("--config=")):
+        if SWEEP in read_settings(name):
+            raise InputError(f"{name} lists a sweep, which is many runs: dreambooth-jax sweep {name} trains them")
+    return options, None
 
 
 def begin(config: Config) -> None:

@@ -28,15 +28,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def take(options: list[str]) -> "tuple[list[str], list[Axis]]":
-    """Axes, out of the options: settings with several values, and those that a file lists under ``sweep``."""
+def take(options: list[str], *, texts: bool = True) -> "tuple[list[str], list[Axis]]":
+    """Axes, out of the options: settings with several values, and those that a file lists under ``sweep``.
+
+    Args:
+        options: ``--KEY=VALUE`` each.
+        texts: are commas in settings that are texts between values, too?
+    """
     from dreambooth_jax.members.axes import check_axes, take_axes
     from dreambooth_jax.members.listed import SWEEP, listed_axes, settings_beside
 
     files = [option.partition("=")[2] for option in options if option.startswith("--config=")]
     sweeps = {name: found for name in files if SWEEP in (found := read_settings(name))}
     listed = [axis for name, found in sweeps.items() for axis in listed_axes(found[SWEEP], name=name)]
-    rest, axes = take_axes([one for one in options if one.removeprefix("--config=") not in sweeps])
+    rest, axes = take_axes([one for one in options if one.removeprefix("--config=") not in sweeps], texts=texts)
     first = [one for found in sweeps.values() for one in settings_beside(found)]
     own = {axis.key for axis in axes} | {one.removeprefix("--").partition("=")[0] for one in rest}
     axes = [*(axis for axis in listed if axis.key not in own), *axes]

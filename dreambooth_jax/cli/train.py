@@ -7,7 +7,7 @@ import signal
 
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
-from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files
+from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files, of_one_run
 from dreambooth_jax.cli.sweep import run_all
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.config import Config
@@ -43,6 +43,7 @@ TRAIN = Verb(
     settings=Config,
     options=PROCESSES,
     place_words=config_files,
+    take=of_one_run,
     run=train,
     common=COMMON,
     examples=(

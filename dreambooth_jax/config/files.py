@@ -21,6 +21,9 @@ LARGEST_FILE = 1_000_000
 HOMES = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 """Where shipped files lie: in the package, and beside it in a checkout that knows no links."""
 
+SWEEP = "sweep"
+"""What a file of settings may have besides them: those that are varied (``members/listed.py``)."""
+
 
 def shipped() -> dict[str, Path]:
     """Name -> file of the settings that ship with the package."""

@@ -61,8 +61,12 @@ def key_of(option: str) -> str:
     return option.removeprefix("--").partition("=")[0]
 
 
-def take_axes(options: Sequence[str]) -> tuple[list[str], list[Axis]]:
+def take_axes(options: Sequence[str], *, texts: bool = True) -> tuple[list[str], list[Axis]]:
     """Settings with several values, out of the options of a command line: (the others, the axes).
+
+    Args:
+        options: ``--KEY=VALUE`` each.
+        texts: are commas in settings that are texts between values, too?
 
     Raises:
         InputError: for a value that is empty or stands there twice, and for a setting that can have one only.
@@ -71,7 +75,8 @@ def take_axes(options: Sequence[str]) -> tuple[list[str], list[Axis]]:
     for option in options:
         key, _, text = option.removeprefix("--").partition("=")
         kind = _kind(key, kinds)
-        values = split_values(text, is_list=get_origin(kind) is tuple) if kind else [text]
+        is_one = not kind or (not texts and kind in (str, str | None))
+        values = [text] if is_one else split_values(text, is_list=get_origin(kind) is tuple)
         if len(values) == 1:
             others.append(option)
         else:

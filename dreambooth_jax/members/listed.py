@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_jax.config import Config
+from dreambooth_jax.config.files import SWEEP as SWEEP
 from dreambooth_jax.config.parse import check_known, key_types
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members.axes import Axis, Choice, axis_of, flat_settings, written
-
-SWEEP = "sweep"
 
 
 def listed_axes(listed: Any, *, name: str) -> list[Axis]:

@@ -53,6 +53,15 @@ def members(folder):
     return sorted(path.name for path in (folder / "members").iterdir())
 
 
+def test_how_many_are_trained_at_once_is_a_number_or_left_to_the_devices(tmp_path, photos, capsys):
+    words = ["sweep", *TINY, f"data.instance_images={photos}", f"run_dir={tmp_path}", "train.seed=0,1,2", "--dry_run"]
+    for said, groups in ((["--at_once", "2"], 2), (["--at_once", "auto"], 1), ([], 1)):
+        assert main([*words, *said]) == 0
+        assert f"steps in {groups} group" in capsys.readouterr().out
+    assert main([*words, "--at_once", "many"]) == 2
+    assert "--at_once is many, but must be auto or a whole number of members" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_all_combinations_are_trained_each_in_a_folder(swept):
     folder, _ = swept
