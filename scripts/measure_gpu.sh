@@ -4,7 +4,8 @@
 # Everything that only a card can tell, in 25 minutes on one H100 or H200; scripts/measure_gpu.sh --help says what.
 #
 #   scripts/measure_gpu.sh install           jax's and PyTorch's CUDA libraries conflict: an environment for each
-#   scripts/measure_gpu.sh all measured      or one part after the other: ours compile training whole pictures eager
+#   scripts/measure_gpu.sh all measured      or one part after the other: ours compile training whole members pictures
+#                                            eager
 #
 # PYTHON: what the environments are made with. OURS_PYTHON, TORCH_PYTHON: environments that are there already.
 set -euo pipefail

@@ -15,6 +15,7 @@ parts, in the order of all:
     training  short runs: train.deterministic twice, without it twice, and in float32
     whole     dreambooth-jax train: 4 photos, 200 class images, 800 steps, with the seconds of every stage, and its
               peak memory beside the prediction of dreambooth-jax plan
+    members   steps of 1, 4 and 16 subjects by one program (LoRA of rank 16, 1+1 examples each): subjects per hour
     pictures  DDIM, 50 steps, of 1 and of 8 pictures, ours, compile and eager
     eager     the steps by PyTorch without torch.compile
 

@@ -22,6 +22,7 @@ class Scale:
     Attributes:
         model: size of the model, of ``real_size.model.SIZES``.
         batches: instance examples of a step; as many class examples come on top.
+        members: subjects that take their steps together.
         repeats: measured steps.
         pictures: drawn at once.
         draw_steps: of a DDIM run.
@@ -33,6 +34,7 @@ class Scale:
 
     model: str
     batches: tuple[int, ...]
+    members: tuple[int, ...]
     repeats: int
     pictures: tuple[int, ...]
     draw_steps: int
@@ -44,12 +46,12 @@ class Scale:
 
 SCALES = {
     "sd15": Scale(
-        model="sd15", batches=(1, 4, 32, 8, 16), repeats=20, pictures=(1, 8), draw_steps=50, draws=3, class_images=200,
-        steps=800, compared=50,
+        model="sd15", batches=(1, 4, 32, 8, 16), members=(16, 1, 4), repeats=20, pictures=(1, 8), draw_steps=50,
+        draws=3, class_images=200, steps=800, compared=50,
     ),
     "tiny": Scale(
-        model="tiny", batches=(1,), repeats=2, pictures=(1,), draw_steps=2, draws=1, class_images=2, steps=4,
-        compared=3,
+        model="tiny", batches=(1,), members=(2,), repeats=2, pictures=(1,), draw_steps=2, draws=1, class_images=2,
+        steps=4, compared=3,
     ),
 }  # fmt: skip
 
@@ -92,6 +94,13 @@ def steps(peer: str) -> Callable[[Scale], Iterator[Row]]:
             yield Row(name=name, task="step", peer=peer, arguments=arguments, otherwise=otherwise, limit=limit)
 
     return rows
+
+
+def members(scale: Scale) -> Iterator[Row]:
+    """Steps of subjects that are trained by one program: LoRA beside the layers, 1+1 examples each."""
+    for count in scale.members:
+        arguments = {"count": count, "steps": scale.steps, "repeats": scale.repeats, "remat": "nothing"}
+        yield Row(name=f"{count} members", task="members", arguments=arguments, otherwise={"remat": "blocks"})
 
 
 def pictures(scale: Scale) -> Iterator[Row]:
@@ -137,8 +146,11 @@ PARTS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "compile": steps(COMPILE),
     "training": training,
     "whole": whole,
+    "members": members,
     "pictures": pictures,
     "eager": steps(EAGER),
 }
-SHARES = {"ours": 340, "compile": 320, "training": 270, "whole": 290, "pictures": 170, "eager": 100}
+SHARES = {
+    "ours": 320, "compile": 300, "training": 250, "whole": 280, "members": 130, "pictures": 130, "eager": 80,
+}  # fmt: skip
 """Seconds of each part in a run of all; what one does not need the next may have."""

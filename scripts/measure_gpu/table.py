@@ -21,7 +21,8 @@ SAME_LOSS = 3e-2
 
 def report(parts: Parts) -> str:
     """All tables that there is something for."""
-    sections = (device(parts), steps(parts), bars(parts), memory(parts), pictures(parts), whole(parts), training(parts))
+    makers = (device, steps, bars, memory, members, pictures, whole, training)
+    sections = (make(parts) for make in makers)
     return "\n".join("\n".join(lines) + "\n" for section in sections if (lines := list(section)))
 
 
@@ -121,6 +122,24 @@ def found_for_bars(parts: Parts) -> list[str]:
     """In the order of the bars."""
     speeds = [measured(parts, "ours", name) for name in ("4+4", "32+32")]
     return [f"{images_per_second(row):.1f}" if row else "" for row in speeds] + [times(parts, "compile", "1+1")]
+
+
+def members(parts: Parts) -> Iterator[str]:
+    """Subjects an hour, for how many are trained at once."""
+    found = sorted(parts.get("members", {}).values(), key=lambda row: row["count"])
+
+    def rows() -> Iterator[list[str]]:
+        for row in found:
+            cells = [f"{row['count']}" + (" (remat)" if row["remat"] != "nothing" else ""), cell(row, "median", ".4f")]
+            cells += [cell(row, f"subjects_per_hour{more}", ".1f") for more in ("", "_with_compiling")]
+            yield [*cells, gigabytes(row, "reported_bytes")]
+
+    steps = next((row["steps"] for row in found), 0)
+    yield from table(
+        f"subjects at once, LoRA, 1+1 examples each | a step of all, s | subjects an hour, {steps} steps each "
+        "| compiling included | peak memory, GB",
+        rows(),
+    )
 
 
 def memory(parts: Parts) -> Iterator[str]:

@@ -94,6 +94,27 @@ def step(peer: str, model: Path, size: str, *, batch: int, repeats: int, remat: 
     return found
 
 
+def members(peer: str, model: Path, size: str, *, count: int, steps: int, repeats: int, remat: str) -> Result:
+    """Steps of so many subjects at once, and how many subjects an hour has if each takes ``steps``."""
+    from benchmark.measure import measure
+    from benchmark.members import member_makers, members_name
+
+    it = make_peer(peer, model, size)
+    recompute(it, peer, remat)
+    make = member_makers(it, count=count, batch=1, rank=16)["ours"]
+    found: Result = measure({peer: make}, repeats)[peer] | {"reported_bytes": it.peak_bytes}
+    compiling = it.compiling[members_name(count, 1)]
+    taken = steps * found["median"]
+    return (
+        found
+        | compiling
+        | {
+            "subjects_per_hour": 3600 * count / taken,
+            "subjects_per_hour_with_compiling": 3600 * count / (taken + compiling["trace"] + compiling["compile"]),
+        }
+    )
+
+
 def ddim(peer: str, model: Path, size: str, *, batch: int, steps: int, repeats: int) -> Result:
     """Guided pictures from noise to latents."""
     from benchmark.measure import measure
@@ -112,7 +133,7 @@ def train(peer: str, model: Path, size: str, **arguments: Any) -> Result:
     return train(model, SIZES[size]["vae"]["sample_size"], **arguments)
 
 
-TASKS: dict[str, Callable[..., Result]] = {task.__name__: task for task in (model, device, step, ddim, train)}
+TASKS: dict[str, Callable[..., Result]] = {task.__name__: task for task in (model, device, step, members, ddim, train)}
 
 
 def main(peer: str, task: str, size: str, folder: str, arguments: str, result: str) -> None:

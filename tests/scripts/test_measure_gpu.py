@@ -154,6 +154,21 @@ def test_the_table_compares_and_knows_the_bars():
     assert lines["deterministic again"].endswith("| yes |")
 
 
+def test_the_table_has_subjects_per_hour():
+    rows = {
+        "16 members": {
+            "task": "members", "count": 16, "steps": 800, "remat": "blocks", "median": 1.0, "reported_bytes": 9e9,
+            "subjects_per_hour": 72.0, "subjects_per_hour_with_compiling": 64.04,
+        },
+        "4 members": {"task": "members", "count": 4, "steps": 800, "remat": "nothing", "failed": NO_MEMORY},
+    }  # fmt: skip
+    lines = table.report({"members": rows}).splitlines()
+    assert "subjects an hour, 800 steps each | compiling included" in lines[0]
+    assert lines[2].startswith("| 4 | ")
+    assert NO_MEMORY in lines[2]
+    assert lines[3] == "| 16 (remat) | 1.0000 | 72.0 | 64.0 | 9.0 |"
+
+
 def test_a_table_of_nothing_is_empty():
     assert table.report({}) == ""
 
@@ -168,6 +183,9 @@ def test_every_part_is_measured_on_a_tiny_model(tmp_path):
         assert list(rows) == [row.name for row in PARTS[part](SCALES["tiny"])]
         for row in rows.values():
             assert "failed" not in row or (row["peer"] != OURS and not with_torch)
+    (some,) = found["members"].values()
+    assert some["subjects_per_hour"] == pytest.approx(3600 * 2 / (4 * some["median"]))
+    assert some["subjects_per_hour_with_compiling"] < some["subjects_per_hour"]
     stages = found["whole"]["whole"]["stages"]
     assert all(seconds >= 0 for seconds in stages.values())
     assert sum(stages.values()) == pytest.approx(found["whole"]["whole"]["seconds"])
