@@ -116,7 +116,7 @@ def test_changed_settings_or_photos_refuse_to_resume(root, uninterrupted):
     photos = root / "other_photos"
     shutil.copytree(root / "photos", photos)
     (photos / "4.png").unlink()
-    with pytest.raises(InputError, match="the instance images or their captions changed"):
+    with pytest.raises(InputError, match="the instance images, their captions or weights changed"):
         dbx.train(tiny_config(root, f"run_dir={folder}", f"data.instance_images={photos}"))
     assert complete_steps(folder / "checkpoints") == [3, 6]
 

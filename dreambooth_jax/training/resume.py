@@ -14,8 +14,8 @@ from dreambooth_jax.training.optimizer_kinds import KINDS
 
 FINGERPRINTS = {
     "model": "the weights of the model",
-    "instance": "the instance images or their captions",
-    "prior": "the class images or their captions",
+    "instance": "the instance images, their captions or weights",
+    "prior": "the class images, their captions or weights",
     "validation": "the pictures to validate with, or their captions",
 }
 
