@@ -193,6 +193,8 @@ def _report(source: str, photos: list[Photo], small: list[str], failed: list[str
         log.warning("%s: left out: %s", source, line)
     if small:
         log.warning("%s: smaller than %s pixels, so enlarged: %s", source, size.setting, _some(small))
+    if own := [photo.weight for photo in photos if photo.weight != 1]:
+        log.info("%s: %d of %d pictures have weights, %g to %g", source, len(own), len(photos), min(own), max(own))
     first: dict[str, str] = {}
     for photo in photos:
         if (twin := first.setdefault(photo.digest, photo.name)) != photo.name:
