@@ -21,6 +21,7 @@ from dreambooth_jax.models.components import UNET
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.planning import admit
 from dreambooth_jax.planning.advice import advice
+from dreambooth_jax.planning.build import beside_a_model
 from dreambooth_jax.prepare import model
 from dreambooth_jax.prepare.prepared import prepare
 from dreambooth_jax.runs import RunFolder
@@ -94,6 +95,29 @@ def test_the_plan_counts_pictures_beside_the_state(found):
     assert latents.idle == nbytes(params["unet"]) + nbytes(params["text_encoder"])
     assert grids.idle == pytest.approx(found.state["moments (adamw)"], abs=4), "and the number of the step"
     assert found.peak == max(step.peak for step in (*found.steps, *found.draws))
+
+
+def test_what_the_optimizer_averages_is_one_more_copy_while_it_is_looked_at(tmp_path, skeleton):
+    """Nothing of the model is in the state then; else the trained networks are."""
+    for kind, copies in (("adamw", 0), ("schedule_free_adamw", 1)):
+        options = [f"model.path={skeleton}", f"optimizer.kind={kind}", "optimizer.schedule=constant"]
+        setup = assembled(tiny_config(tmp_path, *options))
+        moments, trained = nbytes(setup.state) - nbytes(setup.trainable), nbytes(setup.trainable)
+        assert beside_a_model(setup, *setup.pipe.params) == moments + copies * trained, kind
+        vae = nbytes(setup.frozen_on_devices["vae"])
+        assert beside_a_model(setup, "unet", "text_encoder") == moments + copies * trained + vae, kind
+
+
+@pytest.mark.slow
+def test_a_validation_is_a_program_of_the_plan(tmp_path, skeleton):
+    """Its networks are those of the run, which it takes as they lie there; it has no gradients."""
+    config = tiny_config(tmp_path, f"model.path={skeleton}", "data.instance_images=", "validation.holdout=1")
+    *_, validation = dbx.plan(config).draws
+    params = dbx.load_pretrained(MODEL).params
+    assert (validation.purpose, validation.pictures) == ("validation", 1)
+    own = nbytes(params["unet"]) + nbytes(params["text_encoder"])
+    assert own < validation.usage.arguments < own * 1.05
+    assert validation.idle == pytest.approx(2 * nbytes(params["unet"]) + nbytes(params["vae"]), rel=1e-3)
 
 
 def test_the_report_has_every_number(found):

@@ -13,9 +13,12 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from dreambooth_jax.adapters import passed_on
+from dreambooth_jax import rng
+from dreambooth_jax.adapters import part_for, passed_on
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, SamplingConfig
 from dreambooth_jax.config.concepts import concepts_of
@@ -33,7 +36,9 @@ from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
-from dreambooth_jax.trees import count, nbytes, short
+from dreambooth_jax.training.parallel.mapper import with_shardings
+from dreambooth_jax.training.validation import rows_at_once, validation_batches, validation_loss
+from dreambooth_jax.trees import count, nbytes, shapes, short
 
 
 def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | None = None) -> Plan:
@@ -133,10 +138,32 @@ def draw_plans(config: Config, setup: TrainSetup, pipe: Pipeline, *, compiler: C
     lower = partial(pipe.lower_encode_images, encoded, **size._asdict())
     yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
     if config.samples.every:
-        held = bytes_per_device(setup.mapper.shapes((setup.state, setup.frozen_on_devices)))
-        # Where all is whole on each device, pictures are drawn with what the model shares with it; else with a copy.
-        is_whole = everyone == 1 or isinstance(setup.mapper, Replicated)
-        shared = nbytes(passed_on(setup.adapter, *setup.drawn_with(setup.frozen_on_devices))) if is_whole else 0
         pictures = -(-config.samples.num_images // n)
         usage = sampler(setup.pipe, config.samples.sampling(size=size), pictures)
-        yield draw("sample grids", pictures, usage, held - shared)
+        yield draw("sample grids", pictures, usage, beside_a_model(setup, *setup.pipe.params))
+    if config.validation.is_wanted:
+        rows = rows_at_once(setup.batches.examples, everyone)
+        usage = compiler("validation", partial(lower_validation, setup, rows)).usage
+        yield draw("validation", rows, usage, beside_a_model(setup, "unet", *setup.encoders))
+
+
+def beside_a_model(setup: TrainSetup, *networks: str) -> int:
+    """Bytes on each device of what lies there between steps while the model is looked at, but for what it shares."""
+    mapper = setup.mapper
+    held = bytes_per_device(mapper.shapes((setup.state, setup.frozen_on_devices)))
+    if setup.keeps_average and not setup.keeps_ema:  # what the optimizer averages is made for this
+        held += bytes_per_device(mapper.shapes(setup.trainable))
+    # Where all is whole on each device, a model shares with it what it is composed of; else it is a copy.
+    is_whole = len(mapper.devices) == 1 or isinstance(mapper, Replicated)
+    parts = part_for(setup.adapter, networks, setup.frozen_on_devices, setup.trainable)
+    return held - (nbytes(passed_on(setup.adapter, *parts)) if is_whole else 0)
+
+
+def lower_validation(setup: TrainSetup, rows: int) -> jax.stages.Lowered:
+    """The program of a validation, of so many examples at once on each device."""
+    (batch, *_) = validation_batches([setup.held_out(setup.size)], np.zeros(rows, np.int64), rows=rows)
+    params = {name: setup.pipe.params[name] for name in ("unet", *setup.encoders)}
+    whole = NamedSharding(setup.mapper.target.mesh, PartitionSpec())
+    placed = with_shardings(shapes((params, batch)), lambda _: whole)
+    key = jax.eval_shape(lambda: rng.root_key(0))
+    return jax.jit(partial(validation_loss, setup.objective, count=rows)).lower(*placed, key)

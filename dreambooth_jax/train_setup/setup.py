@@ -124,10 +124,6 @@ class TrainSetup:
         """Does one of these groups change one?"""
         return not set(self.encoders).isdisjoint(networks_in_step(self.adapter, active, encoders=self.encoders))
 
-    def drawn_with(self, frozen: Tree) -> tuple[Tree, Tree]:
-        """Shapes of what is frozen, of these, and trained that a model is composed of: without the teacher."""
-        return part_for(self.adapter, self.pipe.params, frozen, self.trainable)
-
     def frozen_in_step(self, active: Groups, frozen: Tree) -> Tree:
         """Of the frozen parameters, those that a step needs."""
         networks = networks_in_step(self.adapter, active, encoders=self.encoders, teaches=TEACHER in self.frozen)
@@ -170,6 +166,10 @@ class TrainSetup:
             one = replace(one, prior=None, lessons=[instance])
         concepts = [replace(one, name=name) for name in self.concepts] or [one]
         return shapes(self.batches.of(concepts).batch_at(0))
+
+    def held_out(self, size: Size) -> ExampleTable:
+        """Pictures that are validated with, one that takes no memory: with ids of their texts."""
+        return replace(self._table((), size), text=id_leaves(self.pipe.input_ids([""])))
 
     def _table(self, active: Groups, size: Size) -> ExampleTable:
         pipe, params = self.pipe, shapes(self.pipe.params)

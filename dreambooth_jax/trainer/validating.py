@@ -22,7 +22,7 @@ from dreambooth_jax.trainer.tables import example_tables
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.state import TrainState
-from dreambooth_jax.training.validation import LossHistory, validation_batches, validation_loss
+from dreambooth_jax.training.validation import LossHistory, rows_at_once, validation_batches, validation_loss
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +96,7 @@ def validation_of(config: Config, training: Training, *, meta: Mapping[str, Any]
         for one in training.concepts
         if one.held_out
     )
-    rows = max(setup.batches.examples // len(setup.mapper.devices), 1)
+    rows = rows_at_once(setup.batches.examples, len(setup.mapper.devices))
     batches = list(validation_batches(list(tables), quantiles(values.timesteps, settings.timesteps), rows=rows))
     losses = [(int(step), float(loss)) for step, loss in meta.get("validation", [])]
     return Validation(

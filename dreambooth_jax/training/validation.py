@@ -22,6 +22,16 @@ PATIENCE = 3
 """Validations in a row, all worse than the best one, after which a run is said to learn by heart."""
 
 
+def rows_at_once(examples: int, devices: int) -> int:
+    """Rows of a batch: each device sees all of it, and should not see more than in a step.
+
+    Args:
+        examples: of a step.
+        devices: that share these.
+    """
+    return max(examples // devices, 1)
+
+
 def validation_batches(
     tables: Sequence[ExampleTable], timesteps: Int[np.ndarray, "n"], *, rows: int
 ) -> Iterator[Batch]:
