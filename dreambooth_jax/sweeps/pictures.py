@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,6 +21,7 @@ from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.data.images import decode
 from dreambooth_jax.data.png import save_png
+from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.evaluation.axes import Axis, cells_of, read_axes
 from dreambooth_jax.evaluation.axes import Cell as Drawn
 from dreambooth_jax.evaluation.matrix import MatrixSettings, draw_cells, labelled_matrix
@@ -61,13 +63,30 @@ def draw_sheet(sweep: Sweep, finished: Sequence[Cell], file: Path) -> Path | Non
         return None
     down = _labels("member", [" ".join(cell.labels) for cell in sweep.cells])
     across = _across(sweep, config)
-    blocks = _labels("prompt", _templates(config))
+    words = [subject_of(concepts_of(sweep.member(cell.name).config)[0]) for cell in sweep.cells]
+    blocks = _labels("prompt", headings(_templates(config), words, syntax=config.samples.prompt_syntax))
     height, width = (max(picture.shape[side] for picture in pictures.values()) for side in (0, 1))
     sides = (height * len(down.values) * len(blocks.values), width * len(across.values))
     pictures = {place: _smaller(picture, LARGEST_SHEET / max(sides)) for place, picture in pictures.items()}
     about = {"prompt": " | ".join(_templates(config)), "grid": sweep.grid, "seed": config.samples.seed}
     save_png(file, labelled_matrix(pictures, [down, across, blocks], title=sweep.folder.name), about)
     return file
+
+
+def headings(templates: Sequence[str], words: Sequence[Subject], *, syntax: Literal["plain", "a1111"]) -> list[str]:
+    """Prompts as all members have them; a word in which they differ is called by what it is.
+
+    Args:
+        templates: with fields.
+        words: of each member.
+        syntax: of the templates.
+    """
+    identifiers, nouns = {one.identifier for one in words}, {one.class_noun for one in words}
+    common = Subject(
+        identifier=identifiers.pop() if len(identifiers) == 1 else "<identifier>",
+        class_noun=nouns.pop() if len(nouns) == 1 else "<class noun>",
+    )
+    return [common.fill(template, syntax=syntax) for template in templates]
 
 
 def _pictures_of(sweep: Sweep, name: str) -> dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]]:
@@ -117,7 +136,7 @@ def _seeds(config: Config) -> list[Drawn]:
 def _across(sweep: Sweep, config: Config) -> Axis:
     """The columns: seeds, or combinations of settings of sampling."""
     if not sweep.grid:
-        return _labels("seed", [f"seed={one.told['seed']}" for one in _seeds(config)])
+        return _labels("seed", [f"samples.seed={one.told['seed']}" for one in _seeds(config)])
     axes = read_axes(sweep.grid)
     places = [drawn.place for drawn in cells_of(axes)]
     return _labels("", [" ".join(axis.label(n) for axis, n in zip(axes, place)) for place in places])
