@@ -7,7 +7,10 @@ It is these few lines and a line in ``FAMILIES``; the package trains it, draws w
 
 import dataclasses
 import json
+import re
 import shutil
+import tokenize
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ from safetensors.numpy import load_file
 import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.export import save_pretrained
-from dreambooth_jax.models import CLIPTextModel, UNet2DConditionModel, UNetConfig
+from dreambooth_jax.models import CLIPTextModel, UNet2DConditionModel, UNetConfig, families
 from dreambooth_jax.models.components import CLIP_TEXT, UNET, VAE
 from dreambooth_jax.models.condition import Condition, Conditioner, id_leaves
 from dreambooth_jax.models.families import FAMILIES, SD, Family, family_of
@@ -306,6 +309,23 @@ class TestOneNetwork:
 def test_stable_diffusion_is_the_family_of_what_does_not_say_otherwise(name, tmp_path):
     assert family_of(name) is SD
     assert read_family(tmp_path / "model_index.json") is SD
+
+
+@pytest.mark.parametrize("word", [r"\bsdxl\b", r"\bSDXL\b", r"StableDiffusionXL", r"[\"']sdxl", r"\.family\.name\b"])
+def test_nothing_but_the_table_asks_for_a_family_by_its_name(word):
+    """Code of the package, without what it says to people: docstrings, comments and texts with blanks."""
+    package = Path(families.__file__).parents[1]
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        with file.open("rb") as lines:
+            tokens = [
+                token.string
+                for token in tokenize.tokenize(lines.readline)
+                if token.type == tokenize.NAME or (token.type == tokenize.STRING and " " not in token.string)
+            ]
+        if file.name != "families.py" and any(re.search(word, text) for text in [*tokens, "".join(tokens)]):
+            found.append(file.relative_to(package).as_posix())
+    assert found == []
 
 
 def test_a_conditioner_may_be_a_static_argument():

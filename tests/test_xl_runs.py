@@ -17,11 +17,12 @@ from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.export.adapter import save_adapter
 from dreambooth_jax.pipeline import describe_pretrained
 from dreambooth_jax.prepare.cache import Encoder
+from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import build_train_setup, mapper_of
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights.adapters import applied, read_adapter
-from tests.runs import tiny_config, weights
+from tests.runs import draw_photos, tiny_config, weights
 from tests.xl import theirs, written
 
 pytest.importorskip("torch")
@@ -169,3 +170,27 @@ def test_a_lora_is_the_same_in_diffusers(tmp_path):
     for network in ("text_encoder", "text_encoder_2"):  # each has its part in it
         without = {**params, network: plain.params[network]}
         assert np.abs(plain("a sks dog", params=without, **run) - found).max() > 1e-4, network
+
+
+TINY = [
+    *("data.class_noun=dog", "data.resolution=24", "data.bucket_step=8", "prior.num_images=2", "prior.steps=2"),
+    *("samples.steps=2", "samples.num_images=1", "train.steps=2", "text_encoder.stop=1", "model.vae=null"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", ["sdxl", "sdxl_lora", "sdxl_dreambooth_lora_24gb"])
+def test_settings_that_ship(model, tmp_path, name):
+    """Each trains, and its result draws another picture than the model did; what is planned of it is told before."""
+    places = [f"model.path={model}", f"run_dir={tmp_path / 'run'}"]
+    places += [f"data.instance_images={draw_photos(tmp_path / 'photos', 2)}"]
+    config = dbx.load_config(name, [*TINY, *places, "optimizer.learning_rate=0.1"])
+    assert dbx.plan(config).fits is not False
+    result = dbx.train(config)
+    assert result.finished
+    options = {"steps": 2, "height": 16, "width": 16, "output": "latents"}
+    opened = open_model(str(result.folder))
+    drawn = opened.pipe("a photo of sks dog", params=opened.params, **options)
+    before = dbx.load_pretrained(model)("a photo of sks dog", **options)
+    assert np.abs(drawn - before).max() > 1e-3

@@ -73,17 +73,6 @@ class Photo:
         chosen = images.views(crop, flip=flip, digest=self.digest, seed=seed, colour=colour)
         return np.stack([images.crop_resize(image, size=size, view=view) for view in chosen])
 
-    def told_sizes(
-        self, *, size: Size, crop: Literal["center", "random"], flip: bool, seed: int, colour: float = 0.0
-    ) -> Float32[np.ndarray, "v 6"]:
-        """Of each of its views, what a model is told that knows of sizes: :func:`images.told_sizes`."""
-        chosen, own = images.views(crop, flip=flip, digest=self.digest, seed=seed, colour=colour), self.full_size()
-        return np.asarray([images.told_sizes(own, size=size, view=view) for view in chosen], np.float32)
-
-    def full_size(self) -> Size:
-        """Of its file, upright."""
-        return images.full_size(self.file)
-
     def latent_masks(
         self, *, size: Size, crop: Literal["center", "random"], flip: bool, seed: int, colour: float, factor: int
     ) -> Float32[np.ndarray, "v h w"]:

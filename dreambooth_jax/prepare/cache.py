@@ -23,6 +23,7 @@ from jaxtyping import Float32, Int
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import DataConfig
+from dreambooth_jax.data import images
 from dreambooth_jax.data.buckets import bucket_sizes, nearest
 from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.sources import Photo
@@ -224,7 +225,13 @@ class Encoder:
     def _sizes(self, photos: Sequence[Photo], views: Views) -> Float32[np.ndarray, "n v 6"] | None:
         if not self.pipe.unet.config.takes_sizes:
             return None
-        return np.stack([photo.told_sizes(**_arguments(views)) for photo in photos])
+        how: dict[str, Any] = {"flip": views.flip, "seed": views.seed, "colour": views.colour}
+
+        def told(photo: Photo) -> list[tuple[int, ...]]:
+            own, seen = images.full_size(photo.file), images.views(views.crop, digest=photo.digest, **how)
+            return [images.told_sizes(own, size=views.size, view=view) for view in seen]
+
+        return np.asarray([told(photo) for photo in photos], np.float32)
 
     def _examples(self, photos: Sequence[Photo], views: Views) -> Examples:
         pipe, masks = self.pipe, (self.data.masks, self.data.unmasked_weight)
