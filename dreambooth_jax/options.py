@@ -175,7 +175,7 @@ class DoctorOptions(SamplingConfig):
     draw: bool = True
     """Draw pictures and look at them; otherwise photos, words and settings are looked at alone."""
     step: int | Literal["best"] | None = setting(None, at_least=0)
-    """Checkpoint: the newest, or best in validation loss."""
+    """Checkpoint: the newest, or the best."""
     ema: bool | None = None
     """The moving average or the last weights; by default the average, if the run kept one."""
     out: str | None = setting(None, path=True, nonempty=True)

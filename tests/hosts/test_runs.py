@@ -12,6 +12,7 @@ from PIL import Image
 
 import dreambooth_jax as dbx
 from dreambooth_jax import trees
+from dreambooth_jax.evaluation.judge import SHIPPED
 from dreambooth_jax.training.checkpoint import complete_steps
 from tests import runs
 from tests.hosts import processes
@@ -164,3 +165,22 @@ def test_a_loss_that_is_not_finite_ends_both_with_one_line(root, by_two):
     for code, _, err in ended:
         assert code == 2, err
         assert len([line for line in err.splitlines() if "the last good checkpoint is step 1" in line]) == 1
+
+
+def test_what_process_0_measures_says_for_both_which_step_is_the_best(root):
+    """Process 0 draws and has the judge; both must save at the same steps, and export the same one."""
+    folder = root / "measured"
+    measured = (f"evaluate.judge={SHIPPED}", "evaluate.every=1", "checkpoint.keep_best=fidelity*diversity")
+    small = ("prior.weight=0", "adapter.kind=lora", "adapter.rank=2", "text_encoder.stop=0", "samples.every=0")
+    kept = ("checkpoint.keep_last=1", "export.weights=best", "optimizer.learning_rate=3e-2")
+    ended = run(root, *small, *measured, *kept, f"run_dir={folder}")
+    scores = {line["step"]: line for line in metrics(folder) if "scores/fidelity" in line}
+    assert sorted(scores) == list(range(7))
+    worth = {step: one["scores/fidelity"] * one["scores/diversity"] for step, one in scores.items() if step}
+    best = max(worth, key=lambda step: worth[step])
+    assert complete_steps(folder / "checkpoints") == sorted({best, 6})
+    assert f"step {best} was the best" in ended[0][2] or best == 6
+    nowhere = start(root, *small, "evaluate.every=1", "evaluate.dino=nowhere.pth", f"run_dir={root / 'unread'}")
+    for code, _, err in processes.finish(nowhere, timeout=300):
+        assert code == 2, err
+        assert "nowhere.pth" in err
