@@ -109,6 +109,5 @@ PLAN = Verb(
             "all subjects of a folder, two ranks",
             "plan sd15_lora data.subjects=dreambooth adapter.rank=8,16 --target h100",
         ),
-        ("thirty subjects at once", "plan configs/sd15_lora.yaml data.class_noun=dog --members 30 --target h100"),
     ),
 )
