@@ -133,6 +133,7 @@ def test_what_is_told_counts(pipe):
         assert np.abs(pipe("a dog", **{name: 99}, **run) - plain).max() > 1e-3, name
 
 
+@pytest.mark.slow
 def test_an_empty_negative_prompt_says_nothing(pipe):
     """Of each picture by itself; models that were not trained so are told what their text encoders say."""
     run = {"steps": 2, "guidance_scale": 5.0, "height": 16, "width": 16, "output": "float32"}

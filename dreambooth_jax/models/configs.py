@@ -144,7 +144,7 @@ class VAEConfig(ModelConfig):
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
     """The latents that the UNet sees are the raw ones times this."""
-    force_upcast: bool = False
+    force_upcast: bool = True
     """Its features leave float16's range. bfloat16 has float32's, at less precision, and is computed in as asked."""
 
     CHOICES: ClassVar[Choices] = {

@@ -36,7 +36,7 @@ SPELLINGS = (lambda key, value: [f"{key}={value}"], lambda k, v: [f"--{k}={v}"],
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_spelling_of_a_setting_means_the_same_to_every_verb(verb, spell):
     values = {"run_dir": "here", "train.steps": "7", "steps": "7", "dtype": "float32", "step": "3"}
-    needed = {"source": "run", "out": "model", "file": "a.safetensors", "sources": "[run]"}
+    needed = {"source": "run", "run": "run", "out": "model", "file": "a.safetensors", "sources": "[run]"}
     fields = {field.name: field for field in dataclasses.fields(VERBS[verb].settings)}
     given = {k: v for k, v in (values | needed).items() if k.split(".")[0] in fields}
     settings = read_call(VERBS[verb], [word for key, value in given.items() for word in spell(key, value)]).settings

@@ -223,5 +223,5 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(words, message, tmp_path, mo
 
 
 def test_other_verbs_say_who_takes_subjects(capsys):
-    assert main(["plan", *TINY, "data.subjects=x"]) == 2
-    assert "train and sweep take it" in capsys.readouterr().err
+    assert main(["prior", *TINY, "data.subjects=x"]) == 2
+    assert "take it" in capsys.readouterr().err

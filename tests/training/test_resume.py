@@ -75,7 +75,9 @@ def test_the_refusal_names_keys_values_and_pictures():
     meta = {"step": 4, "config": BASE, "fingerprints": {"model": "a", "instance": "b", "prior": "c"}}
     new = to_dict(load_config(None, ["train.seed=1"]))
     check_same_run(meta, config=BASE, fingerprints={"model": "a", "instance": "b"})
-    with pytest.raises(InputError, match=r"step 4: train.seed was 0 and is 1; the instance images .* changed") as error:
+    with pytest.raises(
+        InputError, match=r"step 4: train.seed was 0 and is 1; the instance images, .* changed"
+    ) as error:
         check_same_run(meta, config=new, fingerprints={"model": "a", "instance": "x"})
     assert "\n" not in str(error.value)
 
