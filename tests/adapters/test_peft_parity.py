@@ -19,7 +19,7 @@ from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import TrainStep
 from tests import torch_models
-from tests.training.test_parity import RATES, ROOT_SEED, STEPS, WEIGHTS, batch_at, objective_for
+from tests.training.test_parity import ROOT_SEED, STEPS, WEIGHTS, batch_at, objective_for
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
@@ -31,6 +31,8 @@ TARGETS = {
 }
 """The same layers, as PEFT is told them."""
 NAMES = {"lora_A": "lora_down", "lora_B": "lora_up", "lora_magnitude_vector": "dora_scale"}
+
+RATES = {"unet": 1e-4, "text_encoder": 3e-5}
 
 
 def with_peft(models, *, use_dora):
@@ -95,7 +97,7 @@ def ours(models, base, start, dtype, *, dora):
 
     losses, draws, first = [], [], None
     for number in range(STEPS):
-        batch = {name: jnp.asarray(value) for name, value in batch_at(number, dtype).items()}
+        batch = {name: jnp.asarray(value) for name, value in batch_at(number, dtype, models.kind).items()}
         draws.append(jax.tree.map(np.asarray, objective.draw(batch, root_key=root, step=number)))
         (state, metrics), grads = run(state, batch)
         losses.append(float(metrics["loss"]))
@@ -118,7 +120,9 @@ def theirs(models, parameters, dtype, draws):
         timesteps = torch.tensor(draw.timesteps)
         alpha_bar = torch.tensor(schedule.alphas_cumprod.astype(dtype))[timesteps.long()].reshape(-1, 1, 1, 1)
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-        text = models.text_encoder(torch.tensor(batch_at(number, dtype)["input_ids/text_encoder"]).long())[0]
+        text = models.text_encoder(torch.tensor(batch_at(number, dtype, models.kind)["input_ids/text_encoder"]).long())[
+            0
+        ]
         errors = ((models.unet(noisy, timesteps, text).sample - noise) ** 2).mean(dim=(1, 2, 3))
         loss = (torch.tensor(WEIGHTS.astype(dtype)) * errors).sum() / 2
         optimizer.zero_grad()
