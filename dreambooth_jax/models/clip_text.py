@@ -174,16 +174,16 @@ class CLIPTextTransformer(nn.Module):
         return self.final_layer_norm(self.encoder(states, layers, layers - self.clip_skip))
 
 
-class CLIPTextModel(nn.Module):
-    """The text encoder of Stable Diffusion.
+class TextEncoder(nn.Module):
+    """What all text encoders of denoisers have in common.
 
     Attributes:
         config: the network's shape.
         dtype: what to compute in.
         remat: what the backward pass computes again: nothing, each layer, or each attention.
         arch: what to compute on.
-        clip_skip: which layer's hidden state to take, from the end: 1 is the last, as in A1111; 2 is the one that
-            diffusers calls ``clip_skip=1``. The layers behind it are not computed.
+        clip_skip: which of the hidden states that the encoder may give to take: 1 is the one behind most layers. The
+            layers behind it are not computed where nothing else is read.
         added_tokens: vectors of words that the vocabulary does not have; their ids follow its own.
     """
 
@@ -203,6 +203,11 @@ class CLIPTextModel(nn.Module):
             clip_skip=self.clip_skip,
             added_tokens=self.added_tokens,
         )
+
+
+class CLIPTextModel(TextEncoder):
+    """The text encoder of Stable Diffusion 1 and 2. Its attributes are those of :class:`TextEncoder`; with
+    ``clip_skip`` 1 it gives the last layer's hidden state, as in A1111; 2 is what diffusers calls ``clip_skip=1``."""
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
         """Hidden state of that layer after the final norm, in at least float32."""

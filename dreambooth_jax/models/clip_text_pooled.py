@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dreambooth_jax.models.clip_configs import HIGHEST, CLIPTextConfig, CLIPTextProjectionConfig
-from dreambooth_jax.models.clip_text import CLIPTextTransformer
-from dreambooth_jax.models.layers import Remat, wide
-from dreambooth_jax.target import CPU, Arch
+from dreambooth_jax.models.clip_configs import HIGHEST, CLIPTextProjectionConfig
+from dreambooth_jax.models.clip_text import TextEncoder
+from dreambooth_jax.models.layers import wide
 
 
 class TextOutput(NamedTuple):
@@ -23,35 +21,9 @@ class TextOutput(NamedTuple):
     pooled: Float[Array, "b p"]
 
 
-class _Encoder(nn.Module):
-    """What both have in common.
-
-    Attributes:
-        config: the network's shape.
-        dtype, remat, arch, added_tokens: as in :class:`~dreambooth_jax.models.clip_text.CLIPTextModel`.
-        clip_skip: which layer's hidden state to take: 1 is the last but one, 2 the one before.
-    """
-
-    config: CLIPTextConfig
-    dtype: DTypeLike = jnp.float32
-    remat: Remat = "nothing"
-    arch: Arch = CPU
-    clip_skip: int = 1
-    added_tokens: int = 0
-
-    def setup(self) -> None:
-        self.text_model = CLIPTextTransformer(
-            self.config,
-            dtype=self.dtype,
-            remat=self.remat,
-            arch=self.arch,
-            clip_skip=self.clip_skip,
-            added_tokens=self.added_tokens,
-        )
-
-
-class CLIPTextModelBeforeLast(_Encoder):
-    """Hidden state of the last layer but one. The last layer and the final norm, which files have, do nothing."""
+class CLIPTextModelBeforeLast(TextEncoder):
+    """Hidden state of the last layer but one; with ``clip_skip`` 2 of the one before. The last layer and the final
+    norm, which files have, do nothing."""
 
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
         """That hidden state, in at least float32."""
@@ -61,7 +33,7 @@ class CLIPTextModelBeforeLast(_Encoder):
         return states.astype(wide(self.dtype))
 
 
-class CLIPTextModelWithProjection(_Encoder):
+class CLIPTextModelWithProjection(TextEncoder):
     """Hidden state of the last layer but one, and a projection of the last one's at the text's end."""
 
     config: CLIPTextProjectionConfig
