@@ -19,6 +19,8 @@ from dreambooth_jax.trees import unflatten
 KINDS = ("sd15", "sd21_base", "sd21")
 XL = "sdxl"
 """Stable Diffusion XL, which has a second text encoder."""
+REFINER = "sdxl_refiner"
+"""Its refiner, which has the second alone, and is told five numbers."""
 
 _UNET = {
     "block_out_channels": (32, 64),
@@ -51,6 +53,7 @@ _VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 2,
     "sample_size": 16,
 }
+_UNETS[REFINER] = {**_UNETS[XL], "cross_attention_dim": 48, "projection_class_embeddings_input_dim": 40 + 5 * 8}
 _VAES = {XL: {"scaling_factor": 0.13025, "force_upcast": True}}
 _TEXT = {
     "vocab_size": 553,

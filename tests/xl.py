@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A tiny random Stable Diffusion XL: PyTorch's pipeline, and the folder that it writes."""
+"""A tiny random Stable Diffusion XL, and its refiner: PyTorch's pipelines, and the folders that they write."""
 
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,58 @@ def theirs(*, double: bool = False, **unet_options: Any) -> Any:
     """A ``StableDiffusionXLPipeline``; ``double``: in float64."""
     import diffusers
     import torch
-    import transformers
 
     torch.set_num_threads(1)  # tiny networks: threads would only wait for each other
     models = torch_models.build(torch_models.XL, double=double, **unet_options)
-    scheduler = diffusers.DDIMScheduler.from_config(torch_models.scheduler_config(torch_models.XL))
-    if double:
-        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-        scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
     pipe = diffusers.StableDiffusionXLPipeline(
         unet=models.unet,
         vae=models.vae,
         text_encoder=models.text_encoder,
         text_encoder_2=models.text_encoder_2,
-        scheduler=scheduler,
-        **{
-            name: transformers.CLIPTokenizer.from_pretrained(FIXTURES / kind / "tokenizer", model_max_length=77)
-            for name, kind in TOKENIZERS.items()
-        },
+        scheduler=scheduler(double=double),
+        **{name: tokenizer(name) for name in TOKENIZERS},
         add_watermarker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def refiner(base: Any, *, double: bool = False) -> Any:
+    """A ``StableDiffusionXLImg2ImgPipeline`` that goes on where ``base`` ends, with its VAE and second text encoder."""
+    import diffusers
+
+    pipe = diffusers.StableDiffusionXLImg2ImgPipeline(
+        unet=torch_models.build_unet(torch_models.REFINER, seed=7, double=double),
+        vae=base.vae,
+        text_encoder=None,
+        text_encoder_2=base.text_encoder_2,
+        scheduler=scheduler(double=double),
+        tokenizer=None,
+        tokenizer_2=base.tokenizer_2,
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tokenizer(name: str) -> Any:
+    """One of both."""
+    import transformers
+
+    return transformers.CLIPTokenizer.from_pretrained(FIXTURES / TOKENIZERS[name] / "tokenizer", model_max_length=77)
+
+
+def scheduler(*, double: bool = False) -> Any:
+    """DDIM."""
+    import diffusers
+
+    made = diffusers.DDIMScheduler.from_config(torch_models.scheduler_config(torch_models.XL))
+    if double:
+        made.alphas_cumprod = made.alphas_cumprod.double()
+        made.final_alpha_cumprod = made.final_alpha_cumprod.double()
+    return made
 
 
 def written(path: Path, **unet_options: Any) -> Path:

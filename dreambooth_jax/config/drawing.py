@@ -12,6 +12,9 @@ from typing import Any, Literal
 from dreambooth_jax.config.sampling import LARGEST_SIDE, SamplingConfig
 from dreambooth_jax.config.setting import setting
 
+BEAUTIFUL = 6.0
+"""How beautiful a picture is, from 1 to 10, as models are told that know of it (XL's refiner)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingConfig(SamplingConfig):
@@ -35,6 +38,10 @@ class DrawingConfig(SamplingConfig):
     outpaint_bottom: int = setting(0, at_least=0, at_most=LARGEST_SIDE)
     """Pixels to add to the given image."""
 
+    aesthetic_score: float = setting(BEAUTIFUL, at_least=0, at_most=10)
+    """What models that know of it (XL's refiner) are told of how beautiful the picture is, from 1 to 10."""
+    negative_aesthetic_score: float = setting(2.5, at_least=0, at_most=10)
+    """What they are told of how beautiful that is which guidance leans away from."""
     noise_level: int = setting(20, at_least=0, at_most=10_000)
     """Of models that enlarge pictures: how much noise is added to them first; more lets the model invent more."""
     variation_of: int | None = setting(None, at_least=0, below=2**64)

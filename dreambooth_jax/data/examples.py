@@ -29,7 +29,7 @@ class ExampleTable:
     """Of the loss at each latent; None where all count whole."""
     example_weights: Float[np.ndarray, "n"] | None = None
     """Of the loss of each picture; None where all count alike."""
-    sizes: Float[np.ndarray, "n v 6"] | None = None
+    sizes: Float[np.ndarray, "n v s"] | None = None
     """What a denoiser is told of each view that knows of sizes, as ``Condition.sizes``."""
     draws: TextDraws | None = None
     """Where examples have several texts: which one they have at a visit."""
@@ -40,7 +40,7 @@ class ExampleTable:
 
     def take(self, example: Int[np.ndarray, "b"], view: Int[np.ndarray, "b"], text: Int[np.ndarray, "b"]) -> Batch:
         """Moments [b, h, w, c] of the given examples in the given views, and the given texts; with masks, weights
-        ``position_weight`` [b, h, w]; where the denoiser knows of them, ``sizes`` [b, 6]."""
+        ``position_weight`` [b, h, w]; where the denoiser knows of them, ``sizes`` [b, s]."""
         texts = {name: rows[text] for name, rows in self.text.items()}
         if self.sizes is not None:
             texts["sizes"] = self.sizes[example, view]

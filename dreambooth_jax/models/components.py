@@ -15,7 +15,7 @@ from dreambooth_jax.models.clip_text import CLIPTextModel
 from dreambooth_jax.models.clip_text_pooled import CLIPTextModelBeforeLast, CLIPTextModelWithProjection
 from dreambooth_jax.models.clip_vision import CLIPVisionConfig, CLIPVisionModelWithProjection
 from dreambooth_jax.models.condition import Condition
-from dreambooth_jax.models.configs import SIZES, UNetConfig, VAEConfig
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from dreambooth_jax.models.model_config import ModelConfig
 from dreambooth_jax.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
@@ -89,7 +89,7 @@ def _dummy_condition(config: Any) -> Any:
     states: Any = real(1, 1, config.cross_attention_dim)
     more: dict[str, Any] = {"labels": whole(1)} if getattr(config, "num_class_embeds", None) else {}
     if config.takes_sizes:
-        more |= {"pooled": real(1, config.pooled_channels), "sizes": real(1, SIZES)}
+        more |= {"pooled": real(1, config.pooled_channels(1)), "sizes": real(1, 1)}  # its shapes know of the sum alone
     return Condition(states, **more) if more else states
 
 

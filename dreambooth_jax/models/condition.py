@@ -49,8 +49,9 @@ class Condition(NamedTuple):
     """A vector for each token, which cross-attention looks at."""
     pooled: Float[Array, "b p"] | None = None
     """A vector for the whole text."""
-    sizes: Float[Array, "b 6"] | None = None
-    """Height and width of the original picture, top and left of the crop, height and width of what is wanted."""
+    sizes: Float[Array, "b n"] | None = None
+    """Height and width of the original picture, top and left of the crop, then height and width of what is wanted, or
+    how beautiful it is."""
     residuals: Residuals | None = None
     """What other networks add to its features."""
     images: Mapping[str, tuple[tuple[Any, Any], ...]] | None = None

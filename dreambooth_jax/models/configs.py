@@ -7,9 +7,6 @@ from typing import ClassVar, TypeVar
 
 from dreambooth_jax.models.model_config import Choices, ModelConfig, PerBlock
 
-SIZES = 6
-"""Numbers of a condition's ``sizes``."""
-
 T = TypeVar("T")
 
 
@@ -92,10 +89,9 @@ class UNetEncoderConfig(ModelConfig):
         """Whether it is told of ``pooled`` and ``sizes``."""
         return self.addition_embed_type is not None
 
-    @property
-    def pooled_channels(self) -> int:
-        """Width of ``pooled``, of a network that takes sizes."""
-        return (self.projection_class_embeddings_input_dim or 0) - SIZES * (self.addition_time_embed_dim or 0)
+    def pooled_channels(self, sizes: int) -> int:
+        """Width of ``pooled``, of a network that takes so many numbers as sizes."""
+        return (self.projection_class_embeddings_input_dim or 0) - sizes * (self.addition_time_embed_dim or 0)
 
     @property
     def skip_channels(self) -> tuple[int, ...]:

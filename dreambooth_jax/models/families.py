@@ -6,12 +6,13 @@ A family is one value and a line in ``FAMILIES``. Each has a denoiser called ``u
 its text encoders are listed. The rest of the package asks the family and never for its name.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 
+from dreambooth_jax.models.clip_configs import CLIPTextProjectionConfig
 from dreambooth_jax.models.components import (
     CLIP_TEXT,
     CLIP_TEXT_BEFORE_LAST,
@@ -21,7 +22,7 @@ from dreambooth_jax.models.components import (
     ComponentKind,
 )
 from dreambooth_jax.models.condition import Condition
-from dreambooth_jax.models.configs import SIZES, UNetConfig, VAEConfig
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class Naming:
     implementation: str = "diffusers"
 
 
+def _view_alone(view: Sequence[float], score: float) -> tuple[float, ...]:
+    return tuple(view)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
     """A kind of model.
@@ -54,6 +59,9 @@ class Family:
         text_encoders: those of the components that read prompts -> the folder of the tokenizer of each.
         condition: outputs of the text encoders by name -> what the denoiser is told.
         misfits: configs of all components -> one line for each way in which they don't fit each other.
+        sizes: (height and width of a picture, top and left of a cut, height and width of what is seen; how beautiful
+            that is, from 1 to 10) -> the numbers that the denoiser is told, if it is told any.
+        absent: components that its folders say they do without, where others with the same pipeline have them.
         index: what else ``model_index.json`` says: components that we do without, and settings by their defaults.
         naming: what tools call it.
     """
@@ -64,8 +72,15 @@ class Family:
     text_encoders: Mapping[str, str]
     condition: Callable[[Mapping[str, Any]], Condition]
     misfits: Callable[[Mapping[str, Any]], Iterator[str]]
+    sizes: Callable[[Sequence[float], float], tuple[float, ...]] = _view_alone
+    absent: tuple[str, ...] = ()
     index: Mapping[str, Any] = field(default_factory=dict)
     naming: Naming = Naming()
+
+    @property
+    def size_numbers(self) -> int:
+        """How many numbers a denoiser of it is told that knows of sizes."""
+        return len(self.sizes((0,) * 6, 0))
 
 
 _NONE = (None, None)
@@ -117,12 +132,17 @@ def _sdxl_misfits(configs: Mapping[str, Any]) -> Iterator[str]:
     if unet.cross_attention_dim != both:
         width = f"unet's cross_attention_dim = {unet.cross_attention_dim}"
         yield f"{width} does not fit the hidden_size of text_encoder and text_encoder_2, {both} together"
+    yield from _addition_misfits(unet, second, sizes=6)
+
+
+def _addition_misfits(unet: UNetConfig, text: CLIPTextProjectionConfig, *, sizes: int) -> Iterator[str]:
+    """Of a denoiser that is told of sizes, and the text encoder that says of a text as a whole."""
     if not unet.takes_sizes:
         yield f"unet's addition_embed_type = {unet.addition_embed_type} is not text_time"
-    elif unet.pooled_channels != second.projection_dim:
+    elif unet.pooled_channels(sizes) != text.projection_dim:
         width = f"unet's projection_class_embeddings_input_dim = {unet.projection_class_embeddings_input_dim}"
-        rest = f"{SIZES} x addition_time_embed_dim = {unet.addition_time_embed_dim}"
-        yield f"{width} is not {rest} and the text_encoder_2's projection_dim = {second.projection_dim}"
+        rest = f"{sizes} x addition_time_embed_dim = {unet.addition_time_embed_dim}"
+        yield f"{width} is not {rest} and the text_encoder_2's projection_dim = {text.projection_dim}"
 
 
 SDXL = Family(
@@ -146,13 +166,59 @@ SDXL = Family(
 )
 """Stable Diffusion XL."""
 
-FAMILIES: dict[str, Family] = {one.pipeline_class: one for one in (SD, SDXL)}
+
+def _refiner_condition(outputs: Mapping[str, Any]) -> Condition:
+    (text,) = outputs.values()
+    return Condition(states=text.states, pooled=text.pooled)
+
+
+def _refiner_misfits(configs: Mapping[str, Any]) -> Iterator[str]:
+    unet, text = configs["unet"], configs["text_encoder_2"]
+    yield from latent_misfits(unet, configs["vae"])
+    if unet.cross_attention_dim != text.hidden_size:
+        width = f"unet's cross_attention_dim = {unet.cross_attention_dim}"
+        yield f"{width} does not fit the text_encoder_2's hidden_size = {text.hidden_size}"
+    yield from _addition_misfits(unet, text, sizes=5)
+
+
+SDXL_REFINER = Family(
+    name="sdxl-refiner",
+    pipeline_class="StableDiffusionXLImg2ImgPipeline",
+    components={"text_encoder_2": CLIP_TEXT_WITH_PROJECTION, "unet": UNET, "vae": VAE},
+    text_encoders={"text_encoder_2": "tokenizer_2"},
+    condition=_refiner_condition,
+    misfits=_refiner_misfits,
+    sizes=lambda view, score: (*view[:4], score),
+    absent=("text_encoder",),
+    index={
+        **{"feature_extractor": _NONE, "image_encoder": _NONE, "text_encoder": _NONE, "tokenizer": _NONE},
+        **{"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True},
+    },
+    naming=Naming(
+        kohya={"unet": "lora_unet_", "text_encoder_2": "lora_te2_"},
+        counts_as_original=True,
+        base="sdxl_refiner_v1-0",
+        architecture="stable-diffusion-xl-v1-refiner",
+        implementation=SDXL.naming.implementation,
+    ),
+)
+"""The model that draws the last steps of Stable Diffusion XL (arXiv 2307.01952, § 2.5): it has the second text encoder
+alone, and is told how beautiful a picture is in the place of its size."""
+
+FAMILIES: dict[str, Family] = {one.pipeline_class: one for one in (SD, SDXL, SDXL_REFINER)}
 """By ``pipeline_class``."""
 
 
-def family_of(pipeline_class: object) -> Family:
-    """The family of a ``_class_name`` that begins as its does, as its img2img pipeline's; Stable Diffusion for one that
-    is missing or that we don't know: whether the networks are its own, their configurations tell."""
+def family_of(pipeline_class: object, *, absent: Collection[str] = ()) -> Family:
+    """The family of a ``_class_name`` that begins as its does, as its img2img pipeline's, and of components that are
+    said to be absent; Stable Diffusion for one that is missing or that we don't know: whether the networks are its own,
+    their configurations tell."""
     name = str(pipeline_class).removeprefix("Flax")
-    alike = [known for known in FAMILIES if name.startswith(known.removesuffix("Pipeline"))]
+    alike = [
+        known
+        for known, family in FAMILIES.items()
+        if name.startswith(known.removesuffix("Pipeline"))
+        and set(family.absent) <= set(absent)
+        and not family.components.keys() & set(absent)
+    ]
     return FAMILIES[max(alike, key=len)] if alike else SD

@@ -178,7 +178,7 @@ def rows_of(
     )
 
 
-def said_of(pipe: Model, sampling: SamplingConfig, negative_prompts: Sequence[str], latents: Size) -> dict[str, Any]:
+def said_of(pipe: Model, sampling: DrawingConfig, negative_prompts: Sequence[str], latents: Size) -> dict[str, Any]:
     """Fields of ``Rows`` of models that know of sizes, and of those that were trained with texts of zeros.
 
     Args:
@@ -188,9 +188,12 @@ def said_of(pipe: Model, sampling: SamplingConfig, negative_prompts: Sequence[st
         latents: height and width.
     """
     fields: dict[str, Any] = {}
+    family = pipe.components.family
     if pipe.unet.config.takes_sizes:
         drawn = Size(*(pipe.vae.config.downscale * side for side in latents))
-        fields["sizes"] = np.asarray([sampling.told_sizes(drawn)] * len(negative_prompts), np.float32)
+        scores = {"text": sampling.aesthetic_score, "negative": sampling.negative_aesthetic_score}
+        told = {side: family.sizes(sampling.told_sizes(drawn), score) for side, score in scores.items()}
+        fields["sizes"] = {side: np.asarray([one] * len(negative_prompts), np.float32) for side, one in told.items()}
     if pipe.components.index.get("force_zeros_for_empty_prompt"):
         fields["silent"] = np.asarray([not text for text in negative_prompts])
     return fields
@@ -207,7 +210,7 @@ def noise_of(pipe: Model, request: Request) -> ToolNoise | None:
     )
 
 
-def shapes_of_rows(pipe: Model, count: int, sampling: SamplingConfig) -> Rows:
+def shapes_of_rows(pipe: Model, count: int, sampling: DrawingConfig) -> Rows:
     """Shapes of what :func:`rows_of` makes of ``count`` prompts; nothing is computed."""
     sides = latent_size(pipe, sampling, None)
 

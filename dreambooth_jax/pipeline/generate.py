@@ -72,8 +72,8 @@ class Rows(NamedTuple):
     """Z of the row that needs it, if ``Shared.noise_counts``."""
     canvas: CanvasLatents = CanvasLatents()
     """Of given pictures and masks."""
-    sizes: Float[Array | np.ndarray, "b 6"] | None = None
-    """What the denoiser is told of them."""
+    sizes: Mapping[str, Float[Array | np.ndarray, "b s"]] | None = None
+    """What the denoiser is told of them beside the prompt, and beside the negative one."""
     silent: Bool[Array | np.ndarray, "b"] | None = None
     """Whose negative prompts are no text at all, of which nothing is said, not even what the text encoders say."""
     given: tuple[Any, ...] = ()
@@ -134,9 +134,9 @@ def generate(
             return apply(networks.unet, None, params["unet"], x, times, condition)
 
         now = conditions if row.choice is None else chosen(conditions, row.choice)
-        canvas, sizes = rows.canvas, None if rows.sizes is None else jnp.asarray(rows.sizes)
+        canvas, sizes = rows.canvas, jax.tree.map(jnp.asarray, rows.sizes or {})
         told = {
-            name: (condition._replace(labels=canvas.labels, sizes=sizes), sides[name], canvas.channels)
+            name: (condition._replace(labels=canvas.labels, sizes=sizes.get(name)), sides[name], canvas.channels)
             for name, condition in now.items()
         }
         scale, rescale = shared.guidance_scale, shared.guidance_rescale

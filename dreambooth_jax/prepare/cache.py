@@ -23,6 +23,7 @@ from jaxtyping import Float32, Int
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import DataConfig
+from dreambooth_jax.config.drawing import BEAUTIFUL
 from dreambooth_jax.data import images
 from dreambooth_jax.data.buckets import bucket_sizes, nearest
 from dreambooth_jax.data.images import to_float
@@ -222,14 +223,15 @@ class Encoder:
         masks = np.stack([photo.latent_masks(**_arguments(views), factor=factor) for photo in photos])
         return 1 - (1 - least) * (1 - masks)  # of a photo without a mask exactly 1
 
-    def _sizes(self, photos: Sequence[Photo], views: Views) -> Float32[np.ndarray, "n v 6"] | None:
+    def _sizes(self, photos: Sequence[Photo], views: Views) -> Float32[np.ndarray, "n v s"] | None:
         if not self.pipe.unet.config.takes_sizes:
             return None
         how: dict[str, Any] = {"flip": views.flip, "seed": views.seed, "colour": views.colour}
 
-        def told(photo: Photo) -> list[tuple[int, ...]]:
+        def told(photo: Photo) -> list[tuple[float, ...]]:
             own, seen = images.full_size(photo.file), images.views(views.crop, digest=photo.digest, **how)
-            return [images.told_sizes(own, size=views.size, view=view) for view in seen]
+            whole = [images.told_sizes(own, size=views.size, view=view) for view in seen]
+            return [self.pipe.components.family.sizes(one, BEAUTIFUL) for one in whole]
 
         return np.asarray([told(photo) for photo in photos], np.float32)
 

@@ -15,7 +15,6 @@ from dreambooth_jax.adapters import TEACHER, Adapter, part_for
 from dreambooth_jax.data.batches import Batches, ConceptTables
 from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.models.condition import id_leaves
-from dreambooth_jax.models.configs import SIZES
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
 from dreambooth_jax.size import Size
@@ -183,7 +182,8 @@ class TrainSetup:
         if TEACHER in self.frozen:
             text = text | {f"{TEACHER}/{name}": rows for name, rows in states.items()}
         weights = np.broadcast_to(np.float32(1), mean.shape[:4]) if self.masked else None
-        sizes = np.zeros((1, 1, SIZES), np.float32) if pipe.unet.config.takes_sizes else None
+        numbers = pipe.components.family.size_numbers
+        sizes = np.zeros((1, 1, numbers), np.float32) if pipe.unet.config.takes_sizes else None
         index = np.zeros(1, np.int64)
         return ExampleTable(mean=mean, logvar=logvar, weights=weights, sizes=sizes, text=text, text_index=index)
 

@@ -130,7 +130,8 @@ def locate_module(
 
 def read_family(index: Path | None) -> Family:
     """The family that a ``model_index.json`` names; without one Stable Diffusion."""
-    return family_of(read_json(index).get("_class_name") if index is not None and index.is_file() else None)
+    stated = read_json(index) if index is not None and index.is_file() else {}
+    return family_of(stated.get("_class_name"), absent=[name for name, of in stated.items() if of == [None, None]])
 
 
 def read_index(index: Path, family: Family) -> dict[str, Any]:
