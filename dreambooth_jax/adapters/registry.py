@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """The adapter that a run's settings ask for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from dreambooth_jax.adapters.base import Adapter
@@ -12,6 +12,7 @@ from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.kernels import Tensors
 from dreambooth_jax.adapters.new_words import beginnings_of, words_of
 from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
+from dreambooth_jax.adapters.sparing import sparing
 from dreambooth_jax.adapters.targets import Layers, choose_layers, choose_leaves
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from dreambooth_jax.config import Config
@@ -99,6 +100,12 @@ WITH_MEMBERS = ("lora", "ia3", "lidb", "rank_relaxed", "textual_inversion", "piv
 that they train stands beside the layers of shared networks. Members of the others need networks of their own."""
 
 
-def make_adapter(config: Config, tokenizers: Mapping[str, Tokenizer]) -> Adapter:
-    """What a run trains of the model that has these tokenizers."""
-    return ADAPTERS[config.adapter.kind](config, tokenizers)
+def make_adapter(config: Config, tokenizers: Mapping[str, Tokenizer], unread: Sequence[str] = ()) -> Adapter:
+    """What a run trains of a model.
+
+    Args:
+        config: of the run.
+        tokenizers: of each text encoder.
+        unread: patterns of the model's leaves that it has no use for; they stay as they are.
+    """
+    return sparing(ADAPTERS[config.adapter.kind](config, tokenizers), unread)

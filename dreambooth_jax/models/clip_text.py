@@ -204,6 +204,16 @@ class TextEncoder(nn.Module):
             added_tokens=self.added_tokens,
         )
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Patterns of names of parameters that the output does not depend on."""
+        return ()
+
+    def _layers_from(self, first: int) -> tuple[str, ...]:
+        """Patterns of the parameters of layers from that one on."""
+        behind = range(first, self.config.num_hidden_layers)
+        return tuple(rf"text_model/encoder/layers_{number}/.*" for number in behind)
+
 
 class CLIPTextModel(TextEncoder):
     """The text encoder of Stable Diffusion 1 and 2. Its attributes are those of :class:`TextEncoder`; with
@@ -212,3 +222,8 @@ class CLIPTextModel(TextEncoder):
     def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
         """Hidden state of that layer after the final norm, in at least float32."""
         return self.text_model(input_ids)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Those of layers behind it."""
+        return self._layers_from(self.config.num_hidden_layers + 1 - self.clip_skip)

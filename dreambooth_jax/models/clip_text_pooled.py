@@ -32,6 +32,11 @@ class CLIPTextModelBeforeLast(TextEncoder):
             self.text_model.after(states)
         return states.astype(wide(self.dtype))
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Those of layers behind it, and of the final norm."""
+        return (*self._layers_from(self.config.num_hidden_layers - self.clip_skip), "text_model/final_layer_norm/.*")
+
 
 class CLIPTextModelWithProjection(TextEncoder):
     """Hidden state of the last layer but one, and a projection of the last one's at the text's end."""

@@ -85,6 +85,11 @@ class Conditioner(NamedTuple):
         """Token ids of each encoder -> condition. ``params`` may hold other networks, too."""
         return self.combine({name: apply(module, params[name], ids[name]) for name, module in self.encoders})
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Patterns of names of the encoders' parameters that no condition depends on."""
+        return tuple(f"{name}/{pattern}" for name, module in self.encoders for pattern in module.unread)
+
     def of_chunks(
         self,
         params: Tree,

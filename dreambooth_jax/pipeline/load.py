@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -29,8 +30,9 @@ def load_pretrained(
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
+    param_dtype: DTypeLike = jnp.float32,
 ) -> Pipeline:
-    """Read a model, in float32.
+    """Read a model.
 
     Args:
         path_or_hub_id: folder in the diffusers layout, a hub id, a single file of Stable Diffusion 1.x or 2.x as A1111
@@ -44,6 +46,8 @@ def load_pretrained(
         tokenizer: folder of a single file's tokenizer; by default one beside the file, or in the hub's cache.
         prediction_type: "epsilon", "v_prediction" or "sample", where the model does not say what it predicts, or
             something else.
+        param_dtype: what parameters are kept in. In bfloat16 or float16 they take half the memory of float32, which is
+            for drawing: training loses what is smaller than their precision.
 
     Raises:
         InputError: if there is no such model, or it asks for something we don't have.
@@ -57,14 +61,17 @@ def load_pretrained(
         tokenizer=tokenizer,
         prediction_type=prediction_type,
         dtype=_compute_dtype(dtype, target),
+        param_dtype=param_dtype,
         arch=target.arch,
         place=place,
     )
     pipe = Pipeline.from_components(components, target)
-    return pipe if vae is None else with_vae(pipe, vae, place=place)
+    return pipe if vae is None else with_vae(pipe, vae, place=place, param_dtype=param_dtype)
 
 
-def with_vae(pipe: Pipeline, vae: str | Path, *, place: Place | None = None) -> Pipeline:
+def with_vae(
+    pipe: Pipeline, vae: str | Path, *, place: Place | None = None, param_dtype: DTypeLike = jnp.float32
+) -> Pipeline:
     """A pipeline with another autoencoder.
 
     Args:
@@ -72,11 +79,14 @@ def with_vae(pipe: Pipeline, vae: str | Path, *, place: Place | None = None) -> 
         vae: folder of an autoencoder or of a model that has one, in the diffusers layout; a hub id; or a single file,
             of an autoencoder or of a model.
         place: puts each leaf onto devices; by default whole on each local one.
+        param_dtype: what its parameters are kept in.
 
     Raises:
         InputError: if there is no such autoencoder, or it does not fit.
     """
-    components, params = swapped(pipe.components, source_of(vae), place=place or _whole(pipe.target))
+    components, params = swapped(
+        pipe.components, source_of(vae), place=place or _whole(pipe.target), param_dtype=param_dtype
+    )
     return replace(pipe, components=components, params={**pipe.params, "vae": params})
 
 

@@ -200,7 +200,7 @@ def open_run(
     pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, **of_model)
     if ema is None:
         ema = config.train.ema_decay > 0 or KINDS[config.optimizer.kind].averages
-    adapter = make_adapter(config, pipe.tokenizers)
+    adapter = make_adapter(config, pipe.tokenizers, pipe.conditioner.unread)
     frozen, _ = adapter.init(rng.root_key(config.train.seed), pipe.params)
     step, weights = _trained(folder, step, pipe, config, ema=ema)
     return OpenedRun(pipe=pipe, adapter=adapter, frozen=frozen, trainable=weights, step=step)

@@ -52,7 +52,7 @@ def mapper_of(config: Config, target: Target) -> Mapper:
 
 def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper, *, sharers: int | None = None) -> TrainSetup:
     """Make all steps of a run; nothing is computed or compiled. ``sharers`` devices, by default all, share its rows."""
-    adapter, train = make_adapter(config, pipe.tokenizers), config.train
+    adapter, train = make_adapter(config, pipe.tokenizers, pipe.conditioner.unread), config.train
     plain = shapes(pipe.params)
     frozen, trainable = jax.eval_shape(adapter.init, rng.root_key(train.seed), plain)
     dtype = frozen_dtype(train.frozen_dtype, adapter, computing=pipe.unet.dtype)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from real_size.model import SIZES
+from real_size.model import SIZES, made
 from real_size.stages import GB, STAGES, Journal, Place, peak_gb
 
 SCRIPT = Path(__file__).parents[1].resolve() / "real_size.py"
@@ -92,14 +92,14 @@ def short(value: Any) -> str:
 def main(description: str | None, arguments: Sequence[str] | None = None) -> int:
     """0 if every stage ended and is good enough, else 1."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for model and results; 4.3 GB at size sd15")
-    parser.add_argument("--size", choices=SIZES, default="sd15", help="tiny: the same with two small blocks")
-    parser.add_argument("--stages", default=",".join(STAGES), help="which, with commas between; default: all")
+    parser.add_argument("--folder", type=Path, required=True, help="for model and results; 4.3 GB of sd15, 6.9 of sdxl")
+    parser.add_argument("--size", choices=SIZES, default="sd15", help="tiny, tiny_xl: two small blocks")
+    parser.add_argument("--stages", help="which, with commas between; default: all, of sdxl all but train")
     parser.add_argument("--out", type=Path, help="JSON file for the report")
     parser.add_argument("--spare-gb", type=float, default=1.0, help="stop when the machine has less memory left")
     parser.add_argument("--run", choices=STAGES, help=argparse.SUPPRESS)  # one stage, in this process
     options = parser.parse_args(arguments)
-    stages = options.stages.split(",")
+    stages = options.stages.split(",") if options.stages else made(options.size).stages or tuple(STAGES)
     if unknown := sorted(set(stages) - set(STAGES)):
         parser.error(f"no stage {', '.join(unknown)}: there are {', '.join(STAGES)}")
     place = Place(folder=options.folder, size=options.size)

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Stable Diffusion's own configurations, and random weights that are drawn while they are written."""
+"""Stable Diffusion's own configurations, XL's among them, and random weights that are drawn while they are written."""
 
 import json
 import math
 import shutil
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "legacy_flax_sd15" / "tokenizer"
 """Not SD 1.5's own: small, and all of its ids are in SD 1.5's range."""
+TOKENIZERS = {"tokenizer": TOKENIZER, "tokenizer_2": TOKENIZER.parents[1] / "legacy_flax_sd21" / "tokenizer"}
+"""By their folders in a model."""
 
 # fmt: off
 SD15: dict[str, dict[str, Any]] = {
@@ -53,6 +55,22 @@ SD21: dict[str, dict[str, Any]] = {
     },
     "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
 }
+SDXL: dict[str, dict[str, Any]] = {
+    "unet": SD15["unet"] | {
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "attention_head_dim": [5, 10, 20],
+        "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
+        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+        "projection_class_embeddings_input_dim": 2816, "sample_size": 128, "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"], "use_linear_projection": True,
+    },
+    "vae": SD15["vae"] | {"force_upcast": True, "sample_size": 1024, "scaling_factor": 0.13025},
+    "text_encoder": SD15["text_encoder"],
+    "text_encoder_2": SD15["text_encoder"] | {
+        "architectures": ["CLIPTextModelWithProjection"], "hidden_act": "gelu", "hidden_size": 1280,
+        "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32, "projection_dim": 1280,
+    },
+    "scheduler": SD15["scheduler"] | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+}
 TWO_BLOCKS: dict[str, dict[str, Any]] = {
     "unet": {
         "block_out_channels": [32, 64], "cross_attention_dim": 32, "layers_per_block": 1, "sample_size": 8,
@@ -78,6 +96,17 @@ MINI: dict[str, dict[str, Any]] = {
     },
     "scheduler": {},
 }
+TINY_XL: dict[str, dict[str, Any]] = {
+    "unet": SDXL["unet"] | TWO_BLOCKS["unet"] | {
+        "addition_time_embed_dim": 8, "attention_head_dim": [2, 4], "cross_attention_dim": 32 + 48,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "transformer_layers_per_block": [1, 2],
+        "projection_class_embeddings_input_dim": 6 * 8 + 40, "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    },
+    "vae": SDXL["vae"] | TWO_BLOCKS["vae"],
+    "text_encoder": TWO_BLOCKS["text_encoder"],
+    "text_encoder_2": SDXL["text_encoder_2"] | TWO_BLOCKS["text_encoder"] | {"hidden_size": 48, "projection_dim": 40},
+    "scheduler": SDXL["scheduler"],
+}
 # fmt: on
 SIZES = {
     "sd15": SD15,
@@ -85,7 +114,42 @@ SIZES = {
         size: {part: config | changes[part] for part, config in SD15.items()}
         for size, changes in {"sd21": SD21, "mini": MINI, "tiny": TWO_BLOCKS}.items()
     },
+    "sdxl": SDXL,
+    "tiny_xl": TINY_XL,
 }
+"""Size -> the configurations of its parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """How a size is made and tried.
+
+    Attributes:
+        pipeline_class: of its kind of model.
+        dtype: of its files, and of its parameters in memory; float32 is what all compute in.
+        pixels: side of the pictures that are drawn; None is the model's own.
+        stages: that are run unless others are asked for; none stands for all.
+    """
+
+    pipeline_class: str = "StableDiffusionPipeline"
+    dtype: str = "float32"
+    pixels: int | None = None
+    stages: tuple[str, ...] = ()
+
+
+_XL = Made(
+    pipeline_class="StableDiffusionXLPipeline",
+    dtype="bfloat16",  # 6.9 GB, of which float32 would take twice that
+    pixels=512,
+    stages=("build", "load", "unet", "torch", "sample"),  # its whole UNet with AdamW in float32 takes 41 GB
+)
+MADE: dict[str, Made] = {"sdxl": _XL, "tiny_xl": replace(_XL, pixels=None)}
+"""Of sizes that are not made as Stable Diffusion 1 and 2 are."""
+
+
+def made(size: str) -> Made:
+    """How a size is made."""
+    return MADE.get(size, Made())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +170,23 @@ class RandomLeaf:
 
 
 def write_model(folder: Path, size: str) -> dict[str, int]:
-    """A folder in the diffusers layout, safetensors in float32. Returns each part's number of parameters."""
-    from dreambooth_jax.models.families import SD
+    """A folder in the diffusers layout, of safetensors. Returns each part's number of parameters."""
+    from dreambooth_jax.models.families import family_of
     from dreambooth_jax.trees import count, map_named, unflatten
     from dreambooth_jax.weights.modules import build_modules, parameter_shapes
     from dreambooth_jax.weights.writing import write_folder
 
-    configs = SIZES[size]
-    modules = build_modules(configs)
-    shapes = {part: unflatten(parameter_shapes(SD.components[part], module)) for part, module in modules.items()}
+    configs, family = SIZES[size], family_of(made(size).pipeline_class)
+    modules = build_modules(configs, family)
+    shapes = {part: unflatten(parameter_shapes(family.components[part], module)) for part, module in modules.items()}
     write_folder(
         folder,
         params=map_named(lambda name, leaf: RandomLeaf(name=name, shape=leaf.shape), shapes),
         configs=configs,
         scheduler_config=configs["scheduler"],
-        tokenizers={"tokenizer": TOKENIZER},
+        tokenizers={name: TOKENIZERS[name] for name in family.text_encoders.values()},
+        family=family,
+        dtype=made(size).dtype,
     )
     return {part: count(tree) for part, tree in shapes.items()}
 
@@ -131,6 +197,8 @@ def write_skeleton(folder: Path, size: str) -> Path:
         (folder / part).mkdir(parents=True, exist_ok=True)
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (folder / part / name).write_text(json.dumps(config, indent=2))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": made(size).pipeline_class}))
+    for name, tokenizer in TOKENIZERS.items():
+        if name.replace("tokenizer", "text_encoder") in SIZES[size]:
+            shutil.copytree(tokenizer, folder / name, dirs_exist_ok=True)
     return folder

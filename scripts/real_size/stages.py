@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from real_size.model import SIZES, write_model
+from real_size.model import SIZES, made, write_model
 
 GB = 1e9
 TRAINING_STEPS = 2
@@ -30,6 +30,11 @@ class Place:
     def model(self) -> Path:
         """In the diffusers layout."""
         return self.folder / "model"
+
+    @property
+    def pixels(self) -> int:
+        """Side of the pictures that are drawn."""
+        return made(self.size).pixels or SIZES[self.size]["vae"]["sample_size"]
 
     @property
     def call(self) -> Path:
@@ -85,7 +90,7 @@ def open_model(place: Place, mark: Journal) -> Any:
 
     jax.devices()
     mark("import")
-    pipe = dbx.load_pretrained(place.model)
+    pipe = dbx.load_pretrained(place.model, param_dtype=made(place.size).dtype)
     jax.block_until_ready(pipe.params)
     mark("load")
     return pipe
@@ -104,20 +109,38 @@ def unet(place: Place, mark: Journal) -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from dreambooth_jax.models.condition import Condition
+
     pipe = open_model(place, mark)
-    config, draw = pipe.unet.config, np.random.default_rng(0)
-    inputs = {
-        "latents": draw.standard_normal((2, config.sample_size, config.sample_size, config.in_channels), np.float32),
-        "timesteps": np.array([981, 21], np.int32),
-        "text": draw.standard_normal((2, 77, config.cross_attention_dim), np.float32),
-    }
-    call = jax.jit(lambda params, *inputs: pipe.unet.apply({"params": params}, *inputs))
-    program = call.lower(pipe.params["unet"], *inputs.values()).compile()
+    params, inputs = pipe.params["unet"], unet_inputs(pipe, place.pixels // pipe.vae.config.downscale)
+    pipe.params.clear()  # nobody holds the other networks now
+
+    def call(params: Any, inputs: dict[str, Any]) -> Any:
+        told = Condition(inputs["states"], inputs.get("pooled"), inputs.get("sizes"))
+        return pipe.unet.apply({"params": params}, inputs["latents"], inputs["timesteps"], told)
+
+    program = jax.jit(call).lower(params, inputs).compile()
     mark("compile")
-    output = np.asarray(program(pipe.params["unet"], *inputs.values()))
+    output = np.asarray(program(params, inputs))
     mark("call")
     np.savez(place.call, output=output, **inputs)
     return {"output_scale": float(np.abs(output).max())}
+
+
+def unet_inputs(pipe: Any, side: int) -> dict[str, Any]:
+    """For two examples, with latents of so many positions a side."""
+    import numpy as np
+
+    config, draw = pipe.unet.config, np.random.default_rng(0)
+    inputs = {
+        "latents": draw.standard_normal((2, side, side, config.in_channels), np.float32),
+        "timesteps": np.array([981, 21], np.int32),
+        "states": draw.standard_normal((2, 77, config.cross_attention_dim), np.float32),
+    }
+    if config.takes_sizes:
+        inputs["pooled"] = draw.standard_normal((2, config.pooled_channels), np.float32)
+        inputs["sizes"] = np.array([[1024, 768, 0, 13, 1024, 1024], [431, 512, 7, 0, 512, 384]], np.float32)
+    return inputs
 
 
 def torch(place: Place, mark: Journal) -> dict[str, Any]:
@@ -125,28 +148,36 @@ def torch(place: Place, mark: Journal) -> dict[str, Any]:
     try:
         import diffusers
         import torch
+        from safetensors import safe_open
     except ImportError as error:
         return {"skipped": f"{error.name} is not installed"}
     import numpy as np
 
     mark("import")
-    # True, the default, needs one more library, and says so.
-    network = diffusers.UNet2DConditionModel.from_pretrained(place.model, subfolder="unet", low_cpu_mem_usage=False)
+    (file,) = (place.model / "unet").glob("*.safetensors")
+    with torch.device("meta"):  # no memory for weights that are replaced at once
+        network = diffusers.UNet2DConditionModel(**SIZES[place.size]["unet"])
+    names = network.state_dict()
+    with safe_open(file, "pt") as weights:
+        network.load_state_dict({name: weights.get_tensor(name).float() for name in names}, assign=True)
+    network.eval()
     mark("load")
     with np.load(place.call) as call, torch.inference_mode():
-        latents, timesteps, text = (torch.from_numpy(call[name]) for name in ("latents", "timesteps", "text"))
-        theirs = network(latents.permute(0, 3, 1, 2), timesteps, text).sample.permute(0, 2, 3, 1).numpy()
+        given = {name: torch.from_numpy(call[name]) for name in call.files if name != "output"}
+        told = {"text_embeds": given["pooled"], "time_ids": given["sizes"]} if "pooled" in given else None
+        latents, timesteps, states = given["latents"].permute(0, 3, 1, 2), given["timesteps"], given["states"]
+        theirs = network(latents, timesteps, states, added_cond_kwargs=told).sample.permute(0, 2, 3, 1).numpy()
         mark("call")
         return {"difference_per_scale": float(np.abs(call["output"] - theirs).max() / np.abs(theirs).max())}
 
 
 def sample(place: Place, mark: Journal) -> dict[str, Any]:
-    """A guided picture in two steps at the model's own size; the second time without compiling."""
+    """A guided picture in two steps; the second time without compiling."""
     import numpy as np
 
-    pipe = open_model(place, mark)
+    pipe, size = open_model(place, mark), {"height": place.pixels, "width": place.pixels}
     for what in ("compile and sample", "sample"):
-        picture = pipe("a photo of a dog", steps=2, guidance_scale=7.5, output="float32")
+        picture = pipe("a photo of a dog", steps=2, guidance_scale=7.5, output="float32", **size)
         mark(what)
     assert np.isfinite(picture).all(), "the picture has pixels that are not finite"
     return {"picture": list(picture.shape), "spread": float(picture.std())}
@@ -166,7 +197,7 @@ def train(place: Place, mark: Journal) -> dict[str, Any]:
     from dreambooth_jax.training.parallel import make_mapper
 
     mark("import")
-    pixels = SIZES[place.size]["vae"]["sample_size"]
+    pixels = place.pixels
     with TemporaryDirectory(dir=place.folder) as scratch:
         settings = config.Config(
             run_dir=f"{scratch}/run",

@@ -11,6 +11,7 @@ from dreambooth_jax.adapters.kernel_kinds import KINDS
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
 from dreambooth_jax.adapters.rank_relaxed import rank_relaxed
 from dreambooth_jax.adapters.ranks import Ranks
+from dreambooth_jax.adapters.sparing import sparing
 from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.adapters.textual_inversion import textual_inversion
 from dreambooth_jax.config import AdapterConfig
@@ -80,6 +81,14 @@ ADAPTERS = {
         join(OF_WORDS, lora(choose_layers(unet=["full"]), ranks=Ranks(2))),
         ["unet/.*/kernel", "text_encoder/q_proj/kernel"],
     ),
+    "sparing, full": (
+        sparing(full("unet/.*", "text_encoder/.*"), ["unet/attn2/.*", "text_encoder/q_proj/kernel"]),
+        ["unet/conv_in/.*", "text_encoder/token_embedding/embedding"],
+    ),
+    "sparing, new words and LoRA": (
+        sparing(join(NEW_WORDS, lora(LAYERS, ranks=Ranks(2))), ["unet/attn2/.*"]),
+        ["unet/conv_in/kernel", "text_encoder/q_proj/kernel", "text_encoder/token_embedding/added"],
+    ),
     "low rank": (low_rank("words", "pictures"), ["unet/attn2/to_q/kernel", "text_encoder/q_proj/kernel"]),
     "low rank, unet": (low_rank("pictures"), ["unet/attn2/to_q/kernel"]),
 }
@@ -88,7 +97,7 @@ ADAPTERS = {
 WORDS = {"pivotal": "lora", "custom_diffusion_words": "custom_diffusion"}
 """Kinds that learn words besides."""
 VECTORS = {"text_encoder/token_embedding/added": np.full((2, 8), 3.0, np.float32)}
-NEW = {"new words": VECTORS, "new words and LoRA": VECTORS}
+NEW = dict.fromkeys(("new words", "new words and LoRA", "sparing, new words and LoRA"), VECTORS)
 """What adapters have a model have besides, as it is at first."""
 
 

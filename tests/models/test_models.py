@@ -14,12 +14,15 @@ from dreambooth_jax.models import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelBeforeLast,
+    CLIPTextModelWithProjection,
+    CLIPTextProjectionConfig,
     UNet2DConditionModel,
     UNetConfig,
     VAEConfig,
 )
 from dreambooth_jax.models.layers import Downsample, GroupNorm, Upsample, gelu, quick_gelu, timestep_embedding
-from dreambooth_jax.trees import shapes
+from dreambooth_jax.trees import flatten, matcher, shapes
 
 UNET = UNetConfig(
     block_out_channels=(16,),
@@ -203,3 +206,18 @@ def test_resampling_sizes():
     np.testing.assert_allclose(up.apply(params, x, (9, 8))[:, :8], up.apply(params, x)[:, :8], rtol=1e-5, atol=1e-6)
     assert Downsample(2).apply(params, x).shape == (1, 3, 2, 2)
     assert Downsample(2, lopsided=True).apply(params, x).shape == (1, 2, 2, 2)
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+@pytest.mark.parametrize("network", [CLIPTextModel, CLIPTextModelBeforeLast, CLIPTextModelWithProjection])
+def test_what_is_unread_is_what_no_output_depends_on(network, skip):
+    shape = {field.name: getattr(TEXT, field.name) for field in dataclasses.fields(TEXT)} | {"num_hidden_layers": 4}
+    cls = CLIPTextProjectionConfig if network is CLIPTextModelWithProjection else CLIPTextConfig
+    ids = jnp.zeros((1, 77), jnp.int32)
+    params = jax.eval_shape(network(cls(**shape)).init, jax.random.key(0), ids)
+    module = network(cls(**shape), clip_skip=skip)
+    program = jax.make_jaxpr(lambda params: module.apply(params, ids))(params).jaxpr
+    used = {id(variable) for equation in program.eqns for variable in equation.invars}
+    names = sorted(flatten(params["params"]), key=lambda name: name.split("/"))  # as leaves are counted
+    unused = {name for name, variable in zip(names, program.invars, strict=True) if id(variable) not in used}
+    assert unused == set(filter(matcher(module.unread), names))

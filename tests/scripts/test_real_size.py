@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from real_size import command, model, stages
 
-from dreambooth_jax.models.families import SD
+from dreambooth_jax.models.families import SD, SDXL
 from dreambooth_jax.trees import count
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 from dreambooth_jax.weights.pretrained import load_components
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow  # a process, and a compilation, for every stage
 HAS_TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers")
 
 
-def run(*arguments):
+def run(*arguments, size="tiny"):
     """The script in a process of its own: its stages would count this one's memory as theirs."""
-    line = [sys.executable, str(command.SCRIPT), "--size", "tiny", *map(str, arguments)]
+    line = [sys.executable, str(command.SCRIPT), "--size", size, *map(str, arguments)]
     return subprocess.run(line, text=True, capture_output=True, check=False)
 
 
@@ -77,12 +77,32 @@ def test_the_folder_holds_what_was_drawn(whole, folder):
     np.testing.assert_array_equal(kernel, model.RandomLeaf(name="unet/conv_in/kernel", shape=kernel.shape))
 
 
-def test_real_size_is_that_of_stable_diffusion():
-    """The numbers of parameters of the published checkpoint."""
-    counts = {
-        part: count(parameter_shapes(SD.components[part], module)) for part, module in build_modules(model.SD15).items()
-    }
-    assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+PUBLISHED = {
+    "sd15": (SD, {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+    "sdxl": (
+        SDXL,
+        {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+    ),
+}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_real_size_is_that_of_the_published_checkpoint(size):
+    """In numbers of parameters."""
+    family, published = PUBLISHED[size]
+    modules = build_modules(model.SIZES[size], family)
+    assert {part: count(parameter_shapes(family.components[part], one)) for part, one in modules.items()} == published
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(not HAS_TORCH, reason="needs torch and diffusers")
+def test_torch_agrees_on_xl(tmp_path):
+    """Which is kept in bfloat16, and computed in float32 by both."""
+    done = run("--folder", tmp_path, "--out", tmp_path / "report.json", "--stages", "build,unet,torch", size="tiny_xl")
+    assert done.returncode == 0, done.stdout + done.stderr
+    build, _, torch = json.loads((tmp_path / "report.json").read_text())
+    assert build["file_gb"] < 2.1e-9 * sum(build["parameters"].values())
+    assert 0 < torch["difference_per_scale"] <= 1e-5
 
 
 def test_weights_keep_the_size_of_what_passes_through():
