@@ -8,7 +8,7 @@ its text encoders are listed. The rest of the package asks the family and never 
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
@@ -44,7 +44,10 @@ class Naming:
     implementation: str = "diffusers"
 
 
-def _view_alone(view: Sequence[float], score: float) -> tuple[float, ...]:
+Number: TypeAlias = int | float
+
+
+def _view_alone(view: Sequence[Number], score: Number) -> tuple[Number, ...]:
     return tuple(view)
 
 
@@ -72,7 +75,7 @@ class Family:
     text_encoders: Mapping[str, str]
     condition: Callable[[Mapping[str, Any]], Condition]
     misfits: Callable[[Mapping[str, Any]], Iterator[str]]
-    sizes: Callable[[Sequence[float], float], tuple[float, ...]] = _view_alone
+    sizes: Callable[[Sequence[Number], Number], tuple[Number, ...]] = _view_alone
     absent: tuple[str, ...] = ()
     index: Mapping[str, Any] = field(default_factory=dict)
     naming: Naming = Naming()

@@ -228,7 +228,7 @@ class Encoder:
             return None
         how: dict[str, Any] = {"flip": views.flip, "seed": views.seed, "colour": views.colour}
 
-        def told(photo: Photo) -> list[tuple[float, ...]]:
+        def told(photo: Photo) -> list[tuple[int | float, ...]]:
             own, seen = images.full_size(photo.file), images.views(views.crop, digest=photo.digest, **how)
             whole = [images.told_sizes(own, size=views.size, view=view) for view in seen]
             return [self.pipe.components.family.sizes(one, BEAUTIFUL) for one in whole]
