@@ -26,6 +26,7 @@ class CLIPConfig(ModelConfig):
     IRRELEVANT: ClassVar[tuple[str, ...]] = (
         *("architectures", "dtype", "torch_dtype", "transformers_version", "return_dict", "id2label", "label2id"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_factor", "initializer_range", "projection_dim"),
+        "logit_scale_init_value",  # of similarities
         # settings of text generation, which some versions of transformers wrote into every file
         *("max_length", "num_beams", "num_beam_groups", "num_return_sequences", "temperature", "top_k", "top_p"),
         *("typical_p", "length_penalty", "repetition_penalty"),

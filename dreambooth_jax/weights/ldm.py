@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Names of the same parameter in diffusers' folders and in single files of the original code (LDM, A1111, ComfyUI).
+"""Names of the same parameter in diffusers' folders and in the original code (LDM, sgm, A1111, ComfyUI).
 
     diffusers   down_blocks.0.attentions.1.proj_in.weight
-    LDM         model.diffusion_model.input_blocks.2.1.proj_in.weight
+    LDM         input_blocks.2.1.proj_in.weight             behind the network's prefix (layouts.py)
 
 The original code counts the pieces of the UNet in one row, on the way down and on the way up, a change of size being a
 piece of its own on the way down and the last part of a piece on the way up; of the autoencoder it counts levels of the
 decoder from the finest. Stable Diffusion 2 has OpenCLIP's text tower, whose attention keeps the projections of q, k and
-v in one array.
+v in one array, and whose projection lies the other way round.
 """
 
 import re
@@ -23,18 +23,17 @@ class Stored(NamedTuple):
     """Where a parameter is in a single file."""
 
     key: str
-    """Its name there."""
+    """Its name there, behind the prefix of its network."""
     third: int | None = None
     """Which third of the rows of that array it is; None for all of them."""
     as_conv: bool = False
     """Whether a dense layer is kept as a 1×1 convolution."""
+    as_matrix: bool = False
+    """Whether a dense layer is kept as the matrix that rows are multiplied with: [in, out]."""
 
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-CLIP_PREFIX = "cond_stage_model.transformer."
-OPEN_CLIP_PREFIX = "cond_stage_model.model."
-EMA_PREFIX = "model_ema."
+Place = Callable[[Any, str], Stored]
+"""(config of a network, a parameter's name in diffusers) -> where it is stored."""
 
 _UNET = {
     "conv_in": "input_blocks.0.0",
@@ -90,7 +89,7 @@ def unet_place(config: UNetConfig, name: str) -> Stored:
     """Of a parameter of the denoiser, by its name in diffusers.
 
     >>> unet_place(UNetConfig(), "up_blocks.1.upsamplers.0.conv.bias").key
-    'model.diffusion_model.output_blocks.5.2.conv.bias'
+    'output_blocks.5.2.conv.bias'
     """
     match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.0*(\d+)\.(.+)", name)
     if match is None:
@@ -98,7 +97,7 @@ def unet_place(config: UNetConfig, name: str) -> Stored:
         block, _, rest = head.partition(".")
         number, _, rest = rest.partition(".")
         key = f"{block}.{number}.{_renamed(rest, _RESNET)}" if block == "middle_block" and number != "1" else head
-        return Stored(UNET_PREFIX + key)
+        return Stored(key)
     way, what, rest = match[1], match[3], match[5]
     level, layer = int(match[2]), int(match[4])
     layers = config.per_block(config.layers_per_block)
@@ -116,14 +115,14 @@ def unet_place(config: UNetConfig, name: str) -> Stored:
         "downsamplers": f"{last}.0.op.{rest.removeprefix('conv.')}",
         "upsamplers": f"{last}.{2 if attends else 1}.{rest}",
     }
-    return Stored(f"{UNET_PREFIX}{row}.{place[what]}")
+    return Stored(f"{row}.{place[what]}")
 
 
 def vae_place(config: VAEConfig, name: str) -> Stored:
     """Of a parameter of the autoencoder.
 
     >>> vae_place(VAEConfig(block_out_channels=(32, 64)), "decoder.up_blocks.0.upsamplers.0.conv.bias").key
-    'first_stage_model.decoder.up.1.upsample.conv.bias'
+    'decoder.up.1.upsample.conv.bias'
     """
     half, _, rest = name.partition(".")
     if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", rest):
@@ -137,28 +136,30 @@ def vae_place(config: VAEConfig, name: str) -> Stored:
         if rest.startswith("mid."):
             table = _VAE_ATTENTION if middle == "attn_1" else _VAE_RESNET
             rest = f"mid.{middle}.{_renamed(inner, table)}"
-    return Stored(f"{VAE_PREFIX}{half}.{rest}", as_conv=rest.endswith(_ATTENTION_WEIGHTS))
+    return Stored(f"{half}.{rest}", as_conv=rest.endswith(_ATTENTION_WEIGHTS))
 
 
 def clip_place(config: CLIPTextConfig, name: str) -> Stored:
-    """Of a parameter of CLIP's text tower, as in Stable Diffusion 1."""
+    """Of a parameter of CLIP's text tower, as in Stable Diffusion 1: as transformers calls it."""
     del config
-    return Stored(CLIP_PREFIX + name)
+    return Stored(name)
 
 
 def open_clip_place(config: CLIPTextConfig, name: str) -> Stored:
-    """Of a parameter of the text tower, as OpenCLIP has it in Stable Diffusion 2.
+    """Of a parameter of the text tower, as OpenCLIP has it in Stable Diffusion 2 and XL.
 
     >>> open_clip_place(CLIPTextConfig(), "text_model.encoder.layers.3.self_attn.v_proj.bias")[:2]
-    ('cond_stage_model.model.transformer.resblocks.3.attn.in_proj_bias', 2)
+    ('transformer.resblocks.3.attn.in_proj_bias', 2)
     """
     del config
     if name == "text_model.embeddings.position_embedding.weight":
-        return Stored(f"{OPEN_CLIP_PREFIX}positional_embedding")
+        return Stored("positional_embedding")
+    if name == "text_projection.weight":
+        return Stored("text_projection", as_matrix=True)
     match = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)", name)
     if match is None:
-        return Stored(OPEN_CLIP_PREFIX + _renamed(name, _OPEN_CLIP))
-    layer = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{match[1]}."
+        return Stored(_renamed(name, _OPEN_CLIP))
+    layer = f"transformer.resblocks.{match[1]}."
     if fused := re.fullmatch(r"self_attn\.([qkv])_proj\.(weight|bias)", match[2]):
         return Stored(f"{layer}attn.in_proj_{fused[2]}", "qkv".index(fused[1]))
     return Stored(layer + _renamed(match[2], _OPEN_CLIP_LAYER))
@@ -167,12 +168,3 @@ def open_clip_place(config: CLIPTextConfig, name: str) -> Stored:
 def is_open_clip(text_encoder: CLIPTextConfig) -> bool:
     """Whether a text encoder is OpenCLIP's, which has the exact gelu, rather than OpenAI's."""
     return text_encoder.hidden_act == "gelu"
-
-
-Places = Callable[[Any, str], Stored]
-
-
-def places_of(text_encoder: CLIPTextConfig) -> dict[str, Places]:
-    """For each component of a model with this text encoder: (its config, a name in diffusers) -> where it is stored."""
-    text = open_clip_place if is_open_clip(text_encoder) else clip_place
-    return {"unet": unet_place, "vae": vae_place, "text_encoder": text}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Shapes of a single file's arrays -> what diffusers' ``config.json`` files would say of its networks.
+"""Shapes of a network's arrays in the original code -> what diffusers' ``config.json`` would say of it.
 
 Everything but the number of attention heads stands in the shapes. Of the UNet, files with convolutions around their
 transformers (Stable Diffusion 1) have eight heads everywhere, those with dense layers (2) heads of 64 channels; both
-text towers have heads of 64.
+text towers have heads of 64. What no shape tells at all is up to the layout of the file (layouts.py).
 """
 
 import re
@@ -12,16 +12,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.weights.ldm import CLIP_PREFIX, OPEN_CLIP_PREFIX, UNET_PREFIX, VAE_PREFIX
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-
-SCALING_FACTOR = 0.18215
-"""Of the autoencoder that Stable Diffusion 1 and 2 have."""
-
-
-def _under(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
-    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
@@ -40,17 +32,15 @@ def side_of(shapes: Shapes, name: str, axis: int) -> int:
     return shapes[name][axis]
 
 
-def unet_config(shapes: Shapes, *, sample_size: int) -> dict[str, Any]:
+def unet_config(mine: Shapes) -> dict[str, Any]:
     """Of the denoiser.
 
     Args:
-        shapes: of all arrays of the file.
-        sample_size: side of the latents that it was trained on.
+        mine: shapes of its arrays, by their names behind its prefix.
 
     Raises:
         InputError: naming the array that is missing.
     """
-    mine = _under(shapes, UNET_PREFIX)
     levels: list[list[int]] = [[]]
     for row in range(1, _count(mine, r"input_blocks\.(\d+)\.")):
         if f"input_blocks.{row}.0.op.weight" in mine:
@@ -65,7 +55,7 @@ def unet_config(shapes: Shapes, *, sample_size: int) -> dict[str, Any]:
     dense = len(mine.get("middle_block.1.proj_in.weight", ())) == 2
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
     layers = [len(rows) for rows in levels]
-    depth = _count(mine, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    middle_depth = _count(mine, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     return {
         "_class_name": "UNet2DConditionModel",
         "act_fn": "silu",
@@ -80,20 +70,36 @@ def unet_config(shapes: Shapes, *, sample_size: int) -> dict[str, Any]:
         "norm_eps": 1e-5,
         "norm_num_groups": 32,
         "out_channels": side_of(mine, "out.2.weight", 0),
-        "sample_size": sample_size,
-        "transformer_layers_per_block": 1 if depth == 1 else [max(1, one) for one in depths],
+        "transformer_layers_per_block": _depths(depths, middle_depth),
         "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
         "use_linear_projection": dense,
+        **_addition(mine),
     }
 
 
-def vae_config(shapes: Shapes) -> dict[str, Any]:
+def _depths(depths: list[int], middle: int) -> int | list[int]:
+    """Of the transformers of each level: one number where all that there are have the same. The middle's is that of the
+    last level, whether that has any itself or not."""
+    *others, last = depths
+    if len({depth for depth in (*depths, middle) if depth}) == 1:
+        return middle
+    return [*(max(1, depth) for depth in others), last or middle]
+
+
+def _addition(mine: Shapes) -> dict[str, Any]:
+    """Of a denoiser that is told of the whole text and of sizes."""
+    first = "label_emb.0.0.weight"
+    if first not in mine:
+        return {}
+    return {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": side_of(mine, first, 1)}
+
+
+def vae_config(mine: Shapes) -> dict[str, Any]:
     """Of the autoencoder.
 
     Raises:
         InputError: naming the array that is missing.
     """
-    mine = _under(shapes, VAE_PREFIX)
     count = _count(mine, r"encoder\.down\.(\d+)\.")
     channels = [side_of(mine, f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(count)]
     return {
@@ -106,37 +112,71 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
         "layers_per_block": _count(mine, r"encoder\.down\.0\.block\.(\d+)\."),
         "norm_num_groups": 32,
         "out_channels": side_of(mine, "decoder.conv_out.weight", 0),
-        "scaling_factor": SCALING_FACTOR,
         "up_block_types": ["UpDecoderBlock2D"] * count,
     }
 
 
-def text_config(shapes: Shapes) -> dict[str, Any]:
-    """Of the text encoder: CLIP's, or OpenCLIP's where its names are there.
-
-    Of an OpenCLIP tower that is stored whole (its projection is there) the last layer is not used.
+def clip_config(mine: Shapes) -> dict[str, Any]:
+    """Of CLIP's text encoder, whose names are those of transformers.
 
     Raises:
         InputError: naming the array that is missing.
     """
-    open_clip = any(name.startswith(OPEN_CLIP_PREFIX) for name in shapes)
-    mine = _under(shapes, OPEN_CLIP_PREFIX if open_clip else CLIP_PREFIX)
-    if open_clip:
-        vocabulary, positions = "token_embedding.weight", "positional_embedding"
-        layers = _count(mine, r"transformer\.resblocks\.(\d+)\.") - ("text_projection" in mine)
-        wide = "transformer.resblocks.0.mlp.c_fc.weight"
-    else:
-        vocabulary, positions = (f"text_model.embeddings.{name}_embedding.weight" for name in ("token", "position"))
-        layers = _count(mine, r"text_model\.encoder\.layers\.(\d+)\.")
-        wide = "text_model.encoder.layers.0.mlp.fc1.weight"
+    top = "text_model.embeddings"
+    return _text_config(
+        mine,
+        vocabulary=f"{top}.token_embedding.weight",
+        positions=f"{top}.position_embedding.weight",
+        inner="text_model.encoder.layers.0.mlp.fc1.weight",
+        hidden_act="quick_gelu",
+        layers=_count(mine, r"text_model\.encoder\.layers\.(\d+)\."),
+    )
+
+
+def open_clip_config(mine: Shapes) -> dict[str, Any]:
+    """Of OpenCLIP's text encoder as Stable Diffusion 2 has it: where it is stored whole (its projection is there) the
+    last layer is not used.
+
+    Raises:
+        InputError: naming the array that is missing.
+    """
+    config = _open_clip_config(mine)
+    return {**config, "num_hidden_layers": config["num_hidden_layers"] - ("text_projection" in mine)}
+
+
+def open_clip_projection_config(mine: Shapes) -> dict[str, Any]:
+    """Of OpenCLIP's text encoder where all of it is used.
+
+    Raises:
+        InputError: naming the array that is missing.
+    """
+    projection = side_of(mine, "text_projection", 1)
+    more = {"architectures": ["CLIPTextModelWithProjection"], "projection_dim": projection}
+    return {**_open_clip_config(mine), **more}
+
+
+def _open_clip_config(mine: Shapes) -> dict[str, Any]:
+    return _text_config(
+        mine,
+        vocabulary="token_embedding.weight",
+        positions="positional_embedding",
+        inner="transformer.resblocks.0.mlp.c_fc.weight",
+        hidden_act="gelu",
+        layers=_count(mine, r"transformer\.resblocks\.(\d+)\."),
+    )
+
+
+def _text_config(
+    mine: Shapes, *, vocabulary: str, positions: str, inner: str, hidden_act: str, layers: int
+) -> dict[str, Any]:
     width, entries = side_of(mine, vocabulary, 1), side_of(mine, vocabulary, 0)
     return {
         "architectures": ["CLIPTextModel"],
         "bos_token_id": entries - 2,
         "eos_token_id": entries - 1,
-        "hidden_act": "gelu" if open_clip else "quick_gelu",
+        "hidden_act": hidden_act,
         "hidden_size": width,
-        "intermediate_size": side_of(mine, wide, 0),
+        "intermediate_size": side_of(mine, inner, 0),
         "layer_norm_eps": 1e-5,
         "max_position_embeddings": side_of(mine, positions, 0),
         "model_type": "clip_text_model",

@@ -17,7 +17,7 @@ from typing import Any
 from dreambooth_jax.models.configs import UNetConfig, UNetEncoderConfig
 from dreambooth_jax.models.controlnet import ControlNetConfig
 from dreambooth_jax.weights.files import Leaf
-from dreambooth_jax.weights.ldm import UNET_PREFIX, Stored, unet_place
+from dreambooth_jax.weights.ldm import Stored, unet_place
 from dreambooth_jax.weights.ldm_configs import side_of, unet_config
 from dreambooth_jax.weights.single_file import translated
 
@@ -37,7 +37,7 @@ def original_controlnet(
         return None
     config = control_config({name: leaf.shape for name, leaf in mine.items()})
     read = ControlNetConfig.from_json(config)
-    return config, lambda shapes: translated(mine, shapes, read, control_place, prefixes=(PREFIX,))
+    return config, lambda shapes: translated(mine, shapes, read, control_place, prefix=PREFIX)
 
 
 def control_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -46,11 +46,9 @@ def control_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     Raises:
         InputError: naming the array that is missing.
     """
-    within = {UNET_PREFIX + name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
-    unet = unet_config(within | {f"{UNET_PREFIX}out.2.weight": (4,)}, sample_size=64)
-    shared = {
-        name: value for name, value in unet.items() if name not in ("sample_size", "out_channels", "up_block_types")
-    }
+    mine = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
+    unet = unet_config(mine | {"out.2.weight": (4,)})
+    shared = {name: value for name, value in unet.items() if name not in ("out_channels", "up_block_types")}
     numbers = sorted(
         int(match[1]) for name in shapes if (match := re.fullmatch(rf"{PREFIX}{_HINT}\.(\d{{1,4}})\.weight", name))
     )
@@ -68,7 +66,7 @@ def control_place(config: ControlNetConfig, name: str) -> Stored:
     """Of a parameter of a ControlNet, by its name in diffusers.
 
     >>> control_place(ControlNetConfig(), "controlnet_cond_embedding.conv_out.bias").key
-    'control_model.input_hint_block.14.bias'
+    'input_hint_block.14.bias'
     """
     last = 4 * len(config.conditioning_embedding_out_channels) - 2
     for pattern, key in (
@@ -79,8 +77,8 @@ def control_place(config: ControlNetConfig, name: str) -> Stored:
         (r"controlnet_mid_block\.(\w+)", lambda m: f"middle_block_out.0.{m[1]}"),
     ):
         if match := re.fullmatch(pattern, name):
-            return Stored(PREFIX + key(match))
-    return Stored(PREFIX + unet_place(_unet_of(config), name).key.removeprefix(UNET_PREFIX))
+            return Stored(key(match))
+    return unet_place(_unet_of(config), name)
 
 
 def _unet_of(config: ControlNetConfig) -> UNetConfig:

@@ -6,7 +6,7 @@ Its metadata are those of the model specification (https://github.com/Stability-
 configurations, so that we read networks that nobody else knows, too. There is no place for a tokenizer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,18 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, turned
-from dreambooth_jax.weights.ldm import is_open_clip, places_of
+from dreambooth_jax.weights.layouts import Home, Layout, layout_of
+from dreambooth_jax.weights.ldm import Stored
 from dreambooth_jax.weights.modelspec import modelspec
 from dreambooth_jax.weights.single_file import OWN_METADATA, configs_text
 from dreambooth_jax.weights.whole_files import write_whole
 from dreambooth_jax.weights.writing import checked_dtype, outgoing
 
 SUFFIX = ".safetensors"
-MARKER = Leaf(shape=(0,), dtype=np.dtype(np.float32), load=lambda: np.zeros(0, np.float32))
-"""An array that says something by its name alone."""
 
 
 def write_single_file(
@@ -45,7 +43,7 @@ def write_single_file(
 
     Args:
         path: the file, which ends in .safetensors.
-        params: all leaves of the three components.
+        params: all leaves of all components.
         configs: as in ``Components``.
         scheduler_config: content of the ``scheduler_config.json``.
         family: which components there are.
@@ -58,32 +56,55 @@ def write_single_file(
     target = at_home(path)
     if target.suffix.lower() != SUFFIX or target.is_dir():
         raise InputError(f"{path}: format = ldm writes one file, whose name ends in {SUFFIX}, such as dog{SUFFIX}")
-    if family is not SD:
-        raise InputError(f"format = ldm is for Stable Diffusion 1 and 2, this is a {family.pipeline_class}")
-    leaves = single_file_leaves(params, configs, dtype=checked_dtype(dtype), finite=finite)
-    leaves |= {name: MARKER for name in _markers(configs, scheduler_config)}
-    metadata = modelspec(target.stem, configs, scheduler_config)
+    layout = layout_of(family, configs)
+    leaves = single_file_leaves(params, configs, layout, dtype=checked_dtype(dtype), finite=finite)
+    leaves |= {name: _leaf(np.zeros(0, np.float32)) for name in _markers(layout, scheduler_config)}
+    metadata = modelspec(target.stem, configs, scheduler_config, family=family)
     metadata[OWN_METADATA] = configs_text(configs, scheduler_config)
     write_whole(target, leaves, metadata, hash_name="modelspec.hash_sha256")
 
 
 def single_file_leaves(
-    params: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], *, dtype: np.dtype, finite: bool = False
+    params: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
+    layout: Layout,
+    *,
+    dtype: np.dtype,
+    finite: bool = False,
 ) -> dict[str, Leaf]:
-    """All arrays of a model by their names in a single file, in PyTorch's layout."""
-    places = places_of(CLIPTextConfig.from_json(configs["text_encoder"]))
+    """All arrays of a model by their names in a single file, as the original code has them."""
     leaves: dict[str, Leaf] = {}
     thirds: dict[str, dict[int, Leaf]] = {}
-    for component, kind in SD.components.items():
-        config = kind.config_cls.from_json(configs[component])
+    for component, home in layout.homes.items():
+        leaves |= {home.prefix + name: leaf for name, leaf in _buffers(home, configs[component], dtype)}
+        config = layout.family.components[component].config_cls.from_json(configs[component])
         for name, leaf in outgoing(component, params[component], dtype=dtype, finite=finite).items():
             theirs = turned(leaf, partial(names.to_torch, name))
-            stored = places[component](config, names.torch_name(name))
+            stored = home.dialect.place(config, names.torch_name(name))
+            key = home.prefix + stored.key
             if stored.third is not None:
-                thirds.setdefault(stored.key, {})[stored.third] = theirs
+                thirds.setdefault(key, {})[stored.third] = theirs
             else:
-                leaves[stored.key] = turned(theirs, _as_conv) if stored.as_conv else theirs
+                leaves[key] = _as_stored(theirs, stored)
     return leaves | {key: _joined([parts[third] for third in range(3)]) for key, parts in thirds.items()}
+
+
+def _buffers(home: Home, config: Mapping[str, Any], dtype: np.dtype) -> Iterator[tuple[str, Leaf]]:
+    """What the original code keeps besides parameters."""
+    if home.positions:
+        yield home.positions, _leaf(np.arange(config.get("max_position_embeddings", 77))[None])
+    for name, (key, default) in home.scalars.items():
+        yield name, _leaf(np.asarray(config.get(key, default), dtype))
+
+
+def _leaf(array: np.ndarray) -> Leaf:
+    return Leaf(shape=array.shape, dtype=array.dtype, load=lambda: array)
+
+
+def _as_stored(leaf: Leaf, stored: Stored) -> Leaf:
+    if stored.as_matrix:
+        return turned(leaf, np.transpose)
+    return turned(leaf, _as_conv) if stored.as_conv else leaf
 
 
 def _as_conv(weight: np.ndarray) -> np.ndarray:
@@ -96,8 +117,9 @@ def _joined(parts: list[Leaf]) -> Leaf:
     return Leaf(shape=shape, dtype=parts[0].dtype, load=lambda: np.concatenate([part.load() for part in parts]))
 
 
-def _markers(configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]) -> list[str]:
+def _markers(layout: Layout, scheduler_config: Mapping[str, Any]) -> list[str]:
     """What A1111 and ComfyUI look for among the arrays: v-prediction where nobody expects it, zero terminal SNR."""
-    is_2 = is_open_clip(CLIPTextConfig.from_json(configs["text_encoder"]))
     is_v = scheduler_config.get("prediction_type") == "v_prediction"
-    return ["v_pred"] * (is_v and not is_2) + ["ztsnr"] * bool(scheduler_config.get("rescale_betas_zero_snr"))
+    return ["v_pred"] * (is_v and not layout.norm_tells) + ["ztsnr"] * bool(
+        scheduler_config.get("rescale_betas_zero_snr")
+    )

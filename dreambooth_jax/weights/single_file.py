@@ -19,23 +19,14 @@ import jax
 import numpy as np
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.clip_configs import CLIPTextConfig
-from dreambooth_jax.models.families import SD, Family
+from dreambooth_jax.models.families import Family
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, read_header, turned
 from dreambooth_jax.weights.json_files import parse_json
-from dreambooth_jax.weights.ldm import (
-    CLIP_PREFIX,
-    EMA_PREFIX,
-    OPEN_CLIP_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    Places,
-    Stored,
-    places_of,
-)
-from dreambooth_jax.weights.ldm_configs import text_config, unet_config, vae_config
+from dreambooth_jax.weights.layouts import CLIP_PREFIX, EMA_PREFIX, LAYOUTS, UNET_PREFIX, Home, Layout
+from dreambooth_jax.weights.ldm import Place, Stored
+from dreambooth_jax.weights.single_file_kinds import check_noise, not_whole
 from dreambooth_jax.weights.torch_files import read_torch
 
 log = logging.getLogger(__name__)
@@ -45,27 +36,13 @@ SUFFIXES = (".safetensors", *PICKLED)
 OWN_METADATA = "dreambooth_jax.configs"
 """Name of the metadata with the JSON of all ``config.json`` files and the scheduler's."""
 
-# Other names of the same prefixes: SD-Turbo's text tower; CLIP's before transformers 4.
-_ALIASES = (
-    (re.compile(r"conditioner\.embedders\.0\.model\."), OPEN_CLIP_PREFIX),
-    (re.compile(rf"{re.escape(CLIP_PREFIX)}(?=embeddings|encoder|final_layer_norm)"), f"{CLIP_PREFIX}text_model."),
-)
-_UNUSED = re.compile(
-    rf"({re.escape(OPEN_CLIP_PREFIX)})(text_projection|logit_scale|attn_mask)"
-    rf"|{re.escape(CLIP_PREFIX)}text_model\.embeddings\.position_ids"
-)
-_PREFIXES = {"unet": (UNET_PREFIX,), "vae": (VAE_PREFIX,), "text_encoder": (CLIP_PREFIX, OPEN_CLIP_PREFIX)}
-_SCHEDULER: Mapping[str, Any] = {
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
+_OLD_CLIP = re.compile(rf"{re.escape(CLIP_PREFIX)}(?=embeddings|encoder|final_layer_norm)")
+"""CLIP's names before transformers 4."""
+_UNUSED = re.compile(r"text_projection|logit_scale|attn_mask|text_model\.embeddings\.position_ids")
+"""Of text encoders, where they are not among the parameters: what only similarities need, and buffers."""
+_UNUSED_LAYER = "transformer.resblocks."
 # Of the spread of one norm's offsets in Stable Diffusion 2: above it with v-prediction (ComfyUI's rule).
-_V_PREDICTION = ("output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09)
+_V_PREDICTION = (f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09)
 
 
 def is_single_file(source: str | Path) -> bool:
@@ -80,17 +57,22 @@ class SingleFile:
 
     Attributes:
         file: where it is.
-        family: of the model.
+        layout: of it.
         configs: what each component's ``config.json`` would say.
         scheduler_config: what ``scheduler_config.json`` would say.
         leaves: its arrays, by their names in the file.
     """
 
     file: Path
-    family: Family
+    layout: Layout
     configs: Mapping[str, Mapping[str, Any]]
     scheduler_config: Mapping[str, Any]
     leaves: Mapping[str, Leaf]
+
+    @property
+    def family(self) -> Family:
+        """Of the model."""
+        return self.layout.family
 
     def table(self, component: str, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Leaf]:
         """A component's arrays under diffusers' names; what is left over has its name in the file.
@@ -99,32 +81,36 @@ class SingleFile:
             component: such as unet.
             shapes: our names of its parameters.
         """
-        kind = self.family.components[component]
+        kind, home = self.family.components[component], self.layout.homes[component]
         config = kind.config_cls.from_json(self.configs[component], file=str(self.file))
-        text = CLIPTextConfig.from_json(self.configs["text_encoder"], file=str(self.file))
-        return translated(self.leaves, shapes, config, places_of(text)[component], prefixes=_PREFIXES[component])
+        return translated(self.leaves, shapes, config, home.dialect.place, prefix=home.prefix)
 
 
 def translated(
-    leaves: Mapping[str, Leaf], shapes: Mapping[str, Any], config: Any, place: Places, *, prefixes: tuple[str, ...]
+    leaves: Mapping[str, Leaf], shapes: Mapping[str, Any], config: Any, place: Place, *, prefix: str
 ) -> dict[str, Leaf]:
-    """Arrays of a single file under diffusers' names; those of a prefix that have none keep theirs."""
+    """Arrays of a single file behind a prefix under diffusers' names; those that have none keep theirs."""
     table, taken = {}, set()
     for name in flatten(shapes):
         theirs = names.torch_name(name)
         stored = place(config, theirs)
-        if stored.key in leaves:
-            table[theirs] = _part(leaves[stored.key], stored)
-            taken.add(stored.key)
-    rest = {name: leaf for name, leaf in leaves.items() if name.startswith(prefixes) and name not in taken}
-    layers = getattr(config, "num_hidden_layers", None)
-    unused_layer = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{layers}."
-    return table | {
-        name: leaf for name, leaf in rest.items() if not (_UNUSED.fullmatch(name) or name.startswith(unused_layer))
-    }
+        key = prefix + stored.key
+        if key in leaves:
+            table[theirs] = _as_in_diffusers(leaves[key], stored)
+            taken.add(key)
+    unused_layer = f"{_UNUSED_LAYER}{getattr(config, 'num_hidden_layers', None)}."
+
+    def is_unused(name: str) -> bool:
+        inner = name.removeprefix(prefix)
+        return _UNUSED.fullmatch(inner) is not None or inner.startswith(unused_layer)
+
+    rest = {name: leaf for name, leaf in leaves.items() if name.startswith(prefix) and name not in taken}
+    return table | {name: leaf for name, leaf in rest.items() if not is_unused(name)}
 
 
-def _part(leaf: Leaf, stored: Stored) -> Leaf:
+def _as_in_diffusers(leaf: Leaf, stored: Stored) -> Leaf:
+    if stored.as_matrix:
+        return turned(leaf, np.transpose)
     third = stored.third
     if third is None:
         return leaf
@@ -140,29 +126,36 @@ def open_single_file(source: str | Path, *, prediction_type: str | None = None) 
         prediction_type: what the denoiser predicts; by default what the file says, or what it looks like.
 
     Raises:
-        InputError: if there is none, it is broken, or holds no Stable Diffusion 1 or 2.
+        InputError: if there is none, it is broken, or holds no model that we know.
     """
     file = Path(source)
     leaves, metadata = read_single(file)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    _check_kind(file, shapes)
+    layout = next((one for one in LAYOUTS if one.is_of(shapes)), None)
+    if layout is None:
+        raise not_whole(file, shapes)
+    check_noise(file, shapes)
     if any(name.startswith(EMA_PREFIX) for name in shapes):
         log.info("%s also holds a moving average of the denoiser, which is not read", file)
     own = _own_configs(file, metadata)
     try:
-        scheduler = own.get("scheduler") or _scheduler(file, leaves, metadata, prediction_type)
+        scheduler = own.get("scheduler") or _scheduler(file, layout, leaves, metadata, prediction_type)
         if prediction_type:
             scheduler = {**scheduler, "prediction_type": prediction_type}
-        configs = {name: own.get(name) for name in SD.components}
-        size = _sample_size(metadata, scheduler)
         found = {
-            "unet": configs["unet"] or unet_config(shapes, sample_size=size),
-            "vae": configs["vae"] or vae_config(shapes),
-            "text_encoder": configs["text_encoder"] or text_config(shapes),
+            name: own.get(name) or {**home.config(shapes), **_scalars(home, leaves)}
+            for name, home in layout.homes.items()
         }
     except InputError as error:
-        raise InputError(f"{file} is no Stable Diffusion 1 or 2: it {error}") from error
-    return SingleFile(file=file, family=SD, configs=found, scheduler_config=scheduler, leaves=leaves)
+        raise InputError(f"{file} is no {layout.name}: it {error}") from error
+    found["unet"] = {"sample_size": _sample_size(layout, metadata, scheduler), **found["unet"]}
+    return SingleFile(file=file, layout=layout, configs=found, scheduler_config=scheduler, leaves=leaves)
+
+
+def _scalars(home: Home, leaves: Mapping[str, Leaf]) -> dict[str, float]:
+    """Numbers that are no parameters, by the keys of ``config.json`` that keep them."""
+    there = {key: leaves.get(home.prefix + name) for name, (key, _) in home.scalars.items()}
+    return {key: float(leaf.load()) for key, leaf in there.items() if leaf is not None and leaf.shape == ()}
 
 
 def read_single(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
@@ -175,36 +168,8 @@ def read_single(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         near = difflib.get_close_matches(file.name, [one.name for one in file.parent.glob("*.*")], n=1)
         raise InputError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     leaves, metadata = (read_torch(file), {}) if file.suffix.lower() in PICKLED else read_header(file)
-    return {_plain(name): leaf for name, leaf in leaves.items()}, metadata
-
-
-def _plain(name: str) -> str:
-    for pattern, prefix in _ALIASES:
-        name = pattern.sub(prefix, name, count=1) if pattern.match(name) else name
-    return name
-
-
-def _check_kind(file: Path, shapes: Mapping[str, Any]) -> None:
-    """Raise InputError for what is something else, by what its names tell."""
-    if any(name.startswith(UNET_PREFIX + "input_blocks.") for name in shapes):
-        if any(name.startswith("conditioner.embedders.") for name in shapes):
-            raise InputError(f"{file} is a Stable Diffusion XL, which is not supported: take a 1.x or 2.x")
-        lacking = [what for what, prefixes in _PREFIXES.items() if not any(n.startswith(prefixes) for n in shapes)]
-        if lacking:
-            raise InputError(f"{file} has no {' and no '.join(lacking)}: take a file with the whole model")
-        return
-    hints = {
-        ("encoder.", VAE_PREFIX): "an autoencoder alone, which goes with vae=",
-        ("lora_unet_", "lora_te", "unet.", "text_encoder."): "an adapter for a model (LoRA)",
-        ("down_blocks.", "mid_block."): "one network of a diffusers folder: give the folder of the whole model",
-        ("control_model.", "controlnet_"): "a ControlNet",
-        ("model.diffusion_model.", "double_blocks.", "joint_blocks."): "a model of another kind",
-    }
-    for starts, what in hints.items():
-        if any(name.startswith(starts) for name in shapes):
-            raise InputError(f"{file} holds no whole Stable Diffusion 1 or 2: it is {what}")
-    some = ", ".join(sorted(shapes)[:3])
-    raise InputError(f"{file} holds no Stable Diffusion 1 or 2: its arrays are called {some or 'nothing'}")
+    new = f"{CLIP_PREFIX}text_model."
+    return {_OLD_CLIP.sub(new, name, count=1): leaf for name, leaf in leaves.items()}, metadata
 
 
 def _own_configs(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -217,39 +182,35 @@ def _own_configs(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _scheduler(
-    file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str], given: str | None
+    file: Path, layout: Layout, leaves: Mapping[str, Leaf], metadata: Mapping[str, str], given: str | None
 ) -> dict[str, Any]:
-    """The noise schedule of Stable Diffusion, with what the file says of it."""
-    is_2 = any(name.startswith(OPEN_CLIP_PREFIX) for name in leaves)
-    scheduler = {
-        **({"_class_name": "DDIMScheduler"} if is_2 else {"_class_name": "PNDMScheduler", "skip_prk_steps": True}),
-        **_SCHEDULER,
-        "prediction_type": given or _prediction_type(file, leaves, metadata, is_2=is_2),
-    }
+    """The noise schedule of the kind of model, with what the file says of it."""
+    predicts = given or _prediction_type(file, layout, leaves, metadata)
+    scheduler = {**layout.scheduler, "prediction_type": predicts}
     return {**scheduler, "rescale_betas_zero_snr": True} if "ztsnr" in leaves else scheduler
 
 
-def _prediction_type(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str], *, is_2: bool) -> str:
+def _prediction_type(file: Path, layout: Layout, leaves: Mapping[str, Leaf], metadata: Mapping[str, str]) -> str:
     said = metadata.get("modelspec.prediction_type", "")
     architecture = metadata.get("modelspec.architecture", "").split("/")[0]
     if said in ("v", "v_prediction") or architecture.endswith("-v") or "v_pred" in leaves:
         return "v_prediction"
-    if said == "epsilon" or not is_2:
+    if said == "epsilon" or not layout.norm_tells:
         return "epsilon"
     if metadata.get("ss_base_model_version", "").endswith("_v"):
         return "v_prediction"
     name, limit = _V_PREDICTION
-    norm = leaves.get(UNET_PREFIX + name)
+    norm = leaves.get(name)
     assumed = "v_prediction" if norm is not None and np.std(norm.load().astype(np.float64)) > limit else "epsilon"
     log.info("%s does not say what it predicts: %s is assumed (prediction_type=... says otherwise)", file, assumed)
     return assumed
 
 
-def _sample_size(metadata: Mapping[str, str], scheduler: Mapping[str, Any]) -> int:
+def _sample_size(layout: Layout, metadata: Mapping[str, str], scheduler: Mapping[str, Any]) -> int:
     """Side of the latents of pictures that the model was trained with."""
     if match := re.fullmatch(r"(\d{2,5})x\1", metadata.get("modelspec.resolution", "")):
         return max(1, int(match[1]) // 8)
-    return 96 if scheduler["prediction_type"] == "v_prediction" else 64
+    return layout.sample_size[scheduler["prediction_type"] == "v_prediction"]
 
 
 def configs_text(configs: Mapping[str, Mapping[str, Any]], scheduler_config: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.fingerprint import file_fingerprint, files_fingerprint
 from dreambooth_jax.weights.folders import locate_module
 from dreambooth_jax.weights.json_files import read_json
-from dreambooth_jax.weights.ldm import VAE_PREFIX, vae_place
+from dreambooth_jax.weights.layouts import VAE_PREFIX
+from dreambooth_jax.weights.ldm import vae_place
 from dreambooth_jax.weights.ldm_configs import vae_config
 from dreambooth_jax.weights.ldm_control import original_controlnet
 from dreambooth_jax.weights.single_file import is_single_file, read_single, translated
@@ -130,9 +131,9 @@ def _original_vae(
     mine = within or {VAE_PREFIX + name: leaf for name, leaf in leaves.items() if name.startswith(parts)}
     if not any(name.startswith(f"{VAE_PREFIX}encoder.down.") for name in mine):
         return None
-    config = vae_config({name: leaf.shape for name, leaf in mine.items()})
+    config = vae_config({name.removeprefix(VAE_PREFIX): leaf.shape for name, leaf in mine.items()})
     read = VAEConfig.from_json(config)
-    return config, lambda shapes: translated(mine, shapes, read, vae_place, prefixes=(VAE_PREFIX,))
+    return config, lambda shapes: translated(mine, shapes, read, vae_place, prefix=VAE_PREFIX)
 
 
 def _original_taesd(half: str) -> Original:

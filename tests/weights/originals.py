@@ -5,6 +5,7 @@
 Nothing here knows diffusers' names.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class Original:
     model_channels: int = 64
     channel_mult: tuple[int, ...] = (1, 2)
     attention_levels: tuple[int, ...] = (0,)
+    depths: tuple[int, ...] = (1, 1, 1, 1)
     num_res_blocks: int = 1
     in_channels: int = 4
     context_dim: int = 64
@@ -59,6 +61,7 @@ class Original:
         base, time = self.model_channels, 4 * self.model_channels
         yield from _dense("time_embed.0", base, time)
         yield from _dense("time_embed.2", time, time)
+        yield from self._label_emb(time)
         yield from _conv("input_blocks.0.0", self.in_channels, base, 3)
         channels, kept, row = base, [base], 0
         for level, mult in enumerate(self.channel_mult):
@@ -67,14 +70,14 @@ class Original:
                 yield from self._resnet(f"input_blocks.{row}.0", channels, mult * base)
                 channels = mult * base
                 if level in self.attention_levels:
-                    yield from self._transformer(f"input_blocks.{row}.1", channels)
+                    yield from self._transformer(f"input_blocks.{row}.1", channels, self.depths[level])
                 kept.append(channels)
             if level != len(self.channel_mult) - 1:
                 row += 1
                 yield from _conv(f"input_blocks.{row}.0.op", channels, channels, 3)
                 kept.append(channels)
         yield from self._resnet("middle_block.0", channels, channels)
-        yield from self._transformer("middle_block.1", channels)
+        yield from self._transformer("middle_block.1", channels, self.depths[len(self.channel_mult) - 1])
         yield from self._resnet("middle_block.2", channels, channels)
         row = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):
@@ -82,7 +85,7 @@ class Original:
                 yield from self._resnet(f"output_blocks.{row}.0", channels + kept.pop(), mult * base)
                 channels, part = mult * base, 1
                 if level in self.attention_levels:
-                    yield from self._transformer(f"output_blocks.{row}.1", channels)
+                    yield from self._transformer(f"output_blocks.{row}.1", channels, self.depths[level])
                     part = 2
                 if level and i == self.num_res_blocks:
                     yield from _conv(f"output_blocks.{row}.{part}.conv", channels, channels, 3)
@@ -99,13 +102,20 @@ class Original:
         if inner != outer:
             yield from _conv(f"{name}.skip_connection", inner, outer, 1)
 
-    def _transformer(self, name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _label_emb(self, time: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        del time
+        yield from ()
+
+    def _transformer(self, name: str, width: int, depth: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _norm(f"{name}.norm", width)
         for end in ("proj_in", "proj_out"):
             yield from (
                 _conv(f"{name}.{end}", width, width, 1) if self.version == 1 else _dense(f"{name}.{end}", width, width)
             )
-        block = f"{name}.transformer_blocks.0"
+        for number in range(depth):
+            yield from self._block(f"{name}.transformer_blocks.{number}", width)
+
+    def _block(self, block: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         for attention, context in (("attn1", width), ("attn2", self.context_dim)):
             for part, inner in (("to_q", width), ("to_k", context), ("to_v", context)):
                 yield f"{block}.{attention}.{part}.weight", (width, inner)
@@ -142,7 +152,10 @@ class Original:
         yield from _conv("decoder.conv_out", width, 3, 3)
 
     def _clip(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        top, width = "cond_stage_model.transformer.text_model", self.context_dim
+        yield from self._clip_tower("cond_stage_model.transformer", self.context_dim)
+
+    def _clip_tower(self, prefix: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        top = f"{prefix}.text_model"
         yield f"{top}.embeddings.token_embedding.weight", (self.vocabulary, width)
         yield f"{top}.embeddings.position_embedding.weight", (self.positions, width)
         for i in range(self.layers):
@@ -156,12 +169,59 @@ class Original:
         yield from _norm(f"{top}.final_layer_norm", width)
 
     def _open_clip(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        top, width = "cond_stage_model.model", self.context_dim
+        yield from self._open_clip_tower("cond_stage_model.model", self.context_dim, self.layers)
+
+    def _open_clip_tower(self, top: str, width: int, layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{top}.positional_embedding", (self.positions, width)
         yield f"{top}.token_embedding.weight", (self.vocabulary, width)
-        for i in range(self.layers):
+        for i in range(layers):
             yield from open_clip_layer(f"{top}.transformer.resblocks.{i}", width)
         yield from _norm(f"{top}.ln_final", width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalXL(Original):
+    """As sgm has it; a tiny one by default. The context is both towers' together."""
+
+    version: int = 3
+    attention_levels: tuple[int, ...] = (1,)
+    depths: tuple[int, ...] = (0, 2)
+    context_dim: int = 64 + 128
+    clip_width: int = 64
+    open_clip_width: int = 128
+    open_clip_layers: int = 3
+    projection: int = 96
+    sizes: int = 6
+
+    def arrays(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Random ones, but for buffers."""
+        drawn = super().arrays(seed) | {f"{self._open_clip_prefix}.logit_scale": np.asarray(math.log(100), np.float32)}
+        positions = f"{_XL_CLIP}.text_model.embeddings.position_ids"
+        return drawn | ({positions: np.arange(self.positions)[None]} if positions in drawn else {})
+
+    @property
+    def _open_clip_prefix(self) -> str:
+        return f"conditioner.embedders.{1 if self.clip_width else 0}.model"
+
+    def _open_clip(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        if self.clip_width:
+            yield from self._clip_tower(_XL_CLIP, self.clip_width)
+            yield f"{_XL_CLIP}.text_model.embeddings.position_ids", (1, self.positions)
+        yield from self._open_clip_tower(self._open_clip_prefix, self.open_clip_width, self.open_clip_layers)
+        yield f"{self._open_clip_prefix}.text_projection", (self.open_clip_width, self.projection)
+        yield f"{self._open_clip_prefix}.logit_scale", ()
+
+    def _label_emb(self, time: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield from _dense("label_emb.0.0", self.projection + self.sizes * 256, time)
+        yield from _dense("label_emb.0.2", time, time)
+
+
+_XL_CLIP = "conditioner.embedders.0.transformer"
+REFINER = OriginalXL(
+    **{"clip_width": 0, "context_dim": 128, "sizes": 5},
+    **{"channel_mult": (1, 2, 2), "vae_mult": (1, 2), "depths": (0, 2, 2)},  # the coarsest level has none itself
+)
+"""A tiny refiner, which has the second tower alone."""
 
 
 def open_clip_layer(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -18,9 +18,8 @@ from safetensors.numpy import load_file, save_file
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.configs import UNetConfig, VAEConfig
-from dreambooth_jax.models.families import SD
 from dreambooth_jax.weights import files, hub, names, pretrained
-from dreambooth_jax.weights.ldm import clip_place, open_clip_place, unet_place, vae_place
+from dreambooth_jax.weights.layouts import SD1, SD2
 from dreambooth_jax.weights.ldm_writing import write_single_file
 from dreambooth_jax.weights.modules import parameter_shapes
 from dreambooth_jax.weights.pretrained import describe_components, load_components
@@ -63,6 +62,13 @@ def written(path: Path, components, **options) -> Path:
     return path
 
 
+def stored_by(layout, component, config):
+    """(prefix, where behind it) of each parameter of a component."""
+    kind, home = layout.family.components[component], layout.homes[component]
+    shapes = parameter_shapes(kind, kind.build(config))
+    return [(home.prefix, home.dialect.place(config, names.torch_name(name))) for name in shapes]
+
+
 class TestRoundTrip:
     """Nothing changes on the way."""
 
@@ -95,12 +101,11 @@ class TestRoundTrip:
     def test_names_of_the_real_networks(self):
         """As many as the published files have, each once: 686, 248 and 196 of Stable Diffusion 1."""
         kinds = {
-            "unet": (UNetConfig(cross_attention_dim=768), unet_place, 686),
+            "unet": (UNetConfig(cross_attention_dim=768), 686),
             "vae": (VAEConfig(block_out_channels=(128, 256, 512, 512), layers_per_block=2,
                               down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4),
-                    vae_place, 248),
-            "text_encoder": (CLIPTextConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072),
-                             clip_place, 196),
+                    248),
+            "text_encoder": (CLIPTextConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072), 196),
         }  # fmt: skip
         real = Original(
             model_channels=320, channel_mult=(1, 2, 4, 4), attention_levels=(0, 1, 2), num_res_blocks=2,
@@ -108,22 +113,19 @@ class TestRoundTrip:
             vae_channels=128, vae_mult=(1, 2, 4, 4), layers=12, vocabulary=49408,
         ).shapes()  # fmt: skip
         found = set()
-        for component, (config, place, count) in kinds.items():
-            kind = SD.components[component]
-            keys = [place(config, names.torch_name(name)).key for name in parameter_shapes(kind, kind.build(config))]
+        for component, (config, count) in kinds.items():
+            keys = [home + stored.key for home, stored in stored_by(SD1, component, config)]
             assert len(keys) == len(set(keys)) == count
             found.update(keys)
         assert found == real.keys()
 
     def test_names_of_open_clip(self):
         config = CLIPTextConfig(hidden_size=64, num_attention_heads=1, num_hidden_layers=2, hidden_act="gelu")
-        kind = SD.components["text_encoder"]
-        stored = [
-            open_clip_place(config, names.torch_name(name)) for name in parameter_shapes(kind, kind.build(config))
-        ]
+        stored = stored_by(SD2, "text_encoder", config)
         assert len(stored) == len(set(stored))
         tower = Original(version=2).shapes()
-        assert {one.key for one in stored} == {name for name in tower if name.startswith("cond_stage_model")}
+        names_of_tower = {name for name in tower if name.startswith("cond_stage_model")}
+        assert {home + one.key for home, one in stored} == names_of_tower
 
 
 class TestMetadata:
@@ -337,9 +339,15 @@ class TestTokenizer:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            (TOKENIZERS[2], "pads with '!', but .* is a Stable Diffusion 1, which pads with '<.endoftext.>'"),
+            (
+                TOKENIZERS[2],
+                "pads with '!', but the text_encoder of a Stable Diffusion 1 in .* with '<.endoftext.>'",
+            ),
             (FIXTURES, "has no tokenizer: neither"),
-            (Path(pretrained.__file__).parents[1] / "embedded", "has 1006 entries, the text encoder of .* 553"),
+            (
+                Path(pretrained.__file__).parents[1] / "embedded",
+                "has 1006 entries, the text_encoder of a Stable Diffusion 1 in .* 553",
+            ),
         ],
     )
     def test_one_that_does_not_fit(self, sd1, given, message):
@@ -365,9 +373,24 @@ class TestRefused:
             (["a", "b"], "its arrays are called a, b"),
             (["model.diffusion_model.input_blocks.0.0.weight"], "has no vae and no text_encoder"),
             (
-                ["model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.model.logit_scale"],
-                "is a Stable Diffusion XL",
+                [
+                    "model.diffusion_model.input_blocks.0.0.weight",
+                    "model.diffusion_model.label_emb.0.0.weight",
+                    "first_stage_model.quant_conv.weight",
+                    "conditioner.embedders.0.transformer.a",
+                ],
+                "has no text_encoder_2: take",
             ),
+            (
+                [
+                    "model.diffusion_model.input_blocks.0.0.weight",
+                    "model.diffusion_model.label_emb.0.0.weight",
+                    "first_stage_model.quant_conv.weight",
+                    "conditioner.embedders.0.model.ln_final.bias",
+                ],
+                "is no refiner of Stable Diffusion XL: it lacks",
+            ),
+            (["lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha"], "an adapter for a Stable Diffusion XL"),
         ],
     )
     def test_something_else(self, arrays, message, tmp_path):
@@ -394,8 +417,8 @@ class TestRefused:
             (lambda a: a.pop("model.diffusion_model.out.2.weight"), "lacks out.2.weight"),
             (lambda a: a.pop("first_stage_model.post_quant_conv.weight"), "lacks post_quant_conv.weight"),
             (lambda a: a.pop("model.diffusion_model.out.2.bias"), "by its shapes: 1 missing: conv_out/bias"),
-            (lambda a: a.update({"model.diffusion_model.label_emb.0.0.bias": a["first_stage_model.quant_conv.bias"]}),
-             "1 extra: model/diffusion_model.label_emb"),
+            (lambda a: a.update({"model.diffusion_model.other.bias": a["first_stage_model.quant_conv.bias"]}),
+             "1 extra: model/diffusion_model.other"),
         ],
     )  # fmt: skip
     def test_a_part_is_missing_or_unknown(self, sd1, tmp_path, change, message):

@@ -15,7 +15,7 @@ import re
 
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.weights import names
-from dreambooth_jax.weights.ldm import UNET_PREFIX, unet_place
+from dreambooth_jax.weights.ldm import unet_place
 
 # Longer words stand before those that they begin with.
 _WORDS = (
@@ -68,7 +68,7 @@ def original_name(unet: UNetConfig, path: str) -> str:
     'output_blocks_5_2_conv'
     """
     key = unet_place(unet, names.torch_name(f"{path}/kernel")).key
-    return key.removeprefix(UNET_PREFIX).removesuffix(".weight").replace(".", "_")
+    return key.removesuffix(".weight").replace(".", "_")
 
 
 def from_kohya(name: str) -> str | None:

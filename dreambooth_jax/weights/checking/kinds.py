@@ -10,7 +10,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.checking.report import OURS, ToolReport
 from dreambooth_jax.weights.embeddings import Embedding, read_embeddings
 from dreambooth_jax.weights.files import Leaf
-from dreambooth_jax.weights.ldm import UNET_PREFIX, VAE_PREFIX
+from dreambooth_jax.weights.layouts import UNET_PREFIX, VAE_PREFIX
 from dreambooth_jax.weights.single_file import open_single_file
 
 
@@ -29,18 +29,18 @@ class Kind(NamedTuple):
 
 
 _ORIGINAL = {"A1111": "yes", "Forge": "yes", "ComfyUI": "yes", "diffusers": "yes, from_single_file"}
+_MODEL = {OURS: "yes, model.path= or SOURCE"}
+_WHOLE = (f"{UNET_PREFIX}input_blocks.", VAE_PREFIX)
 _DIFFUSERS = {"diffusers": "yes, with the config.json of its folder"}
 KINDS = (
+    Kind("a whole Stable Diffusion XL in a single file", (*_WHOLE, "conditioner.embedders.1."), _ORIGINAL | _MODEL),
     Kind(
-        "a whole Stable Diffusion XL in a single file",
-        (f"{UNET_PREFIX}input_blocks.", "conditioner.embedders."),
-        _ORIGINAL | {OURS: "no"},
+        "the refiner of a Stable Diffusion XL in a single file",
+        (*_WHOLE, "conditioner.embedders.0.", f"{UNET_PREFIX}label_emb."),
+        _ORIGINAL | _MODEL,
     ),
-    Kind(
-        "a whole Stable Diffusion in a single file",
-        (f"{UNET_PREFIX}input_blocks.", VAE_PREFIX, "cond_stage_model."),
-        _ORIGINAL | {OURS: "yes, model.path= or SOURCE"},
-    ),
+    Kind("a whole Stable Diffusion in a single file", (*_WHOLE, "cond_stage_model."), _ORIGINAL | _MODEL),
+    Kind("a whole Stable Diffusion in a single file", (*_WHOLE, "conditioner.embedders.0."), _ORIGINAL | _MODEL),
     Kind(
         "a denoiser in the layout of the original code, without autoencoder or text encoder",
         (f"{UNET_PREFIX}input_blocks.",),
@@ -118,15 +118,14 @@ def other_facts(file: Path, leaves: Mapping[str, Leaf]) -> dict[str, Any]:
 
 
 def _base(file: Path, kind: Kind) -> str | None:
-    if "cond_stage_model." not in kind.starts:
-        return "Stable Diffusion XL" if "XL" in kind.what else None
+    if kind.loads.get(OURS) != _MODEL[OURS]:
+        return None
     try:
         found = open_single_file(file)
     except InputError as error:
         return str(error)
-    version = 2 if found.configs["text_encoder"].get("hidden_act") == "gelu" else 1
     inpainting = ", inpainting" if found.configs["unet"].get("in_channels") == 9 else ""
-    return f"Stable Diffusion {version}{inpainting}, which predicts {found.scheduler_config['prediction_type']}"
+    return f"{found.layout.name}{inpainting}, which predicts {found.scheduler_config['prediction_type']}"
 
 
 def _of_words(words: list[Embedding], leaves: Mapping[str, Leaf]) -> dict[str, Any]:

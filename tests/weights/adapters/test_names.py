@@ -13,7 +13,7 @@ from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.adapters.dialects import kohya_key, peft_key, read_key
 from dreambooth_jax.weights.adapters.paths import dotted_name, from_dotted, from_kohya, kohya_name
-from dreambooth_jax.weights.ldm import UNET_PREFIX, unet_place
+from dreambooth_jax.weights.ldm import unet_place
 from dreambooth_jax.weights.modules import parameter_shapes
 
 CONFIGS = {
@@ -53,7 +53,7 @@ def test_all_layers_of_the_real_networks_come_back_from_every_name(layers):
 def test_names_that_count_blocks_as_the_original_code_does(layers):
     for path in layers["unet"]:
         theirs = unet_place(CONFIGS["unet"], names.torch_name(f"{path}/kernel")).key
-        name = theirs.removeprefix(UNET_PREFIX).removesuffix(".weight").replace(".", "_")
+        name = theirs.removesuffix(".weight").replace(".", "_")
         assert name != kohya_name(path)
         assert from_kohya(name) == path
 
