@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""Help pages, made from the fields of dataclasses and the strings after them. No parser is needed, and no jax."""
+"""Help pages, made from the fields of dataclasses and the strings after them. No parser is needed, and no jax.
+
+The documentation's pages are made of the same entries (``docs/site``)."""
 
 import ast
 import dataclasses
@@ -33,7 +35,7 @@ def page(verb: Verb, *, every_key: bool) -> str:
         every_key: all that can be set, also where the verb names what most people set.
     """
     short = bool(verb.common) and not every_key
-    entries = dict(_entries(verb.settings))
+    entries = dict(entries_of(verb.settings))
     lines = [f"dreambooth-jax {verb.name} {verb.usage}", "", f"{verb.help[0].upper()}{verb.help[1:]}."]
     for remark, command in verb.examples:
         lines += ["", f"  # {remark}", f"  dreambooth-jax {command}"]
@@ -48,12 +50,12 @@ def page(verb: Verb, *, every_key: bool) -> str:
     return "\n".join(lines)
 
 
-def _entries(settings: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Option, Any]]]:
+def entries_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Option, Any]]]:
     """Every key with its type, help and default; MISSING where it must be given."""
     texts = _strings_after_fields(settings)
     for entry in dataclasses.fields(settings):
         if dataclasses.is_dataclass(entry.type):
-            yield from _entries(entry.type, f"{prefix}{entry.name}.")
+            yield from entries_of(entry.type, f"{prefix}{entry.name}.")
         else:
             yield prefix + entry.name, (Option(cast(type, entry.type), texts.get(entry.name, "")), entry.default)
 
@@ -83,12 +85,12 @@ def _table(entries: Mapping[str, tuple[Option, Any]]) -> Iterator[str]:
     """Keys on the left, help on the right."""
     left = max(len(key) for key in entries) + 4
     for key, (option, default) in entries.items():
-        first, *others = _wrapped(" ".join(filter(None, (option.help, _values(option.kind, default)))), left)
+        first, *others = _wrapped(" ".join(filter(None, (option.help, values_of(option.kind, default)))), left)
         yield f"  {key}".ljust(left) + first.strip()
         yield from others
 
 
-def _values(kind: Any, default: Any) -> str:
+def values_of(kind: Any, default: Any) -> str:
     """What may be given and what is taken otherwise, in brackets."""
     kinds = [one for one in (kind, *get_args(kind)) if get_origin(one) is Literal]
     is_switch = kind is bool or bool in get_args(kind)

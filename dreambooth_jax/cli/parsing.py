@@ -5,13 +5,18 @@
 import dataclasses
 import difflib
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-from dreambooth_jax.cli.verb import Call, Verb
+from dreambooth_jax.cli.verb import Call, Option, Verb
 from dreambooth_jax.cli.verbs import VERBS
 from dreambooth_jax.cli.words import check_bare, split
 from dreambooth_jax.config import Config, add_settings, keys, new_parser, parse
 from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 
 def find_verb(arguments: Sequence[str]) -> Verb:
@@ -68,19 +73,26 @@ def known_keys(verb: Verb) -> list[str]:
     return [*keys(verb.settings), *verb.options]
 
 
+@cache
+def _parser(verb: str, usage: str, settings: type, options: Sequence[tuple[str, Option]]) -> "ArgumentParser":
+    """The parser of a verb; it keeps nothing of what it parses, and to make it takes most of the time of a call."""
+    parser = new_parser(prog=f"dreambooth-jax {verb}", usage=f"dreambooth-jax {verb} {usage}")
+    if settings is Config:
+        add_settings(parser)
+    else:
+        parser.add_class_arguments(settings)
+    for name, (kind, text) in options:
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
+    return parser
+
+
 def read_call(verb: Verb, arguments: Sequence[str]) -> Call:
     """Parse the words after a verb.
 
     Raises:
         InputError: for whatever is wrong with it, on one line.
     """
-    parser = new_parser(prog=f"dreambooth-jax {verb.name}", usage=f"dreambooth-jax {verb.name} {verb.usage}")
-    if verb.settings is Config:
-        add_settings(parser)
-    else:
-        parser.add_class_arguments(verb.settings)
-    for name, (kind, text) in verb.options.items():
-        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
+    parser = _parser(verb.name, verb.usage, verb.settings, tuple(verb.options.items()))
     words, taken = verb.take(normalise(verb, arguments))
     parsed = parse(parser, words, known=known_keys(verb), settings=verb.settings)
     names = [entry.name for entry in dataclasses.fields(verb.settings)]

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 HEAD = """# Stable Diffusion on GPUs and TPUs: compiled, not run
 
 Every number here is read off a program that XLA's own compiler made for the device named, on a machine that has none
-(`dreambooth-jax plan --target`). What such a compiler refuses a real device refuses, and the bytes that it reserves are
+(`plan --target`). What such a compiler refuses a real device refuses, and the bytes that it reserves are
 those that a real device reserves. **Nothing was timed.** *At least* is arithmetic with data sheets
 (`dreambooth_jax/hardware/chips.py`): operations over the peak, traffic over the memory's bandwidth, what is exchanged
 over the links, whichever takes longest; no device reaches it.
