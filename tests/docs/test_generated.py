@@ -82,3 +82,10 @@ def test_the_notebook_is_plain():
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
         assert not re.search(r"[\s\"'=](/|~/)\w", "".join(cell["source"]))
+
+
+def test_every_page_has_its_place():
+    text = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- (?:.*[\[ ])?([\w/]+\.md)\b", text, re.MULTILINE)
+    written = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert sorted(listed) == sorted(written | {"index.md", "settings.md", "notebooks/dreambooth.md"})

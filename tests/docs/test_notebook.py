@@ -13,8 +13,8 @@ from tests.docs.texts import ROOT
 pytestmark = pytest.mark.slow
 
 FEW = (
-    "train.steps=2 train.batch_size=1 prior.num_images=2 prior.steps=2 prior.batch_size=2 samples.steps=2 "
-    "samples.num_images=1 text_encoder.stop=0 adapter.targets=[attn-only]"
+    "train.steps=2 train.batch_size=1 prior.weight=0 samples.steps=2 samples.num_images=1 samples.class_prompts=[] "
+    "text_encoder.stop=0 adapter.targets=[attn-only]"
 )
 
 
@@ -26,7 +26,9 @@ def test_it_runs(tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / "docs" / "notebooks" / "dreambooth.ipynb", as_version=4)
     nbformat.validate(notebook)
     (place,) = (n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f'settings = "{FEW}"\nprompts = prompts[:1]'))
+    notebook.cells.insert(
+        place + 1, nbformat.v4.new_code_cell(f'settings = "{FEW}"\nprompts, doctor = prompts[:1], "draw=false"')
+    )
 
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
