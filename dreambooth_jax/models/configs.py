@@ -3,11 +3,13 @@
 """The networks' shapes, by the names and defaults of diffusers' ``config.json`` files."""
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 from dreambooth_jax.models.model_config import Choices, ModelConfig, PerBlock
 
 T = TypeVar("T")
+Depth: TypeAlias = int | tuple[int, ...]
+"""How many transformer blocks each layer of a block has: one number for all, or one for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,10 @@ class UNetEncoderConfig(ModelConfig):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: PerBlock[int] = 1
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
+    """UNetMidBlock2D is one resnet; None is no middle at all."""
+    transformer_layers_per_block: PerBlock[Depth] = 1
+    """Of the middle block those of the last one's first layer."""
     attention_head_dim: PerBlock[int] = 8
     """The number of heads, not their size: the key's historical meaning."""
     num_attention_heads: PerBlock[int] | None = None
@@ -46,7 +51,7 @@ class UNetEncoderConfig(ModelConfig):
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "downsample_padding": (1,),
         "mid_block_scale_factor": (1,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "mid_block_type": (None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
         "resnet_out_scale_factor": (1,),
         "resnet_time_scale_shift": ("default",),
         "time_embedding_type": ("positional",),
@@ -62,11 +67,14 @@ class UNetEncoderConfig(ModelConfig):
         *("block_out_channels", "down_block_types", "layers_per_block", "only_cross_attention"),
         *("attention_head_dim", "num_attention_heads", "transformer_layers_per_block"),
     )
-    DEPTHS = ("layers_per_block", "transformer_layers_per_block")
+    DEPTHS: ClassVar[tuple[str, ...]] = ("layers_per_block", "transformer_layers_per_block")
+    PER_LAYER: ClassVar[tuple[str, ...]] = ("transformer_layers_per_block",)
     REAL = ("freq_shift", "norm_eps")
 
     def __post_init__(self) -> None:
         self._check_blocks(len(self.block_out_channels))
+        for level in range(len(self.block_out_channels)):
+            self.depths(level)
         if not self.freq_shift < self.block_out_channels[0] // 2:
             raise self._unsupported("freq_shift", self.freq_shift, "less than half of the first block_out_channels")
         self._check_divides("norm_num_groups", self.norm_num_groups, self.block_out_channels)
@@ -83,6 +91,37 @@ class UNetEncoderConfig(ModelConfig):
     def heads(self) -> tuple[int, ...]:
         """Number of attention heads of each block."""
         return self.per_block(self.num_attention_heads or self.attention_head_dim)
+
+    def depths(self, level: int) -> tuple[int, ...]:
+        """Transformer blocks of each layer on the way down, where the block has transformers.
+
+        Raises:
+            InputError: if there are too few for its layers.
+        """
+        count = self.per_block(self.layers_per_block)[level]
+        return self._of_layers("transformer_layers_per_block", self._depth_of_blocks[level], count)
+
+    @property
+    def middle_depth(self) -> int:
+        """Transformer blocks of the middle."""
+        return self._of_layers("transformer_layers_per_block", self._depth_of_blocks[-1], 1)[0]
+
+    @property
+    def middle_layers(self) -> int:
+        """Transformers of the middle, which has a resnet more; below 0 where there is none."""
+        return {"UNetMidBlock2DCrossAttn": 1, "UNetMidBlock2D": 0}.get(self.mid_block_type or "", -1)
+
+    @property
+    def _depth_of_blocks(self) -> tuple[Depth, ...]:
+        return self.per_block(self.transformer_layers_per_block)
+
+    def _of_layers(self, key: str, depth: Depth, count: int) -> tuple[int, ...]:
+        """The first ``count`` of a block."""
+        if isinstance(depth, int):
+            return (depth,) * count
+        if len(depth) < count:
+            raise self._unsupported(key, depth, f"one value for each of a block's {count} layers")
+        return depth[:count]
 
     @property
     def takes_sizes(self) -> bool:
@@ -114,6 +153,8 @@ class UNetConfig(UNetEncoderConfig):
     """Side of the latents that the network was trained on; it takes others."""
     out_channels: int = 4
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    reverse_transformer_layers_per_block: PerBlock[Depth] | None = None
+    """Of the up blocks, in their own order; by default those of the down blocks in reverse."""
     num_class_embeds: int | None = None
     """How many labels it has embeddings for, which are added to that of the timestep."""
 
@@ -123,7 +164,24 @@ class UNetConfig(UNetEncoderConfig):
         "conv_out_kernel": (3,),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     }
-    PER_BLOCK = (*UNetEncoderConfig.PER_BLOCK, "up_block_types")
+    PER_BLOCK = (*UNetEncoderConfig.PER_BLOCK, "up_block_types", "reverse_transformer_layers_per_block")
+    DEPTHS = (*UNetEncoderConfig.DEPTHS, "reverse_transformer_layers_per_block")
+    PER_LAYER = (*UNetEncoderConfig.PER_LAYER, "reverse_transformer_layers_per_block")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for level in range(len(self.block_out_channels)):
+            self.up_depths(level)
+
+    def up_depths(self, level: int) -> tuple[int, ...]:
+        """Transformer blocks of each layer on the way up to a level, where the block has transformers.
+
+        Raises:
+            InputError: if there are too few for its layers, of which there is one more than on the way down.
+        """
+        key, given = "reverse_transformer_layers_per_block", self.reverse_transformer_layers_per_block
+        blocks = self._depth_of_blocks[::-1] if given is None else self.per_block(given)
+        return self._of_layers(key, blocks[-1 - level], self.per_block(self.layers_per_block)[level] + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ class ControlNetConfig(UNetEncoderConfig):
         **UNetEncoderConfig.CHOICES,
         "_class_name": ("ControlNetModel", "FlaxControlNetModel"),
         "controlnet_conditioning_channel_order": ("rgb", "bgr"),
+        "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
     }
     IRRELEVANT = (*UNetEncoderConfig.IRRELEVANT, "sample_size")
 

@@ -8,7 +8,7 @@ key that holds nothing (null, false, 0, empty) is harmless, any other asks for s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -38,6 +38,8 @@ class ModelConfig:
     """Fields that count layers, each of which is built one by one."""
     REAL: ClassVar[tuple[str, ...]] = ()
     """Fields that hold real numbers, which files may write as whole ones."""
+    PER_LAYER: ClassVar[tuple[str, ...]] = ()
+    """Fields of which each block may have a tuple: one value for each of its layers; they may be 0."""
 
     @classmethod
     def from_json(cls: type[C], raw: Mapping[str, Any], *, file: str = "config.json") -> C:
@@ -68,13 +70,13 @@ class ModelConfig:
     @classmethod
     def _value(cls, key: str, value: Any, default: Any) -> Any:
         """The value of a field in its own type."""
-        value = tuple(value) if isinstance(value, list) else value
-        if default is None and key in cls.CHOICES:
+        value = _as_tuple(value, deep=key in cls.PER_LAYER)
+        if (default is None and key in cls.CHOICES) or (value is None and None in cls.CHOICES.get(key, ())):
             return value
         wanted, listed = isinstance(default, tuple), isinstance(value, tuple)
         if not _alike(value, default) or (listed != wanted and not (listed and key in cls.PER_BLOCK)):
             raise cls._unsupported(key, value, f"something like {default!r}")
-        for one in value if isinstance(value, tuple) else (value,):
+        for one in _numbers(value):
             cls._check_number(key, one)
         return float(value) if isinstance(default, float) else value
 
@@ -86,8 +88,10 @@ class ModelConfig:
         if isinstance(value, float) or key in cls.REAL:
             if not (math.isfinite(value) and value >= 0):
                 raise cls._unsupported(key, value, "a finite number that is not negative")
-        elif not 1 <= value <= (_DEEPEST if key in cls.DEPTHS else _LARGEST):
-            raise cls._unsupported(key, value, f"from 1 to {_DEEPEST if key in cls.DEPTHS else _LARGEST}")
+            return
+        least, most = int(key not in cls.PER_LAYER), _DEEPEST if key in cls.DEPTHS else _LARGEST
+        if not least <= value <= most:
+            raise cls._unsupported(key, value, f"from {least} to {most}")
 
     @classmethod
     def _unsupported(cls, key: str, value: Any, wanted: str) -> InputError:
@@ -111,10 +115,26 @@ class ModelConfig:
             raise self._unsupported(key, parts, f"a divisor of {', '.join(map(str, channels))} channels")
 
 
+def _as_tuple(value: Any, *, deep: bool) -> Any:
+    """A list as a tuple; ``deep``: those in it, too."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(_as_tuple(one, deep=False) for one in value) if deep else tuple(value)
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """All that a value holds."""
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _numbers(one)
+    else:
+        yield value
+
+
 def _alike(value: Any, default: Any) -> bool:
     """Whether a value, or each of a tuple's, is of the default's kind; a default of None stands for an integer."""
     if isinstance(value, tuple):
-        return bool(value) and all(_alike(item, default) for item in value)
+        return bool(value) and all(item is not None and _alike(item, default) for item in value)
     kind = default[0] if isinstance(default, tuple) else default
     if kind is None and value is None:
         return True

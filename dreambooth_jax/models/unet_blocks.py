@@ -147,12 +147,12 @@ class _Block(nn.Module):
         cls = recomputed(ResnetBlock, self.remat == "blocks")
         return cls(self.features, self.config.norm_num_groups, self.config.norm_eps, dtype=self.dtype)
 
-    def _transformer(self, only_cross_attention: bool) -> nn.Module:
+    def _transformer(self, depth: int, only_cross_attention: bool) -> nn.Module:
         cls = recomputed(Transformer, self.remat == "blocks")
         config = self.config
         return cls(
             config.heads[self.level],
-            config.per_block(config.transformer_layers_per_block)[self.level],
+            depth,
             config.norm_num_groups,
             config.use_linear_projection,
             only_cross_attention,
@@ -161,13 +161,13 @@ class _Block(nn.Module):
             arch=self.arch,
         )
 
-    def _layers(self, count: int, block_type: str) -> tuple[list[nn.Module], list[nn.Module]]:
-        """Resnets, and as many transformers where the block's type has them."""
+    def _layers(self, depths: tuple[int, ...], block_type: str) -> tuple[list[nn.Module], list[nn.Module]]:
+        """Resnets, and as many transformers, of these depths, where the block's type has them."""
         only_cross_attention = self.config.per_block(self.config.only_cross_attention)[self.level]
-        transformers = count if block_type.startswith("CrossAttn") else 0
+        transformers = depths if block_type.startswith("CrossAttn") else ()
         return (
-            [self._resnet() for _ in range(count)],
-            [self._transformer(only_cross_attention) for _ in range(transformers)],
+            [self._resnet() for _ in depths],
+            [self._transformer(depth, only_cross_attention) for depth in transformers],
         )
 
 
@@ -176,8 +176,7 @@ class DownBlock(_Block):
 
     def setup(self) -> None:
         config = self.config
-        count = config.per_block(config.layers_per_block)[self.level]
-        self.resnets, self.attentions = self._layers(count, config.down_block_types[self.level])
+        self.resnets, self.attentions = self._layers(config.depths(self.level), config.down_block_types[self.level])
         is_last = self.level == len(config.block_out_channels) - 1
         self.downsamplers = [] if is_last else [Downsample(self.features, dtype=self.dtype)]
 
@@ -201,16 +200,18 @@ class DownBlock(_Block):
 
 
 class MidBlock(_Block):
-    """``UNetMidBlock2DCrossAttn``: resnet, transformer, resnet."""
+    """``UNetMidBlock2DCrossAttn``: resnet, transformer, resnet; ``UNetMidBlock2D``: one resnet; or nothing at all."""
 
     def setup(self) -> None:
-        self.resnets = [self._resnet() for _ in range(2)]
-        self.attentions = [self._transformer(only_cross_attention=False)]
+        layers, depth = self.config.middle_layers, self.config.middle_depth
+        self.resnets = [self._resnet() for _ in range(layers + 1)]
+        self.attentions = [self._transformer(depth, only_cross_attention=False) for _ in range(layers)]
 
     def __call__(self, x: Features, time: Time, text: Text) -> Features:
-        x = self.resnets[0](x, time)
-        x = self.attentions[0](x, text)
-        return self.resnets[1](x, time)
+        for i, resnet in enumerate(self.resnets):
+            x = self.attentions[i - 1](x, text) if i else x
+            x = resnet(x, time)
+        return x
 
 
 class UpBlock(_Block):
@@ -220,8 +221,8 @@ class UpBlock(_Block):
 
     def setup(self) -> None:
         config = self.config
-        count = config.per_block(config.layers_per_block)[self.level] + 1
-        self.resnets, self.attentions = self._layers(count, config.up_block_types[-1 - self.level])
+        depths = config.up_depths(self.level)
+        self.resnets, self.attentions = self._layers(depths, config.up_block_types[-1 - self.level])
         self.upsamplers = [] if self.level == 0 else [Upsample(self.features, dtype=self.dtype)]
 
     def __call__(

@@ -41,6 +41,33 @@ def unet_config(mine: Shapes) -> dict[str, Any]:
     Raises:
         InputError: naming the array that is missing.
     """
+    levels = _levels(mine)
+    channels = [side_of(mine, f"input_blocks.{rows[0]}.0.out_layers.3.weight", 0) for rows in levels]
+    texts = [name for name in mine if name.endswith(".transformer_blocks.0.attn2.to_k.weight")]
+    projections = [shape for name, shape in mine.items() if name.endswith(".1.proj_in.weight")]
+    dense = bool(projections) and len(projections[0]) == 2
+    layers = [len(rows) for rows in levels]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "attention_head_dim": [max(1, side // 64) for side in channels] if dense else 8,
+        "block_out_channels": channels,
+        "cross_attention_dim": side_of(mine, min(texts, default="any attn2.to_k.weight"), 1),
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": side_of(mine, "input_blocks.0.0.weight", 1),
+        "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 32,
+        "out_channels": side_of(mine, "out.2.weight", 0),
+        "use_linear_projection": dense,
+        **_transformers(mine, levels),
+        **_addition(mine),
+    }
+
+
+def _levels(mine: Shapes) -> list[list[int]]:
+    """Rows of the way down that have resnets, of each level."""
     levels: list[list[int]] = [[]]
     for row in range(1, _count(mine, r"input_blocks\.(\d+)\.")):
         if f"input_blocks.{row}.0.op.weight" in mine:
@@ -49,41 +76,46 @@ def unet_config(mine: Shapes) -> dict[str, Any]:
             levels[-1].append(row)
     if not all(levels):
         raise InputError("lacks resnets of a level of the denoiser")
-    channels = [side_of(mine, f"input_blocks.{rows[0]}.0.out_layers.3.weight", 0) for rows in levels]
-    depths = [_count(mine, rf"input_blocks\.{rows[0]}\.1\.transformer_blocks\.(\d+)\.") for rows in levels]
-    middle = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    dense = len(mine.get("middle_block.1.proj_in.weight", ())) == 2
-    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
-    layers = [len(rows) for rows in levels]
-    middle_depth = _count(mine, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    return levels
+
+
+def _transformers(mine: Shapes, levels: list[list[int]]) -> dict[str, Any]:
+    """Kinds of blocks, and how deep their transformers are: numbers where all of a block are alike, and lists of each
+    layer's where any are not. The middle's is that of the last level, whether that has any itself or not."""
+
+    def depth(piece: str) -> int:
+        return _count(mine, rf"{piece}\.1\.transformer_blocks\.(\d+)\.")
+
+    down = [[depth(f"input_blocks\\.{row}") for row in rows] for rows in levels]
+    up: list[list[int]] = []
+    for rows in reversed(levels):
+        first = sum(map(len, up))
+        up.append([depth(f"output_blocks\\.{first + layer}") for layer in range(len(rows) + 1)])
+    middle = depth("middle_block")
+    alike = all({*one} == {*other} and len({*one}) == 1 for one, other in zip(down, reversed(up)))
+    kinds = {"Down": down, "Up": up}
+    types = {way: [f"{'CrossAttn' * any(depths)}{way}Block2D" for depths in blocks] for way, blocks in kinds.items()}
+    middles = {2: "UNetMidBlock2DCrossAttn", 1: "UNetMidBlock2D", 0: None}
     return {
-        "_class_name": "UNet2DConditionModel",
-        "act_fn": "silu",
-        "attention_head_dim": [max(1, side // 64) for side in channels] if dense else 8,
-        "block_out_channels": channels,
-        "cross_attention_dim": side_of(mine, middle, 1),
-        "down_block_types": down,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "in_channels": side_of(mine, "input_blocks.0.0.weight", 1),
-        "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
-        "norm_eps": 1e-5,
-        "norm_num_groups": 32,
-        "out_channels": side_of(mine, "out.2.weight", 0),
-        "transformer_layers_per_block": _depths(depths, middle_depth),
-        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
-        "use_linear_projection": dense,
-        **_addition(mine),
+        "down_block_types": types["Down"],
+        "up_block_types": types["Up"],
+        "mid_block_type": middles[min(2, _count(mine, r"middle_block\.(\d+)\."))],
+        **(_even(down, middle) if alike else _uneven(down, up, middle)),
     }
 
 
-def _depths(depths: list[int], middle: int) -> int | list[int]:
-    """Of the transformers of each level: one number where all that there are have the same. The middle's is that of the
-    last level, whether that has any itself or not."""
-    *others, last = depths
-    if len({depth for depth in (*depths, middle) if depth}) == 1:
-        return middle
-    return [*(max(1, depth) for depth in others), last or middle]
+def _even(down: list[list[int]], middle: int) -> dict[str, Any]:
+    depths = [depths[0] for depths in down]
+    used = {depth for depth in (*depths, middle) if depth}
+    each = [*(max(1, depth) for depth in depths[:-1]), depths[-1] or max(1, middle)]
+    return {"transformer_layers_per_block": used.pop() if len(used) == 1 else each}
+
+
+def _uneven(down: list[list[int]], up: list[list[int]], middle: int) -> dict[str, Any]:
+    each: list[Any] = [depths if any(depths) else 1 for depths in down]
+    each[-1] = each[-1] if any(down[-1]) else max(1, middle)
+    back = [depths if any(depths) else 1 for depths in up]
+    return {"transformer_layers_per_block": each, "reverse_transformer_layers_per_block": back}
 
 
 def _addition(mine: Shapes) -> dict[str, Any]:

@@ -85,4 +85,4 @@ def _unet_of(config: ControlNetConfig) -> UNetConfig:
     """The denoiser whose copy it is."""
     shared = {field.name: getattr(config, field.name) for field in fields(UNetEncoderConfig)}
     up = tuple(kind.replace("Down", "Up") for kind in reversed(config.down_block_types))
-    return UNetConfig(**shared, up_block_types=up)
+    return UNetConfig(**shared, up_block_types=up, reverse_transformer_layers_per_block=1)

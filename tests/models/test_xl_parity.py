@@ -68,8 +68,22 @@ def test_unet():
     close(found, nhwc(asked(single, *inputs).sample), 1e-5)
 
 
-def test_unet_gradients():
-    double = torch_models.build_unet("sdxl", double=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        # as SSD-1B and Segmind-Vega: layers of a block differ, and the middle is one resnet
+        {
+            **{"layers_per_block": (1, 2), "transformer_layers_per_block": (1, (2, 1))},
+            **{"reverse_transformer_layers_per_block": ((1, 1, 2), 1), "mid_block_type": "UNetMidBlock2D"},
+        },
+        # as KOALA-700M: no middle; what is said of a block without transformers counts for nothing
+        pytest.param({"transformer_layers_per_block": (0, 2), "mid_block_type": None}, marks=pytest.mark.slow),
+    ],
+    ids=["base", "nested", "no middle"],
+)
+def test_unet_gradients(options):
+    double = torch_models.build_unet("sdxl", double=True, **options)
     module = UNet2DConditionModel(UNetConfig.from_json(torch_models.config_json(double)), dtype=jnp.float64)
     inputs = unet_inputs(np.float64)
     expected = asked(double, *inputs).sample
