@@ -113,7 +113,10 @@ class UNetEncoderConfig(ModelConfig):
 
     @property
     def _depth_of_blocks(self) -> tuple[Depth, ...]:
-        return self.per_block(self.transformer_layers_per_block)
+        return self._of_blocks(self.transformer_layers_per_block)
+
+    def _of_blocks(self, depth: PerBlock[Depth]) -> tuple[Depth, ...]:
+        return depth if isinstance(depth, tuple) else (depth,) * len(self.block_out_channels)
 
     def _of_layers(self, key: str, depth: Depth, count: int) -> tuple[int, ...]:
         """The first ``count`` of a block."""
@@ -180,7 +183,7 @@ class UNetConfig(UNetEncoderConfig):
             InputError: if there are too few for its layers, of which there is one more than on the way down.
         """
         key, given = "reverse_transformer_layers_per_block", self.reverse_transformer_layers_per_block
-        blocks = self._depth_of_blocks[::-1] if given is None else self.per_block(given)
+        blocks = self._depth_of_blocks[::-1] if given is None else self._of_blocks(given)
         return self._of_layers(key, blocks[-1 - level], self.per_block(self.layers_per_block)[level] + 1)
 
 

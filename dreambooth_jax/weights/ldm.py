@@ -121,7 +121,8 @@ def unet_place(config: UNetConfig, name: str) -> Stored:
 def vae_place(config: VAEConfig, name: str) -> Stored:
     """Of a parameter of the autoencoder.
 
-    >>> vae_place(VAEConfig(block_out_channels=(32, 64)), "decoder.up_blocks.0.upsamplers.0.conv.bias").key
+    >>> blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    >>> vae_place(VAEConfig(block_out_channels=(32, 64), **blocks), "decoder.up_blocks.0.upsamplers.0.conv.bias").key
     'decoder.up.1.upsample.conv.bias'
     """
     half, _, rest = name.partition(".")

@@ -92,7 +92,9 @@ def _transformers(mine: Shapes, levels: list[list[int]]) -> dict[str, Any]:
         first = sum(map(len, up))
         up.append([depth(f"output_blocks\\.{first + layer}") for layer in range(len(rows) + 1)])
     middle = depth("middle_block")
-    alike = all({*one} == {*other} and len({*one}) == 1 for one, other in zip(down, reversed(up)))
+    mirrored = [one[0] for one in down] == [one[0] for one in reversed(up)]
+    comes_back = any(name.startswith("output_blocks.") for name in mine)  # a ControlNet does not
+    alike = all(len({*depths}) == 1 for depths in (*down, *up)) and (mirrored or not comes_back)
     kinds = {"Down": down, "Up": up}
     types = {way: [f"{'CrossAttn' * any(depths)}{way}Block2D" for depths in blocks] for way, blocks in kinds.items()}
     middles = {2: "UNetMidBlock2DCrossAttn", 1: "UNetMidBlock2D", 0: None}

@@ -48,7 +48,8 @@ def control_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """
     mine = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
     unet = unet_config(mine | {"out.2.weight": (4,)})
-    shared = {name: value for name, value in unet.items() if name not in ("out_channels", "up_block_types")}
+    back = ("out_channels", "up_block_types", "reverse_transformer_layers_per_block")
+    shared = {name: value for name, value in unet.items() if name not in back}
     numbers = sorted(
         int(match[1]) for name in shapes if (match := re.fullmatch(rf"{PREFIX}{_HINT}\.(\d{{1,4}})\.weight", name))
     )

@@ -20,7 +20,7 @@ from dreambooth_jax.pipeline.control_pictures import resized
 from dreambooth_jax.pipeline.controls import ControlModel
 from dreambooth_jax.size import Size
 from dreambooth_jax.training.parallel import sharding
-from dreambooth_jax.weights.ldm_control import control_place
+from dreambooth_jax.weights.ldm_control import PREFIX, control_place
 from tests import torch_models
 from tests.pipeline.diffusers_noise import posterior_noise, replaced
 from tests.test_pipeline_parity import NEGATIVE, PROMPTS, ours, theirs
@@ -227,7 +227,7 @@ def test_t2i_adapters(sd15, tmp_path, count):
 def original(net):
     """The weights of a ControlNet of diffusers by the names of the original code."""
     config = ControlNetConfig.from_json(torch_models.config_json(net))
-    return {control_place(config, name).key: leaf.contiguous() for name, leaf in net.state_dict().items()}
+    return {PREFIX + control_place(config, name).key: leaf.contiguous() for name, leaf in net.state_dict().items()}
 
 
 def test_names_of_the_original_code_are_those_that_diffusers_reads(tmp_path):

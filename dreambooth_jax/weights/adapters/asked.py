@@ -12,6 +12,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters.applying import applied
+from dreambooth_jax.weights.adapters.paths import layers_of
 from dreambooth_jax.weights.adapters.reading import read_adapter
 
 DIGITS = 12
@@ -67,7 +68,7 @@ def with_adapters(params: Tree, words: Sequence[str]) -> Tree:
         InputError: as ``read_adapter`` and ``applied``.
     """
     for one in map(Asked.read, words):
-        adapter = read_adapter(one.file)
+        adapter = read_adapter(one.file, layers=layers_of(params.get("unet", {})))
         params = applied(params, adapter, one.weights([*params, *adapter.networks]))
     return params
 

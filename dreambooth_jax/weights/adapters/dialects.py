@@ -18,7 +18,15 @@ from typing import NamedTuple, TypeAlias
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.families import Naming
 from dreambooth_jax.weights.adapters.methods import ALL_TENSORS
-from dreambooth_jax.weights.adapters.paths import dotted_name, from_dotted, from_kohya, kohya_name, original_name
+from dreambooth_jax.weights.adapters.paths import (
+    USUAL,
+    Layers,
+    dotted_name,
+    from_dotted,
+    from_kohya,
+    kohya_name,
+    original_name,
+)
 
 KOHYA_PREFIXES = {
     "lora_unet_": "unet",
@@ -66,9 +74,9 @@ class Key(NamedTuple):
     tensor: str
 
 
-def read_key(name: str) -> Key | None:
-    """A name of any dialect; None for one of none."""
-    return _read_kohya(name) or _read_dotted(name)
+def read_key(name: str, layers: Layers = USUAL) -> Key | None:
+    """A name of any dialect; None for one of none. ``layers``: of the denoiser that it is for."""
+    return _read_kohya(name, layers) or _read_dotted(name)
 
 
 def kohya_module(network: str, path: str) -> str:
@@ -117,13 +125,13 @@ def peft_key(network: str, path: str, tensor: str) -> str:
     return f"{network}.{dotted_name(path)}.{ending}"
 
 
-def _read_kohya(name: str) -> Key | None:
+def _read_kohya(name: str, layers: Layers) -> Key | None:
     module, _, ending = name.partition(".")
     prefix = next((one for one in KOHYA_PREFIXES if module.startswith(one)), None)
     tensor = _KOHYA_TENSORS.get(ending, ending)
     if prefix is None or tensor not in ALL_TENSORS:
         return None
-    path = from_kohya(module.removeprefix(prefix))
+    path = from_kohya(module.removeprefix(prefix), layers)
     return Key("kohya", KOHYA_PREFIXES[prefix], path, tensor) if path else None
 
 

@@ -12,6 +12,8 @@ Diffusion 1 and 2 have either, those of XL mostly the last.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.weights import names
@@ -30,7 +32,9 @@ _WORDS = (
 )
 _WORD = re.compile(f"({'|'.join(_WORDS)})(?:_|$)")
 
-_LAYERS_PER_BLOCK = 2
+Layers: TypeAlias = tuple[int, ...]
+"""How many layers each block of a denoiser has on the way down."""
+USUAL: Layers = (2,) * 8
 """Of all Stable Diffusions; the original code's numbers do not tell it."""
 _SGM_RESNET = {
     "in_layers_0": "norm1",
@@ -71,13 +75,25 @@ def original_name(unet: UNetConfig, path: str) -> str:
     return key.removesuffix(".weight").replace(".", "_")
 
 
-def from_kohya(name: str) -> str | None:
+def layers_of(unet: Mapping[str, Any]) -> Layers:
+    """Of a denoiser's parameters; the usual ones where they are none."""
+    blocks = sorted((name for name in unet if name.startswith("down_blocks_")), key=lambda name: int(name[12:]))
+    return tuple(sum(name.startswith("resnets_") for name in unet[block]) for block in blocks) or USUAL
+
+
+def from_kohya(name: str, layers: Layers = USUAL) -> str | None:
     """Kohya's or sgm's -> ours; None for what is no name of a layer.
+
+    Args:
+        name: of a layer.
+        layers: of the denoiser that it is for; sgm's counts them.
 
     >>> from_kohya("up_blocks_1_upsamplers_0_conv"), from_kohya("output_blocks_5_2_conv")
     ('up_blocks_1/upsamplers_0/conv', 'up_blocks_1/upsamplers_0/conv')
+    >>> from_kohya("output_blocks_3_2_conv", layers=(1, 1))
+    'up_blocks_1/upsamplers_0/conv'
     """
-    return _of_words(name) or _SGM_HEADS.get(name) or _from_sgm(name)
+    return _of_words(name) or _SGM_HEADS.get(name) or _from_sgm(name, layers)
 
 
 def _of_words(name: str) -> str | None:
@@ -91,7 +107,7 @@ def _of_words(name: str) -> str | None:
     return "/".join(words) or None
 
 
-def _from_sgm(name: str) -> str | None:
+def _from_sgm(name: str, layers: Layers) -> str | None:
     match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)|(middle_block)_(\d)_(.+)", name)
     if match is None:
         return None
@@ -99,13 +115,24 @@ def _from_sgm(name: str) -> str | None:
         place, rest = f"mid_block/{_SGM_MIDDLE.get(match[6])}", match[7]
         kind = _SGM_MIDDLE.get(match[6], "")
     else:
-        number, inner, rest = int(match[2]), int(match[3]), match[4]
+        is_down, number, inner, rest = match[1] == "input_blocks", int(match[2]), int(match[3]), match[4]
         # on the way down a change of size is a piece of its own, on the way up the last part of a piece
-        block, layer = divmod(number - (match[1] == "input_blocks"), _LAYERS_PER_BLOCK + 1)
-        kind = _sgm_kind(rest, inner, layer)
-        place = f"{'down' if match[1] == 'input_blocks' else 'up'}_blocks_{block}/{kind}"
+        counted = _counted(number - is_down, layers if is_down else layers[::-1])
+        if counted is None:
+            return None
+        kind = _sgm_kind(rest, inner, counted[1])
+        place = f"{'down' if is_down else 'up'}_blocks_{counted[0]}/{kind}"
     inside = _SGM_RESNET.get(rest) if kind.startswith("resnets") else _of_words("conv" if rest == "op" else rest)
     return f"{place}/{inside}" if kind and inside else None
+
+
+def _counted(number: int, layers: Layers) -> tuple[int, int] | None:
+    """(block, which of its pieces) of a piece; each block has one more than layers. None beyond the last."""
+    for block, count in enumerate(layers):
+        if 0 <= number <= count:
+            return block, number
+        number -= count + 1
+    return None
 
 
 def _sgm_kind(rest: str, inner: int, layer: int) -> str:

@@ -15,6 +15,7 @@ from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, Key, read_key
 from dreambooth_jax.weights.adapters.lidb_seed import with_seed
 from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape, to_ours
+from dreambooth_jax.weights.adapters.paths import USUAL, Layers
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.single_file import read_single
@@ -42,18 +43,19 @@ class AdapterFile:
     embeddings: Mapping[str, Leaf] = field(default_factory=dict)
 
 
-def read_adapter(path: str | Path) -> AdapterFile:
+def read_adapter(path: str | Path, *, layers: Layers = USUAL) -> AdapterFile:
     """Read a file, in any dialect: ``.safetensors``, or one of PyTorch's own.
 
     Args:
         path: of the file.
+        layers: of each block of the denoiser that it is for, as ``paths.layers_of`` tells.
 
     Raises:
         InputError: if it is not there, broken, no adapter, not complete, or has numbers that are not finite.
     """
     file = at_home(path)
     leaves, metadata = read_single(file)
-    keys = {name: key for name in leaves if (key := read_key(name)) is not None}
+    keys = {name: key for name in leaves if (key := read_key(name, layers)) is not None}
     embeddings = {name: leaf for name, leaf in leaves.items() if name.startswith(EMBEDDINGS)}
     unknown = sorted(leaves.keys() - keys.keys() - embeddings.keys())
     if not keys:

@@ -9,10 +9,17 @@ import pytest
 from dreambooth_jax.models.clip_configs import CLIPTextConfig
 from dreambooth_jax.models.configs import UNetConfig
 from dreambooth_jax.models.families import SD
-from dreambooth_jax.trees import flatten
+from dreambooth_jax.trees import flatten, unflatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.adapters.dialects import kohya_key, peft_key, read_key
-from dreambooth_jax.weights.adapters.paths import dotted_name, from_dotted, from_kohya, kohya_name
+from dreambooth_jax.weights.adapters.paths import (
+    dotted_name,
+    from_dotted,
+    from_kohya,
+    kohya_name,
+    layers_of,
+    original_name,
+)
 from dreambooth_jax.weights.ldm import unet_place
 from dreambooth_jax.weights.modules import parameter_shapes
 
@@ -56,6 +63,26 @@ def test_names_that_count_blocks_as_the_original_code_does(layers):
         name = theirs.removesuffix(".weight").replace(".", "_")
         assert name != kohya_name(path)
         assert from_kohya(name) == path
+
+
+def test_blocks_of_other_depths_are_counted():
+    """As of a denoiser whose blocks have one, three and two layers."""
+    config = UNetConfig(
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=(1, 3, 2),
+        mid_block_type="UNetMidBlock2D",
+    )
+    kind = SD.components["unet"]
+    shapes = parameter_shapes(kind, kind.build(config))
+    counted = layers_of(unflatten(shapes))
+    assert counted == (1, 3, 2)
+    for path in {name.rpartition("/")[0] for name in shapes}:
+        name = original_name(config, path)
+        assert from_kohya(name, counted) == path
+        assert read_key(f"lora_unet_{name}.lora_up.weight", counted).path == path
+    assert from_kohya("input_blocks_40_0_op", counted) is None
 
 
 def test_default_targets_are_those_of_sd_scripts(layers):

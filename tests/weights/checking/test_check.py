@@ -22,7 +22,7 @@ from tests.weights.adapters.test_names import kohya_targets
 from tests.weights.adapters.test_names import layers as layers  # a fixture
 from tests.weights.adapters.trees import lora_tensors
 from tests.weights.folders import FIXTURES
-from tests.weights.originals import Original
+from tests.weights.originals import Original, OriginalXL
 
 TOOLS = ("A1111", "Forge", "ComfyUI", "diffusers", "dreambooth-jax")
 
@@ -286,11 +286,7 @@ def arrays(**shapes):
         (arrays(image_proj__proj=(1,), ip_adapter__1=(1,)), "an IP-Adapter", None),
         (arrays(down_blocks__0=(1,), conv_in__weight=(1,)), "the denoiser of a diffusers folder", None),
         (arrays(double_blocks__0=(1,)), "a Flux", None),
-        (
-            arrays(model__diffusion_model__input_blocks__0=(1,), conditioner__embedders__0=(1,)),
-            "a whole Stable Diffusion XL",
-            "Stable Diffusion XL",
-        ),
+        (OriginalXL().write, "a whole Stable Diffusion XL", "Stable Diffusion XL, which predicts epsilon"),
     ],
 )
 def test_other_kinds(tmp_path, write, kind, base):
