@@ -17,6 +17,7 @@ from dreambooth_jax.cli.parsing import known_keys, read_call
 from dreambooth_jax.cli.verb import Option, Verb
 from dreambooth_jax.cli.verbs import VERBS
 from dreambooth_jax.cli.words import one_each
+from dreambooth_jax.config import Config
 
 CLI = Path(__file__).parents[2] / "dreambooth_jax" / "cli"
 
@@ -92,6 +93,16 @@ def test_every_example_is_understood(command, monkeypatch):
     monkeypatch.chdir(CLI.parents[1])
     verb, *words = shlex.split(command)
     read_call(VERBS[verb], words)
+
+
+def test_a_call_leaves_nothing_to_the_next():
+    """A verb's parser is made once."""
+    words = ["quickstart", "train.steps=7", "data.concepts.0.identifier=abc", "--num_processes=2"]
+    first = read_call(VERBS["train"], words)
+    plain = read_call(VERBS["train"], [])
+    assert plain.settings == Config()
+    assert set(plain.options.values()) == {None}
+    assert read_call(VERBS["train"], words) == first
 
 
 def test_the_overview_names_every_verb():
