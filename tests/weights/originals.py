@@ -25,6 +25,9 @@ class Original:
     channel_mult: tuple[int, ...] = (1, 2)
     attention_levels: tuple[int, ...] = (0,)
     depths: tuple[int, ...] = (1, 1, 1, 1)
+    down_depths: tuple[tuple[int, ...], ...] = ()  # of each layer, where those of a level differ
+    up_depths: tuple[tuple[int, ...], ...] = ()  # in the order of the way up
+    middle_parts: int = 3
     num_res_blocks: int = 1
     in_channels: int = 4
     context_dim: int = 64
@@ -65,33 +68,40 @@ class Original:
         yield from _conv("input_blocks.0.0", self.in_channels, base, 3)
         channels, kept, row = base, [base], 0
         for level, mult in enumerate(self.channel_mult):
-            for _ in range(self.num_res_blocks):
+            for i in range(self.num_res_blocks):
                 row += 1
                 yield from self._resnet(f"input_blocks.{row}.0", channels, mult * base)
                 channels = mult * base
                 if level in self.attention_levels:
-                    yield from self._transformer(f"input_blocks.{row}.1", channels, self.depths[level])
+                    yield from self._transformer(
+                        f"input_blocks.{row}.1", channels, self._depth(self.down_depths, level, level, i)
+                    )
                 kept.append(channels)
             if level != len(self.channel_mult) - 1:
                 row += 1
                 yield from _conv(f"input_blocks.{row}.0.op", channels, channels, 3)
                 kept.append(channels)
         yield from self._resnet("middle_block.0", channels, channels)
-        yield from self._transformer("middle_block.1", channels, self.depths[len(self.channel_mult) - 1])
-        yield from self._resnet("middle_block.2", channels, channels)
+        if self.middle_parts > 1:
+            yield from self._transformer("middle_block.1", channels, self.depths[len(self.channel_mult) - 1])
+            yield from self._resnet("middle_block.2", channels, channels)
         row = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_res_blocks + 1):
                 yield from self._resnet(f"output_blocks.{row}.0", channels + kept.pop(), mult * base)
                 channels, part = mult * base, 1
                 if level in self.attention_levels:
-                    yield from self._transformer(f"output_blocks.{row}.1", channels, self.depths[level])
+                    depth = self._depth(self.up_depths, len(self.channel_mult) - 1 - level, level, i)
+                    yield from self._transformer(f"output_blocks.{row}.1", channels, depth)
                     part = 2
                 if level and i == self.num_res_blocks:
                     yield from _conv(f"output_blocks.{row}.{part}.conv", channels, channels, 3)
                 row += 1
         yield from _norm("out.0", channels)
         yield from _conv("out.2", channels, 4, 3)
+
+    def _depth(self, nested: tuple[tuple[int, ...], ...], block: int, level: int, layer: int) -> int:
+        return nested[block][layer] if nested else self.depths[level]
 
     def _resnet(self, name: str, inner: int, outer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _norm(f"{name}.in_layers.0", inner)

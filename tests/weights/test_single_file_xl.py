@@ -2,14 +2,20 @@
 # Copyright The dreambooth_jax authors
 """Single files of Stable Diffusion XL in the layout of the original code: what diffusers reads of one, we read."""
 
+import dataclasses
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.export.chosen import export
 from dreambooth_jax.models.families import SDXL_REFINER
+from dreambooth_jax.options import ExportOptions
+from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.weights.checking import check_file
 from dreambooth_jax.weights.ldm_writing import write_single_file
 from dreambooth_jax.weights.pretrained import load_components
@@ -32,6 +38,7 @@ UNET = {
 """Of ``OriginalXL``, with what all the published networks have in common."""
 CLIP = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
 OPEN_CLIP = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2, "projection_dim": 96}
+LOGIT_SCALE = "conditioner.embedders.1.model.logit_scale"
 OPEN_CLIP |= {"eos_token_id": 552}
 
 
@@ -144,6 +151,99 @@ def test_a_refiner_is_read_and_written(file, tmp_path):
     assert found.modules["unet"].config.transformer_layers_per_block == 2
     same_arrays(original, written(tmp_path / "again.safetensors", found))
     assert check_file(original).base == "refiner of Stable Diffusion XL, which predicts epsilon"
+
+
+def test_what_it_says_of_itself(components, file, tmp_path):
+    """By the model specification; the same model is the same file, byte for byte, also when it was read from one."""
+    one = written(tmp_path / "a" / "dog.safetensors", components)
+    with safe_open(one, "np") as opened:
+        said = opened.metadata()
+    assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert (said["modelspec.prediction_type"], said["modelspec.title"]) == ("epsilon", "dog")
+    assert not check_file(one).damage, "its hash is that of its arrays"
+    again = load_components(one, tokenizer=file.parent)
+    assert again.configs == components.configs
+    assert written(tmp_path / "b" / "dog.safetensors", again).read_bytes() == one.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_round_trip(file, dtype, tmp_path):
+    """Also of the number that is no parameter of ours; positions stay whole numbers."""
+    half = {
+        name: array.astype(dtype) if array.dtype == np.float32 else array
+        for name, array in (load_file(file) | {LOGIT_SCALE: np.asarray(4.321, np.float32)}).items()
+    }
+    save_file(half, tmp_path / "half.safetensors")
+    found = load_components(tmp_path / "half.safetensors", tokenizer=file.parent)
+    same_arrays(tmp_path / "half.safetensors", written(tmp_path / "again.safetensors", found, dtype=dtype))
+
+
+def test_layers_that_differ_are_read_as_they_are(tmp_path, file):
+    """Of SSD-1B's kind, from the file alone and by what our own file says."""
+    ssd = dataclasses.replace(
+        OriginalXL(), num_res_blocks=2, down_depths=((0, 0), (2, 1)), up_depths=((3, 1, 2), (0, 0, 0)), middle_parts=1
+    )
+    original = ssd.write(tmp_path / "ssd.safetensors")
+    found = load_components(original, tokenizer=file.parent)
+    config = found.modules["unet"].config
+    assert config.transformer_layers_per_block == (1, (2, 1))
+    assert config.reverse_transformer_layers_per_block == ((3, 1, 2), 1)
+    assert config.mid_block_type == "UNetMidBlock2D"
+    again = written(tmp_path / "again.safetensors", found)
+    same_arrays(original, again)
+    assert load_components(again, tokenizer=file.parent).modules == found.modules
+
+
+def test_an_adapter_of_sgm_names_is_merged_into_a_file(file, tmp_path):
+    """Blocks of this model have one layer, which its names count."""
+    key = "model.diffusion_model.output_blocks.1.1.transformer_blocks.1.attn2.to_k.weight"
+    old = load_file(file)
+    down, up = (
+        np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, shape in enumerate([(2, 192), (128, 2)])
+    )
+    name = "lora_unet_output_blocks_1_1_transformer_blocks_1_attn2_to_k"
+    pair = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": np.float32([1])}
+    save_file(pair, tmp_path / "lora.safetensors")
+    lora = (f"{tmp_path / 'lora.safetensors'}:0.5",)
+    out = tmp_path / "merged.safetensors"
+    export(ExportOptions(source=str(file), out=str(out), format="ldm", lora=lora))
+    new = load_file(out)
+    np.testing.assert_allclose(new.pop(key), old.pop(key) + 0.5 * 0.5 * up @ down, rtol=1e-5, atol=1e-6)
+    assert all(array.tobytes() == new[name].tobytes() for name, array in old.items())
+
+
+def test_another_autoencoder_in_a_file_of_its_own(file, tmp_path):
+    """Such as the one that fits float16: its latents are scaled as the model's."""
+    start = "first_stage_model."
+    vae = {name.removeprefix(start): array + 1 for name, array in load_file(file).items() if name.startswith(start)}
+    save_file(vae, tmp_path / "vae.safetensors")
+    own, other = load_pretrained(file), load_pretrained(file, vae=tmp_path / "vae.safetensors")
+    assert other.vae.config == own.vae.config
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x + 1, y), own.params["vae"], other.params["vae"])
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_pictures_of_a_file_are_diffusers(file, folder):
+    import torch
+
+    theirs, ours = from_single_file(file, folder), load_pretrained(file)
+    start = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype(np.float32)
+    sizes = {"original_size": (16, 16), "target_size": (16, 16), "crops_coords_top_left": (0, 0)}
+    expected = theirs(
+        "a photo of sks dog", negative_prompt="blurry", num_inference_steps=3, guidance_scale=5.0, output_type="np",
+        height=16, width=16, latents=torch.tensor(start).permute(0, 3, 1, 2), **sizes,
+    ).images  # fmt: skip
+    found = ours(
+        "a photo of sks dog",
+        negative_prompt="blurry",
+        steps=3,
+        guidance=5.0,
+        sampler="model",
+        latents=start,
+        output="float32",
+    )
+    assert np.abs(found - expected).max() <= 1e-3
 
 
 def test_what_marks_say_of_the_noise(file, tmp_path):
