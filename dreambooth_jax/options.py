@@ -58,6 +58,8 @@ class SampleOptions(DrawingConfig, ModelOptions):
     """Text file with a prompt on each line."""
     image: str | None = setting(None, path=True, nonempty=True)
     """Picture to start from; its size is drawn unless height and width are told."""
+    refiner: str | None = setting(None, path=True, nonempty=True)
+    """Model that draws the last steps, such as XL's refiner: folder, single file or hub id; see refiner_start."""
     control: tuple[str, ...] = setting(())
     """Networks that guide by a picture: [canny:|scribble:|depth:][guess:]NETWORK:PICTURE[:SCALE[:START[:END]]]."""
     mask: str | None = setting(None, path=True, nonempty=True)

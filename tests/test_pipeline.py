@@ -19,9 +19,10 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.flops import flops
 from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.pipeline.call import program_of, rows_of
 from dreambooth_jax.pipeline.generate import draw_latents, generate
+from dreambooth_jax.pipeline.program import program_of
 from dreambooth_jax.pipeline.request import read_request
+from dreambooth_jax.pipeline.rows import rows_of
 from dreambooth_jax.pipeline.texts import read_texts
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import sharding

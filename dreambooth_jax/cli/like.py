@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from dreambooth_jax.metadata.reading import read_remake
-from dreambooth_jax.metadata.remake import ADAPTERS, PICTURE, WORDS, Remake, shown
+from dreambooth_jax.metadata.remake import ADAPTERS, PICTURE, REFINER, WORDS, Remake, shown
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.paths import at_home
 
@@ -65,7 +65,7 @@ def not_repeated(remake: Remake, model: str, fingerprint: str) -> list[str]:
 def say_not_repeated(options: SampleOptions, remake: Remake, model: "OpenedModel") -> None:
     """A warning for each thing that is not as it was in the picture."""
     for line in not_repeated(remake, model.name, model.pipe.components.fingerprint):
-        told = {PICTURE: options.image, WORDS: options.embedding, ADAPTERS: options.lora}
+        told = {PICTURE: options.image, WORDS: options.embedding, ADAPTERS: options.lora, REFINER: options.refiner}
         if not any(given and line.startswith(begins) for begins, given in told.items()):
             log.warning("%s: not repeated: %s", options.like, line)
 

@@ -122,10 +122,12 @@ def opened(
 
 
 def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
-    """Pictures of the command line, read: arguments of the pipeline by name."""
+    """Pictures and further models of the command line, read: arguments of the pipeline by name."""
     from dreambooth_jax.data.masks import read_masks
     from dreambooth_jax.data.pictures import read_picture
+    from dreambooth_jax.pipeline import load_pretrained
     from dreambooth_jax.pipeline.request import ALPHA
+    from dreambooth_jax.progress import announced
 
     given: dict[str, Any] = {}
     if options.image:
@@ -134,6 +136,12 @@ def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
         given["mask"] = ALPHA if options.mask == ALPHA else read_masks(options.mask)
     if options.control:
         given["control"] = open_controls(options.control, pipe)
+    if options.refiner:
+        with announced(f"reading {options.refiner}", usually="seconds, or half a minute for a large model"):
+            dtype = pipe.unet.dtype
+            given["refiner"] = load_pretrained(
+                options.refiner, dtype=dtype, variant=options.variant, target=pipe.target, param_dtype=dtype
+            )
     return given
 
 
@@ -183,7 +191,7 @@ def source_and_prompts(words: Sequence[str]) -> list[str]:
 COMMON = {
     "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "grid", "like", "out"),
     "from pictures": ("image", "strength", "mask", "control"),
-    "how": ("steps", "guidance_scale", "sampler", "schedule", "profile"),
+    "how": ("steps", "guidance_scale", "sampler", "schedule", "profile", "refiner"),
     "with which weights": ("step", "ema", "embedding", "dtype"),
 }
 """What most people set."""

@@ -58,6 +58,8 @@ class DrawingConfig(SamplingConfig):
     """How much the second pass changes."""
     hires_steps: int | None = setting(None, at_least=1, at_most=10_000)
     """Steps of the second pass, of which its strength is run; by default as many as of the first."""
+    refiner_start: float = setting(0.8, above=0, below=1)
+    """With a refiner: after which share of the model's timesteps it takes over, of the last pass."""
 
     @classmethod
     def of(cls, sampling: SamplingConfig, **values: Any) -> "DrawingConfig":

@@ -68,6 +68,9 @@ class SampleSettings:
         about = DrawingConfig.of(self.sampling).metadata(with_image="image" in self.given)
         controls = [one.about() for one in self.given.get("control", ())]
         about |= {"control": controls} if controls else {}
+        if refiner := self.given.get("refiner"):
+            start = DrawingConfig.of(self.sampling).refiner_start
+            about |= {"refiner": str(refiner.components.folder), "refiner_start": start}
         about |= {"embeddings": dict(self.words)} if self.words else {}
         about |= {"adapters": dict(self.adapters)} if self.adapters else {}
         return about

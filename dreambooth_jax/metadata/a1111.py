@@ -8,7 +8,16 @@ from typing import Any
 
 from dreambooth_jax.config.sampler_names import read_sampler, read_schedule
 from dreambooth_jax.metadata.infotext import read_infotext
-from dreambooth_jax.metadata.remake import PICTURE, Remake, adapters_line, lacking_tree, number, shown, words_line
+from dreambooth_jax.metadata.remake import (
+    PICTURE,
+    Remake,
+    adapters_line,
+    lacking_tree,
+    number,
+    refiner_line,
+    shown,
+    words_line,
+)
 
 OURS: Mapping[str, str] = {
     "Steps": "steps",
@@ -17,6 +26,7 @@ OURS: Mapping[str, str] = {
     "ENSD": "noise_seed_delta",
     "Eta": "ancestral_eta",
     "Eta DDIM": "eta",
+    "Refiner switch at": "refiner_start",
 }
 """Keys whose value is that of a setting of ours."""
 
@@ -43,6 +53,7 @@ EMPHASIS = {"Original": "original", "No norm": "no_norm"}
 LINES: Mapping[str, Callable[[str], str]] = {
     "Denoising strength": lambda value: f"{PICTURE}, at denoising strength {value}: give it with image=FILE",
     "TI hashes": lambda value: words_line(pair.partition(":")[0].strip() for pair in value.split(",")),
+    "Refiner": refiner_line,
     "TI": lambda value: f"the textual inversion {value}",
     "VAE": lambda value: f"the autoencoder {value}: that of the model is taken",
 }

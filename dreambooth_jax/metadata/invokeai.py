@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth_jax.config.sampler_names import SAMPLER_NAMES
-from dreambooth_jax.metadata.remake import Remake, shown
+from dreambooth_jax.metadata.remake import Remake, refiner_line, shown
 
 OURS = {
     "steps": "steps",
@@ -15,6 +15,9 @@ OURS = {
     "width": "width",
     "height": "height",
     "negative_prompt": "negative_prompt",
+    "refiner_start": "refiner_start",
+    "refiner_positive_aesthetic_score": "aesthetic_score",
+    "refiner_negative_aesthetic_score": "negative_aesthetic_score",
 }
 SAMPLERS = {
     "pndm": "plms",
@@ -22,7 +25,7 @@ SAMPLERS = {
     "kdpm_2_a": "dpm2_a",
 }
 """Names that are not ours."""
-READ = (*OURS, "positive_prompt", "seed", "scheduler", "model", "clip_skip", "rand_device")
+READ = (*OURS, "positive_prompt", "seed", "scheduler", "model", "clip_skip", "rand_device", "refiner_model")
 SILENT = (
     "generation_mode",
     "app_version",
@@ -74,6 +77,8 @@ def _lacking(about: Mapping[str, Any], sampler: str) -> list[str]:
         )
     if sampler == "dpm2_a":
         lines.append("the noise of dpm2_a's steps: diffusers draws some that it does not use")
+    if about.get("refiner_model"):
+        lines.append(refiner_line(_name(about["refiner_model"])))
     if sampler not in SAMPLER_NAMES:
         lines.append(f"the scheduler {shown(sampler)}")
     for key, value in about.items():

@@ -100,6 +100,8 @@ def parameters_of(about: Mapping[str, Any], size: Size) -> str:
         "Emphasis": "No norm" if about.get("emphasis") == "no_norm" else None,
         "Lora hashes": ", ".join(f"{name.partition(':')[0]}: {hash_}" for name, hash_ in adapters.items()) or None,
         "TI hashes": _words(about),
+        "Refiner": about.get("refiner"),
+        "Refiner switch at": about.get("refiner_start") if "refiner" in about else None,
         "Version": f"dreambooth-jax {__version__}",
     }
     if about.get("variation_of") is not None:

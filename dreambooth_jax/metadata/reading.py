@@ -15,7 +15,7 @@ from dreambooth_jax.metadata import ours
 from dreambooth_jax.metadata.a1111 import read_a1111
 from dreambooth_jax.metadata.comfyui import read_comfyui
 from dreambooth_jax.metadata.invokeai import read_invokeai
-from dreambooth_jax.metadata.remake import PICTURE, Remake, adapters_line, shown, words_line
+from dreambooth_jax.metadata.remake import PICTURE, Remake, adapters_line, refiner_line, shown, words_line
 from dreambooth_jax.metadata.texts import read_texts
 from dreambooth_jax.prompts.wildcards import literal
 
@@ -44,6 +44,7 @@ def read_ours(about: Any) -> Remake:
         "control",
         "embeddings",
         "adapters",
+        "refiner",
         "version",
         "file",
         "status",
@@ -61,6 +62,7 @@ def read_ours(about: Any) -> Remake:
         + [f"{PICTURE}, at strength {shown(about.get('strength'))}: give it with image=FILE"] * ("strength" in about)
         + [words_line(words) for words in [about.get("embeddings")] if isinstance(words, dict)]
         + [adapters_line(names) for names in [about.get("adapters")] if isinstance(names, dict)]
+        + [refiner_line(about["refiner"])] * bool(about.get("refiner"))
         + ["what it was controlled by: give that with control=NETWORK:PICTURE"] * bool(about.get("control")),
     )
 

@@ -72,6 +72,15 @@ def adapters_line(names: Iterable[Any]) -> str:
     return f"{ADAPTERS}, {', '.join(map(shown, names))}: give them with lora=FILE:WEIGHT"
 
 
+REFINER = "the refiner that drew its last steps"
+"""A line's beginning, where there was one."""
+
+
+def refiner_line(name: Any) -> str:
+    """A line about a refiner."""
+    return f"{REFINER}, {shown(name)}: give it with refiner=MODEL"
+
+
 TREES = frozenset({"dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"})
 """Samplers whose noise comes from torchsde in A1111 and ComfyUI."""
 

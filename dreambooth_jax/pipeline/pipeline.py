@@ -18,11 +18,13 @@ from jaxtyping import Array
 
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data.pictures import Source
-from dreambooth_jax.pipeline.call import Output, draw, program_of, shapes_of_rows
+from dreambooth_jax.pipeline.call import Output, draw
 from dreambooth_jax.pipeline.controls import Control, controls_of, guided_by
 from dreambooth_jax.pipeline.generate import generate
 from dreambooth_jax.pipeline.model import Model
+from dreambooth_jax.pipeline.program import program_of
 from dreambooth_jax.pipeline.request import read_request, sampling_of
+from dreambooth_jax.pipeline.rows import shapes_of_rows
 from dreambooth_jax.pipeline.run import OnStep
 from dreambooth_jax.pipeline.words import with_embeddings, with_words
 from dreambooth_jax.training.parallel.sharding import lower_rows, rows_per_device
@@ -65,6 +67,7 @@ class Pipeline(Model):
         image: Source | Sequence[Source] | None = None,
         mask: Source | Sequence[Source] | None = None,
         control: Control | Sequence[Control] | None = None,
+        refiner: Model | None = None,
         params: Tree | None = None,
         output: Output = "uint8",
         on_step: OnStep | None = None,
@@ -87,6 +90,9 @@ class Pipeline(Model):
                 "alpha": where the image is transparent.
             control: networks that guide the denoiser by pictures of their own: one or several. The size is by default
                 that of the first one's picture, unless there is an image.
+            refiner: a second pipeline that draws what is left of the run after the share ``refiner_start`` of the
+                timesteps, such as XL's refiner, from the noisy latents. What surrounds the denoisers is this one's: the
+                autoencoder, noise and devices; controls and new words are for the first denoiser alone.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
             on_step: called after each call of the network with a :class:`~dreambooth_jax.pipeline.run.Step`: how far it
@@ -112,6 +118,7 @@ class Pipeline(Model):
             image=image,
             controls=controls_of(control),
             mask=mask,
+            refiner=refiner,
         )
         return draw(self, request, self.params if params is None else params, output=output, on_step=on_step)
 

@@ -19,6 +19,7 @@ from dreambooth_jax.data.pictures import Picture, Source, read_pictures
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.arguments import check, texts_of
 from dreambooth_jax.pipeline.controls import Control
+from dreambooth_jax.pipeline.model import Model
 
 ALPHA = "alpha"
 """The mask that is where the given image is transparent."""
@@ -39,6 +40,8 @@ class Request:
     mask: list[Mask] | None = None
     """One for all, or one for each picture."""
     controls: tuple[Control, ...] = ()
+    refiner: Model | None = None
+    """Draws the last steps."""
     variations: list[int] | None = None
     """Seeds to lean to, where ``seeds`` are those of a picture that is varied."""
 
@@ -54,6 +57,7 @@ def read_request(
     image: Source | Sequence[Source] | None = None,
     controls: tuple[Control, ...] = (),
     mask: Source | Sequence[Source] | None = None,
+    refiner: Model | None = None,
 ) -> Request:
     """The arguments of a call, checked.
 
@@ -67,6 +71,7 @@ def read_request(
     check("image", image, without, "must be given where there is a mask, or something to outpaint")
     negative_prompt = sampling.negative_prompt if negative_prompt is None else negative_prompt
     below = 2**32 if sampling.noise == "jax" else 2**64
+    check("refiner", type(refiner), refiner is None or isinstance(refiner, Model), "must be a Pipeline")
     seeds, base = seeds_of(seed, len(texts), below=below), sampling.variation_of
     check("variation_of", base, base is None or base < below, f"must be from 0 to {below - 1}")
     return Request(
@@ -77,6 +82,7 @@ def read_request(
         sampling=sampling,
         latents=latents,
         controls=controls,
+        refiner=refiner,
         image=None if image is None else images_of(image, len(texts), alpha=by_alpha),
         mask=None if mask is None or by_alpha else masks_of(mask, len(texts)),
     )

@@ -50,13 +50,14 @@ def test_our_pictures_are_repeated_bit_for_bit(made, tmp_path, seed):
         pytest.param(["image={picture}", "strength=0.6", "width=24"], marks=pytest.mark.slow),
         pytest.param(["image={picture}", "outpaint_left=8"], marks=pytest.mark.slow),
         ["prompt_syntax=plain", "profile=comfy", "schedule=karras", "guidance_rescale=0.5"],
+        [f"refiner={MODEL}", "refiner_start=0.3"],
     ],
 )
 def test_whatever_a_picture_was_told_is_repeated(made, tmp_path, options):
-    """A picture that was drawn from another one, beside that."""
+    """A picture that was drawn from another one, or with a second model, beside that."""
     told = [option.format(picture=made / "000-seed7.png") for option in options]
     assert main(["sample", MODEL, "a (dog:1.2)", "steps=2", "num_images=1", "seed=4", f"--out={tmp_path}", *told]) == 0
-    again = [option for option in told if option.startswith("image")]
+    again = [option for option in told if option.startswith(("image", "refiner="))]
     assert main(["sample", MODEL, "--like", str(tmp_path / "000-seed4.png"), f"--out={tmp_path}", *again]) == 0
     np.testing.assert_array_equal(pixels(tmp_path / "001-seed4.png"), pixels(tmp_path / "000-seed4.png"))
 

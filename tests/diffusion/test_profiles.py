@@ -4,6 +4,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -174,3 +175,12 @@ class TestModelsFile:
         plain = build_table("euler", spaced("linspace"), 6, spacing="exponential", profile="diffusers")
         told = build_table("model", schedule, 6, spacing="exponential")
         np.testing.assert_array_equal(told.rows.matrix, plain.rows.matrix)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim", "dpmpp_2m"])
+def test_a_spacing_that_is_told_is_one_that_the_file_says(sampler):
+    """The noise at the beginning, too."""
+    told = build_table(sampler, NoiseSchedule.from_config(SD), 4, spacing="trailing", profile="diffusers")
+    says = NoiseSchedule.from_config({**SD, "timestep_spacing": "trailing"})
+    for one, other in zip(jax.tree.leaves(told), jax.tree.leaves(build_table(sampler, says, 4, profile="diffusers"))):
+        np.testing.assert_array_equal(one, other)

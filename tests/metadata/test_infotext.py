@@ -69,6 +69,16 @@ def test_what_we_write_of_variations_and_second_passes_is_read_back(tmp_path):
     assert (remake.options["height"], remake.options["width"], remake.options["hires_strength"]) == (64, 96, 0.6)
 
 
+def test_a_refiner_is_told_as_a1111_does():
+    about = {"prompt": "a dog", "seed": 9, "steps": 5, "sampler": "euler", "guidance_scale": 7.0, "noise": "philox"}
+    about |= {"refiner": "models/refiner", "refiner_start": 0.75}
+    text = parameters_of(about, Size(height=96, width=144))
+    assert ", Refiner: models/refiner, Refiner switch at: 0.75, Version: " in text
+    remake = read_a1111(text)
+    assert remake.options["refiner_start"] == 0.75
+    assert remake.lacking == ["the refiner that drew its last steps, models/refiner: give it with refiner=MODEL"]
+
+
 def test_a_last_line_of_few_pairs_belongs_to_the_prompt():
     assert read_infotext("a dog\nwith a: b, c: d") == ("a dog\nwith a: b, c: d", "", {})
     assert read_infotext("Negative prompt: x") == ("", "x", {})

@@ -79,6 +79,11 @@ def test_variations_and_second_passes_of_a1111(tmp_path):
         ("Euler", ", Hires upscale: 2, Hires upscaler: R-ESRGAN", "the upscaler R-ESRGAN between the passes"),
         ("Euler", ", Hires upscale: 2, Hires sampler: Heun", "Hires sampler: Heun"),
         ("Euler", ", VAE: ft-mse", "the autoencoder ft-mse"),
+        (
+            "Euler",
+            ", Refiner: xl [b3], Refiner switch at: 0.8",
+            "the refiner that drew its last steps, xl [b3]: give it",
+        ),
         ("Euler", ", RNG: Cube", "RNG: Cube"),
         ("Euler", ", Version: v1.5.2", "half precision"),
         ("Euler", ", Sigma churn: 3", "Sigma churn: 3"),

@@ -14,7 +14,7 @@ from dreambooth_jax.data.pictures import covering, picture_size
 from dreambooth_jax.diffusion.sampler_defaults import SamplerDefaults
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.pipeline.call import part_run, program_of
+from dreambooth_jax.pipeline.program import part_run, program_of
 from dreambooth_jax.pipeline.request import read_request
 from dreambooth_jax.pipeline.sizes import placed
 from dreambooth_jax.size import Size

@@ -8,8 +8,8 @@ import pytest
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
-from dreambooth_jax.pipeline.call import program_of
 from dreambooth_jax.pipeline.noise import ToolNoise
+from dreambooth_jax.pipeline.program import program_of
 from dreambooth_jax.pipeline.run import rows_with_noise, stretches
 from dreambooth_jax.training.parallel import sharding
 from tests.test_pipeline import FIXTURES, PROMPTS
@@ -93,6 +93,8 @@ def test_rows_that_need_noise(pipe):
     assert noisy(sampler="euler") == noisy(sampler="dpmpp_2m") == noisy() == []
     assert noisy(sampler="euler_a") == [0, 1, 2]
     assert noisy(sampler="dpmpp_2s_a") == [1, 3, 5]
-    assert stretches(7, [1, 3, 5], each=False) == [2, 4, 6, 7]
-    assert stretches(4, [], each=False) == [4]
-    assert stretches(3, [1], each=True) == [1, 2, 3]
+    assert stretches(0, 7, [1, 3, 5], each=False) == [2, 4, 6, 7]
+    assert stretches(0, 4, [], each=False) == [4]
+    assert stretches(0, 3, [1], each=True) == [1, 2, 3]
+    assert stretches(2, 6, [1, 3, 7], each=False) == [4, 6]
+    assert stretches(2, 4, [], each=True) == [3, 4]

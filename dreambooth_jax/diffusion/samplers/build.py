@@ -74,6 +74,8 @@ def build_table(
         spacing = chosen.spacing if spacing == MODEL else spacing
         profile = profile or "diffusers"
         settings = {name: value for name, value in settings.items() if name in settings_of(sampler)}
+    if spacing in OWN:  # of which the first noise is, too
+        schedule = replace(schedule, sampling=replace(schedule.sampling, timestep_spacing=spacing))  # type: ignore[arg-type]
     kind, tool = _checked(sampler, profile, settings)
     pairs = _steps(kind, schedule, steps, sampler=sampler, spacing=spacing, tool=tool, final=final)
     if not 0 <= start < len(pairs):
@@ -114,8 +116,6 @@ def _steps(
         spacing = tool.spacing_of.get(sampler, tool.other_spacing)
     final = final or (kind.habits.final if tool.habits else "zero")
     if spacing == MODEL or spacing in OWN:
-        if spacing != MODEL:
-            schedule = replace(schedule, sampling=replace(schedule.sampling, timestep_spacing=spacing))  # type: ignore[arg-type]
         pairs = kind.steps(schedule, steps)
         return [*pairs[:-1], (pairs[-1][0], level_at(schedule, 0))] if final == "sigma_min" else pairs
     if spacing not in tool.spacings:
