@@ -119,7 +119,7 @@ def test_text_states_are_made_of_both_encoders(model):
     pipe = dbx.load_pretrained(model)
     condition = pipe.condition(pipe.params, ["a dog", "a photo of sks dog"])
     assert jax.tree.map(np.shape, condition._asdict()) == {
-        **dict.fromkeys(("sizes", "residuals", "images", "labels")),
+        **dict.fromkeys(("sizes", "residuals", "images", "labels", "guidance")),
         **{"states": (2, 77, 80), "pooled": (2, 40)},
     }
 

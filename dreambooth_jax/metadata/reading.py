@@ -62,7 +62,7 @@ def read_ours(about: Any) -> Remake:
         + [f"{PICTURE}, at strength {shown(about.get('strength'))}: give it with image=FILE"] * ("strength" in about)
         + [words_line(words) for words in [about.get("embeddings")] if isinstance(words, dict)]
         + [adapters_line(names) for names in [about.get("adapters")] if isinstance(names, dict)]
-        + [refiner_line(about["refiner"])] * bool(about.get("refiner"))
+        + [refiner_line(name) for name in [about.get("refiner")] if name]
         + ["what it was controlled by: give that with control=NETWORK:PICTURE"] * bool(about.get("control")),
     )
 

@@ -88,6 +88,8 @@ def _dummy_condition(config: Any) -> Any:
     """Text states, and what else a denoiser has embeddings for."""
     states: Any = real(1, 1, config.cross_attention_dim)
     more: dict[str, Any] = {"labels": whole(1)} if getattr(config, "num_class_embeds", None) else {}
+    if getattr(config, "takes_guidance", False):
+        more |= {"guidance": real(1)}
     if config.takes_sizes:
         more |= {"pooled": real(1, config.pooled_channels(1)), "sizes": real(1, 1)}  # its shapes know of the sum alone
     return Condition(states, **more) if more else states

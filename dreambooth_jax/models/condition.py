@@ -58,6 +58,8 @@ class Condition(NamedTuple):
     """Path of an attention in the denoiser -> of each image its keys and values there, [b, n, channels]."""
     labels: Int[Array, "b"] | None = None
     """A number for each example, of those that it has an embedding for: an upscaler's level of noise."""
+    guidance: Float[Array, "b"] | None = None
+    """Guidance scale less one, of models that were distilled to do themselves what it does."""
 
     def leaves(self) -> dict[str, Any]:
         """``condition/states`` and so on: how batches and tables, which are flat, name them."""

@@ -160,6 +160,8 @@ class UNetConfig(UNetEncoderConfig):
     """Of the up blocks, in their own order; by default those of the down blocks in reverse."""
     num_class_embeds: int | None = None
     """How many labels it has embeddings for, which are added to that of the timestep."""
+    time_cond_proj_dim: int | None = None
+    """Of a model that is told of guidance instead of asked twice: sinusoids of its scale (arXiv 2310.04378)."""
 
     CHOICES: ClassVar[Choices] = {
         **UNetEncoderConfig.CHOICES,
@@ -185,6 +187,16 @@ class UNetConfig(UNetEncoderConfig):
         key, given = "reverse_transformer_layers_per_block", self.reverse_transformer_layers_per_block
         blocks = self._depth_of_blocks[::-1] if given is None else self._of_blocks(given)
         return self._of_layers(key, blocks[-1 - level], self.per_block(self.layers_per_block)[level] + 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_cond_proj_dim is not None:
+            self._check_divides("time_cond_proj_dim", 2, (self.time_cond_proj_dim,))
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether it is told of the guidance scale, and so asked about one prompt alone."""
+        return self.time_cond_proj_dim is not None
 
 
 @dataclass(frozen=True, kw_only=True)

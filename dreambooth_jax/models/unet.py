@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from dreambooth_jax.models.attention import Context
 from dreambooth_jax.models.condition import Condition, Residuals
 from dreambooth_jax.models.configs import UNetConfig
-from dreambooth_jax.models.layers import GroupNorm, conv, wide
+from dreambooth_jax.models.layers import GroupNorm, conv, timestep_embedding, wide
 from dreambooth_jax.models.unet_blocks import UpBlock
 from dreambooth_jax.models.unet_encoder import UNetEncoder
 
@@ -24,6 +24,10 @@ def _checked(condition: Array | Condition, known: Sequence[str]) -> Condition:
     if unused:
         raise ValueError(f"this network looks at text states alone, not at {', '.join(unused)}")
     return condition
+
+
+GUIDANCE_UNIT = 1000
+"""The guidance scale is embedded as a timestep is, and so many times as large."""
 
 
 class UNet2DConditionModel(UNetEncoder):
@@ -54,15 +58,17 @@ class UNet2DConditionModel(UNetEncoder):
             latents: noisy latents, scaled. Any height and width will do.
             timesteps: of each example, in [0, T − 1]; may be fractional.
             condition: text states, as they are or as a condition, which may hold residuals and images besides, and
-                labels, or pooled and sizes, where the network has embeddings for them.
+                labels, or pooled and sizes, or guidance, where the network has embeddings for them.
         """
         labelled = self.config.num_class_embeds is not None
         known = ["states", "residuals", "images", *["labels"] * labelled]
-        condition = _checked(condition, [*known, *["pooled", "sizes"] * bool(self.config.addition_embed_type)])
+        known += ["pooled", "sizes"] * self.config.takes_sizes + ["guidance"] * self.config.takes_guidance
+        condition = _checked(condition, known)
         if labelled and condition.labels is None:
             raise ValueError("this network needs a condition with labels")
         residuals = (condition.residuals or Residuals()).astype(self.dtype)
-        time = self._embed(timesteps, condition, self.class_embedding(condition.labels) if labelled else None)
+        labels = self.class_embedding(condition.labels) if labelled else None
+        time = self._embed(timesteps, condition, labels, self._of_guidance(condition))
         states = condition.states.astype(self.dtype)
         images = jax.tree.map(lambda leaf: leaf.astype(self.dtype), condition.images)
         text = states if images is None else Context(states, images)
@@ -78,3 +84,10 @@ class UNet2DConditionModel(UNetEncoder):
             x = up(x, mine, time, text, (height, width))
         x = self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
         return x.astype(wide(self.dtype))
+
+    def _of_guidance(self, condition: Condition) -> Float[Array, "b d"] | None:
+        """Sinusoids of the guidance scale; a network that is not told of it leaves them out."""
+        if condition.guidance is None or self.config.time_cond_proj_dim is None:
+            return None
+        told, size = GUIDANCE_UNIT * condition.guidance, self.config.time_cond_proj_dim
+        return timestep_embedding(told, size, flip_sin_to_cos=False, freq_shift=1.0, dtype=self.dtype)

@@ -19,13 +19,15 @@ from dreambooth_jax.target import CPU, Arch
 
 
 class TimestepEmbedding(nn.Module):
-    """Two dense layers over the sinusoids of a timestep."""
+    """Two dense layers over the sinusoids of a timestep, to which a projection of other features may be added."""
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b features"]:
+    def __call__(self, x: Float[Array, "b c"], more: Float[Array, "b d"] | None = None) -> Float[Array, "b features"]:
+        if more is not None:
+            x = x + nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")(more)
         h = jax.nn.silu(nn.Dense(self.features, dtype=self.dtype, name="linear_1")(x))
         return nn.Dense(self.features, dtype=self.dtype, name="linear_2")(h)
 
@@ -59,9 +61,15 @@ class UNetEncoder(nn.Module):
     def _how(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
 
-    def _embed(self, timesteps: Real[Array, "b"], condition: Condition, more: Time | None = None) -> Time:
+    def _embed(
+        self,
+        timesteps: Real[Array, "b"],
+        condition: Condition,
+        more: Time | None = None,
+        guidance: Float[Array, "b d"] | None = None,
+    ) -> Time:
         """The embedded timestep, and what else is embedded with it, after the activation, as blocks take it."""
-        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]))
+        time = self.time_embedding(self._sinusoids(timesteps, self.config.block_out_channels[0]), guidance)
         time = time if more is None else time + more
         return jax.nn.silu(time + self._addition(condition) if self.config.addition_embed_type else time)
 

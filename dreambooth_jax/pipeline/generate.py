@@ -124,6 +124,8 @@ def generate(
     if with_guidance and rows.silent is not None:
         conditions["negative"] = silenced(conditions["negative"], rows.silent)
 
+    guidance = jnp.full(len(rows.latents), shared.guidance_scale - 1) if networks.unet.config.takes_guidance else None
+
     def denoiser(row: OfRow) -> Callable[[Array, Array], Array]:
         def network(x: Array, t: Array, told: tuple[Condition, tuple, Array | None]) -> Array:
             condition, seen, channels = told
@@ -135,8 +137,9 @@ def generate(
 
         now = conditions if row.choice is None else chosen(conditions, row.choice)
         canvas, sizes = rows.canvas, jax.tree.map(jnp.asarray, rows.sizes or {})
+        own: dict[str, Any] = {"labels": canvas.labels, "guidance": guidance}
         told = {
-            name: (condition._replace(labels=canvas.labels, sizes=sizes.get(name)), sides[name], canvas.channels)
+            name: (condition._replace(**own, sizes=sizes.get(name)), sides[name], canvas.channels)
             for name, condition in now.items()
         }
         scale, rescale = shared.guidance_scale, shared.guidance_rescale

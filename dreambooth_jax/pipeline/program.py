@@ -41,7 +41,8 @@ def program_of(pipe: Model, sampling: SamplingConfig, part: Part | None = None) 
 
 def static_of(pipe: Model, sampling: SamplingConfig) -> Static:
     """What is compiled anew where it differs."""
-    return Networks(pipe.unet, pipe.vae, _conditioner(pipe, sampling.clip_skip)), bool(sampling.guidance_scale > 1)
+    with_guidance = sampling.guidance_scale > 1 and not pipe.unet.config.takes_guidance
+    return Networks(pipe.unet, pipe.vae, _conditioner(pipe, sampling.clip_skip)), bool(with_guidance)
 
 
 def table_of(schedule: NoiseSchedule, sampling: SamplingConfig, part: Part) -> SamplerTable:

@@ -83,10 +83,15 @@ def test_unet():
     ids=["base", "nested", "no middle"],
 )
 def test_unet_gradients(options):
-    double = torch_models.build_unet("sdxl", double=True, **options)
+    """Of one that is told of guidance, too."""
+    double = torch_models.build_unet("sdxl", double=True, time_cond_proj_dim=16, **options)
     module = UNet2DConditionModel(UNetConfig.from_json(torch_models.config_json(double)), dtype=jnp.float64)
-    inputs = unet_inputs(np.float64)
-    expected = asked(double, *inputs).sample
+    latents, timesteps, condition = unet_inputs(np.float64)
+    scales = np.array([6.5, -0.25])
+    angles = 1000 * scales[:, None] * 10000.0 ** (-np.arange(8) / 7)
+    embedded = torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1))
+    inputs = latents, timesteps, condition._replace(guidance=scales)
+    expected = asked(double, *inputs, timestep_cond=embedded).sample
     cotangent = RNG.normal(size=inputs[0].shape)
     expected.backward(nchw(cotangent))
     params = torch_models.params_from_torch(double)
