@@ -191,7 +191,7 @@ def source_and_prompts(words: Sequence[str]) -> list[str]:
 COMMON = {
     "what to draw": ("prompts_file", "negative_prompt", "num_images", "seed", "height", "width", "grid", "like", "out"),
     "from pictures": ("image", "strength", "mask", "control"),
-    "how": ("steps", "guidance_scale", "sampler", "schedule", "profile", "refiner"),
+    "how": ("steps", "guidance_scale", "sampler", "schedule", "profile"),
     "with which weights": ("step", "ema", "embedding", "dtype"),
 }
 """What most people set."""
