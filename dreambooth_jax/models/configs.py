@@ -177,6 +177,8 @@ class UNetConfig(UNetEncoderConfig):
         super().__post_init__()
         for level in range(len(self.block_out_channels)):
             self.up_depths(level)
+        if self.time_cond_proj_dim is not None:
+            self._check_divides("time_cond_proj_dim", 2, (self.time_cond_proj_dim,))
 
     def up_depths(self, level: int) -> tuple[int, ...]:
         """Transformer blocks of each layer on the way up to a level, where the block has transformers.
@@ -187,11 +189,6 @@ class UNetConfig(UNetEncoderConfig):
         key, given = "reverse_transformer_layers_per_block", self.reverse_transformer_layers_per_block
         blocks = self._depth_of_blocks[::-1] if given is None else self._of_blocks(given)
         return self._of_layers(key, blocks[-1 - level], self.per_block(self.layers_per_block)[level] + 1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.time_cond_proj_dim is not None:
-            self._check_divides("time_cond_proj_dim", 2, (self.time_cond_proj_dim,))
 
     @property
     def takes_guidance(self) -> bool:

@@ -124,8 +124,6 @@ def generate(
     if with_guidance and rows.silent is not None:
         conditions["negative"] = silenced(conditions["negative"], rows.silent)
 
-    guidance = jnp.full(len(rows.latents), shared.guidance_scale - 1) if networks.unet.config.takes_guidance else None
-
     def denoiser(row: OfRow) -> Callable[[Array, Array], Array]:
         def network(x: Array, t: Array, told: tuple[Condition, tuple, Array | None]) -> Array:
             condition, seen, channels = told
@@ -136,10 +134,8 @@ def generate(
             return apply(networks.unet, None, params["unet"], x, times, condition)
 
         now = conditions if row.choice is None else chosen(conditions, row.choice)
-        canvas, sizes = rows.canvas, jax.tree.map(jnp.asarray, rows.sizes or {})
-        own: dict[str, Any] = {"labels": canvas.labels, "guidance": guidance}
         told = {
-            name: (condition._replace(**own, sizes=sizes.get(name)), sides[name], canvas.channels)
+            name: (condition._replace(**_of_pictures(networks, rows, shared, name)), sides[name], rows.canvas.channels)
             for name, condition in now.items()
         }
         scale, rescale = shared.guidance_scale, shared.guidance_rescale
@@ -172,6 +168,13 @@ def generate(
         return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(pictures))
 
     return registers, jax.lax.cond(shared.last >= shared.table.length, pictures, nothing)
+
+
+def _of_pictures(networks: Networks, rows: Rows, shared: Shared, side: str) -> dict[str, Any]:
+    """What a denoiser is told on a side of guidance whatever the prompts say: fields of a condition."""
+    guidance = jnp.full(len(rows.latents), shared.guidance_scale - 1) if networks.unet.config.takes_guidance else None
+    sizes = None if rows.sizes is None else jnp.asarray(rows.sizes[side])
+    return {"labels": rows.canvas.labels, "sizes": sizes, "guidance": guidance}
 
 
 def _first(rows: Rows, table: SamplerTable) -> Float[Array, "b h w c"]:

@@ -90,9 +90,8 @@ class Pipeline(Model):
                 "alpha": where the image is transparent.
             control: networks that guide the denoiser by pictures of their own: one or several. The size is by default
                 that of the first one's picture, unless there is an image.
-            refiner: a second pipeline that draws what is left of the run after the share ``refiner_start`` of the
-                timesteps, such as XL's refiner, from the noisy latents. What surrounds the denoisers is this one's: the
-                autoencoder, noise and devices; controls and new words are for the first denoiser alone.
+            refiner: another pipeline, such as XL's refiner, that draws the run's end from the share ``refiner_start`` of
+                the timesteps on. The autoencoder and the devices are this one's, and controls are for this one alone.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
             on_step: called after each call of the network with a :class:`~dreambooth_jax.pipeline.run.Step`: how far it
@@ -108,18 +107,9 @@ class Pipeline(Model):
         Raises:
             InputError: naming the argument that is wrong.
         """
-        request = read_request(
-            prompts,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            sampling=sampling,
-            options=options,
-            latents=latents,
-            image=image,
-            controls=controls_of(control),
-            mask=mask,
-            refiner=refiner,
-        )
+        given: dict[str, Any] = {"latents": latents, "image": image, "mask": mask, "refiner": refiner}
+        told: dict[str, Any] = {"negative_prompt": negative_prompt, "sampling": sampling, "options": options}
+        request = read_request(prompts, seed=seed, controls=controls_of(control), **told, **given)
         return draw(self, request, self.params if params is None else params, output=output, on_step=on_step)
 
     def lower(
