@@ -238,7 +238,7 @@ def test_pictures_of_a_file_are_diffusers(file, folder):
         "a photo of sks dog",
         negative_prompt="blurry",
         steps=3,
-        guidance=5.0,
+        guidance_scale=5.0,
         sampler="model",
         latents=start,
         output="float32",
@@ -254,6 +254,17 @@ def test_what_marks_say_of_the_noise(file, tmp_path):
     save_file(load_file(file) | {"edm_mean": np.zeros(4, np.float32)}, tmp_path / "edm.safetensors")
     with pytest.raises(InputError, match="trained on EDM's noise"):
         open_single_file(tmp_path / "edm.safetensors")
+
+
+def test_an_adapter_for_it_is_no_model(tmp_path):
+    """Told by the width of the text where no text encoder is changed."""
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight"
+    for width, whose in ((2048, "a Stable Diffusion XL"), (768, "a model")):
+        save_file({name: np.zeros((4, width), np.float32)}, tmp_path / "lora.safetensors")
+        with pytest.raises(
+            InputError, match=rf"lora\.safetensors holds no whole model .* an adapter for {whose} \(LoRA\)"
+        ):
+            open_single_file(tmp_path / "lora.safetensors")
 
 
 def test_check_tells_it(file):

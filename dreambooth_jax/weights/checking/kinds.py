@@ -90,7 +90,7 @@ _WORDS_LOAD = {
     },
     "xl": {
         **{"A1111": "yes", "Forge": "yes", "ComfyUI": "yes"},
-        **{"diffusers": "one text encoder after the other", OURS: "no, for want of a model"},
+        **{"diffusers": "one text encoder after the other", OURS: "yes, --embedding"},
     },
 }
 _WORD_BASES = {
