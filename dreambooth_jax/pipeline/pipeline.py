@@ -90,7 +90,7 @@ class Pipeline(Model):
                 "alpha": where the image is transparent.
             control: networks that guide the denoiser by pictures of their own: one or several. The size is by default
                 that of the first one's picture, unless there is an image.
-            refiner: another pipeline, such as XL's refiner, that draws the run's end from the share ``refiner_start`` of
+            refiner: another pipeline, such as XL's refiner, that draws a run's end, from the share ``refiner_start`` of
                 the timesteps on. The autoencoder and the devices are this one's, and controls are for this one alone.
             params: in the place of the pipeline's own. Copied to each local device, unless they lie there already.
             output: "uint8"; "float32": not rounded, in [0, 1]; "latents": scaled, as they go into the decoder.
