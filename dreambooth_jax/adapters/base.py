@@ -15,6 +15,7 @@ Laws that every adapter keeps:
 - structure, shapes and dtypes of what is composed do not depend on the values of ``trainable``;
 - both can be traced (``jit``, ``eval_shape``);
 - where there is ``beside``, or ``members``, networks with its deltas compute what composed ones do;
+- a leaf that is in parts (``models/parts.py``) is handed on as it is, or made whole before it is computed with;
 - a network can be composed alone, from its part of ``frozen`` and the groups that change it (:func:`part_for`);
 - no gradient reaches, and no value of a group changes, a network that is not in ``networks(group)``.
 """

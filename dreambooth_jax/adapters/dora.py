@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from dreambooth_jax.adapters.kernels import KernelMethod, Tensors
 from dreambooth_jax.adapters.low_rank import down_of, low_rank_beside, low_rank_kernel, up_of
 from dreambooth_jax.models.beside import Beside
+from dreambooth_jax.models.parts import whole
 
 Channels = Literal["input", "output"]
 
@@ -52,6 +53,7 @@ DORA = KernelMethod("dora", with_lengths(low_rank_kernel), dora_beside)
 
 
 def _wide(kernel: Any) -> Array:
+    kernel = whole(kernel)
     return jnp.asarray(kernel, jnp.promote_types(kernel.dtype, jnp.float32))
 
 

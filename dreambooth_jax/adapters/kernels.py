@@ -24,6 +24,7 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.adapters.targets import Layers
 from dreambooth_jax.models.beside import Beside, Deltas
+from dreambooth_jax.models.parts import whole
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 FIXED = "adapter"
@@ -38,7 +39,8 @@ class KernelMethod(NamedTuple):
     Attributes:
         name: as in ``adapter.kind``.
         kernel: (kernel, its tensors, fixed and trained) -> the changed kernel.
-        beside: (kernel, its tensors) -> the same change without a dense kernel; None where it has none.
+        beside: (kernel, its tensors) -> the same change without a dense kernel; None where it has none. The kernel may
+            be in parts: it has its shape, and is made whole where its numbers are needed.
     """
 
     name: str
@@ -116,7 +118,7 @@ def tensors_by_path(*trees: Tree) -> dict[str, dict[str, Any]]:
     for tree in trees:
         for name, leaf in flatten(tree).items():
             path, _, tensor = name.rpartition("/")
-            found.setdefault(path, {})[tensor] = leaf
+            found.setdefault(path, {})[tensor] = whole(leaf)
     return found
 
 
@@ -130,7 +132,7 @@ def changed_kernels(method: KernelMethod, params: Tree, fixed: Tree, trained: Tr
     """
     leaves = flatten(params)
     for path, tensors in tensors_by_path(fixed, trained).items():
-        kernel = leaves[f"{path}/kernel"]
+        kernel = whole(leaves[f"{path}/kernel"])
         leaves[f"{path}/kernel"] = method.kernel(kernel, tensors).astype(kernel.dtype)
     return unflatten(leaves)
 

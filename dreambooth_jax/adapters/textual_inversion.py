@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 from dreambooth_jax import rng
 from dreambooth_jax.adapters.base import Adapter
 from dreambooth_jax.models.beside import Beside, Deltas
+from dreambooth_jax.models.parts import whole
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 TOKENS = "tokens"
@@ -57,7 +58,7 @@ def textual_inversion(
         return {name: with_added(tree, vectors[name]) if name in vectors else tree for name, tree in frozen.items()}
 
     def members(frozen: Tree, trainable: Tree) -> tuple[Tree, Deltas]:
-        vectors = {name: one for name, one in trainable.get(TOKENS, {}).items() if name in frozen}
+        vectors = {name: one for name, one in whole(trainable.get(TOKENS, {})).items() if name in frozen}
         layers = {name: _name(frozen[name]).rpartition("/")[0] for name in vectors}
         return frozen, {name: {layers[name]: Beside(added=one)} for name, one in vectors.items()}
 

@@ -26,6 +26,7 @@ from flax import linen as nn
 from flax.linen.linear import canonicalize_padding
 from jaxtyping import Array, Float, Key, Shaped
 
+from dreambooth_jax.models.parts import whole
 from dreambooth_jax.trees import Tree, flatten, unflatten
 
 BESIDE = "beside"
@@ -133,7 +134,7 @@ def _intercept(
     outputs = _along_channels(one.outputs, y)
     if not module.use_bias:
         return y * outputs
-    bias = _along_channels(module.get_variable("params", "bias"), y)
+    bias = _along_channels(whole(module.get_variable("params", "bias")), y)
     return y * outputs + bias * (1 - outputs)  # which the layer has added already
 
 

@@ -109,8 +109,9 @@ class Transformer(nn.Module):
 
         h = GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
         h = project("proj_in", h).reshape(x.shape[0], -1, channels)
+        cls = recomputed(TransformerBlock, self.remat == "blocks" and self.layers > 1)
         for i in range(self.layers):
-            block = TransformerBlock(
+            block = cls(
                 self.heads,
                 self.only_cross_attention,
                 dtype=self.dtype,
@@ -148,8 +149,9 @@ class _Block(nn.Module):
         return cls(self.features, self.config.norm_num_groups, self.config.norm_eps, dtype=self.dtype)
 
     def _transformer(self, depth: int, only_cross_attention: bool) -> nn.Module:
-        cls = recomputed(Transformer, self.remat == "blocks")
         config = self.config
+        # One with several blocks computes each of them again by itself: all at once would need what all of them keep.
+        cls = recomputed(Transformer, self.remat == "blocks" and depth == 1)
         return cls(
             config.heads[self.level],
             depth,

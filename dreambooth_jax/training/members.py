@@ -128,7 +128,7 @@ class MemberStep:
         members: MemberInputs,
         step: Int[Array, "S"],
         *,
-        whole_frozen: Callable[[Tree], Tree] = _as_it_is,
+        parts_of_frozen: Callable[[Tree], Tree] = _as_it_is,
     ) -> tuple[Tree, Terms]:
         """(gradients of the active groups [S, ...], metrics [S]): of each member, sums over its rows of ``batch``.
 
@@ -138,7 +138,8 @@ class MemberStep:
             batch: rows of all members, as many of each; or several parts, each of rows of one size.
             members: each member's own.
             step: number of each member's step.
-            whole_frozen: makes parameters whole before they are used, where devices have parts of them.
+            parts_of_frozen: where devices have parts of parameters, puts them into boxes, which are made whole where
+                they are used.
         """
         trained = {group: trainable[group] for group in self.active}
         held = {group: tree for group, tree in trainable.items() if group not in self.active}
@@ -146,7 +147,7 @@ class MemberStep:
             frozen, held = part_for(self.adapter, self.networks, frozen, held)
 
         def loss_fn(trained: Tree, rows: Batch) -> tuple[Array, Terms]:
-            params = self._params(whole_frozen(frozen), held | trained, rows, members.keys, step)
+            params = self._params(parts_of_frozen(frozen), held | trained, rows, members.keys, step)
             losses, terms = self._losses(params, rows, members.keys, step)
             return jnp.sum(losses), terms | {"loss": losses}
 

@@ -85,8 +85,8 @@ class TrainStep:
         root_key: Key[Array, ""],
         step: Int[Array, ""],
         *,
-        whole_trainable: Callable[[Tree], Tree] = _as_it_is,
-        whole_frozen: Callable[[Tree], Tree] = _as_it_is,
+        parts_of_trainable: Callable[[Tree], Tree] = _as_it_is,
+        parts_of_frozen: Callable[[Tree], Tree] = _as_it_is,
     ) -> tuple[Tree, Metrics]:
         """(gradients of the active groups, metrics): sums over the examples of ``batch``.
 
@@ -95,7 +95,8 @@ class TrainStep:
             batch: some examples of the step, or several parts, each of examples of one size.
             root_key: of the run.
             step: number of the step.
-            whole_trainable, whole_frozen: make parameters whole before they are used, where devices have parts of them.
+            parts_of_trainable, parts_of_frozen: where devices have parts of parameters, put them into boxes, which are
+                made whole where they are used.
         """
         trained = {group: trainable[group] for group in self.active}
         held = {group: tree for group, tree in trainable.items() if group not in self.active}
@@ -103,12 +104,12 @@ class TrainStep:
             frozen, held = part_for(self.adapter, self.networks, frozen, held)
 
         def loss_fn(trained: Tree, examples: Batch) -> tuple[Array, Metrics]:
-            whole = whole_frozen(frozen), whole_trainable(held | trained)
+            both = parts_of_frozen(frozen), parts_of_trainable(held | trained)
             if self.adapter.beside is None:
-                params = self.adapter.compose(*whole)
+                params = self.adapter.compose(*both)
             else:
                 keys = rng.per_example(rng.stream(root_key, "dropout", step), examples["index"])
-                params = attached(*self.adapter.beside(*whole), keys=keys)
+                params = attached(*self.adapter.beside(*both), keys=keys)
             return self.objective(params, examples, root_key=root_key, step=step)
 
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)

@@ -10,7 +10,11 @@ from typing import Any
 
 from dreambooth_jax.hardware import CHIPS
 
-MODELS = {"sd15": ("Stable Diffusion 1.5, 512²", 512), "sd21": ("Stable Diffusion 2.1, 768²", 768)}
+MODELS = {
+    "sd15": ("Stable Diffusion 1.5, 512²", 512),
+    "sd21": ("Stable Diffusion 2.1, 768²", 768),
+    "sdxl": ("Stable Diffusion XL, 1024²", 1024),
+}
 SINGLE = ("h100", "a100-40", "a100-80", "l4", "rtx4090")
 EIGHT = ("h100:8", "a100-80:8")
 SLICES = ("v5e:2x2", "v6e:2x2", "v5e:4x4")
@@ -27,6 +31,8 @@ class Job:
         remat: ``nothing`` or ``blocks``.
         parallel: ``auto``, ``pmap`` or ``fsdp``.
         batch: instance examples over all devices; as many class examples come on top.
+        adapter: ``full``, or ``lora`` of rank 16 in the UNet.
+        moments: dtype of AdamW's.
     """
 
     target: str
@@ -35,6 +41,8 @@ class Job:
     remat: str = "nothing"
     parallel: str = "auto"
     batch: int = 1
+    adapter: str = "full"
+    moments: str = "float32"
 
     @property
     def settings(self) -> list[str]:
@@ -46,6 +54,9 @@ class Job:
             f"train.remat={self.remat}",
             f"train.parallel={self.parallel}",
             f"train.batch_size={self.batch}",
+            f"adapter.kind={self.adapter}",
+            "adapter.rank=16",
+            f"optimizer.moments={self.moments}",
         ]
 
 

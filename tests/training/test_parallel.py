@@ -7,6 +7,7 @@ import pytest
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.hardware.programs import collectives
+from dreambooth_jax.models.parts import as_parts, whole
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import Replicated, Sharded, check_divisible, make_mapper, sharded
 from tests.training import toy
@@ -105,17 +106,17 @@ def test_only_kernels_are_rounded_before_they_are_gathered(dtype):
     axes = jax.tree.map(mapper.axis, tree)
     assert jax.tree.leaves(axes) == [1, 0]
     specs = jax.tree.map(mapper.spec, tree)
-    whole = jax.shard_map(
-        lambda tree: sharded._whole(tree, axes=axes, dtype=dtype),
+    found = jax.shard_map(
+        lambda tree: whole(as_parts(tree, axes=axes, devices="fsdp", count=8, dtype=dtype)),
         mesh=mapper.mesh,
         in_specs=(specs,),
         out_specs=jax.sharding.PartitionSpec(),
         check_vma=False,
     )(mapper.place(tree))
-    assert (whole["unet"]["scale"] == tree["unet"]["scale"]).all()
+    assert (found["unet"]["scale"] == tree["unet"]["scale"]).all()
     rounded = dtype == jnp.bfloat16
-    assert whole["unet"]["kernel"].dtype == (jnp.bfloat16 if rounded else jnp.float32)
-    assert (whole["unet"]["kernel"] == (1 if rounded else 1 + 2**-12)).all()
+    assert found["unet"]["kernel"].dtype == (jnp.bfloat16 if rounded else jnp.float32)
+    assert (found["unet"]["kernel"] == (1 if rounded else 1 + 2**-12)).all()
 
 
 def buffers(tree):

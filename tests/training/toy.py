@@ -9,6 +9,7 @@ import optax
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
+from dreambooth_jax.models.parts import whole
 from dreambooth_jax.training.optimizer import adamw
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import TrainStep
@@ -34,6 +35,7 @@ def objective(n_instances: int):
     """Noisy regression through both groups."""
 
     def loss(p, batch, *, root_key, step):
+        p = whole(p)
         keys = rng.per_example(rng.stream(root_key, "noise", step), batch["index"])
         noise = jax.vmap(lambda k: jax.random.normal(k, (4,)))(keys)
         text = batch["text"] @ p["text_encoder"]["kernel"] + p["text_encoder"]["bias"][None]

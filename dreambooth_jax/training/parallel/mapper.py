@@ -6,8 +6,8 @@ A step comes in two parts: gradients, whose losses are sums over the examples th
 mapper runs the first on every device's share of the examples, adds up over devices, and runs the second:
 
     Replicated (pmap)   state and frozen copied to every device, gradients added up (psum)
-    Sharded (jit)       a mesh (data, fsdp); parameters and moments split along fsdp, gathered for the gradients,
-                        which are added up and split again (psum_scatter)
+    Sharded (jit)       a mesh (data, fsdp); parameters and moments split along fsdp, gathered layer by layer;
+                        gradients are added up and split again (psum_scatter)
 
 Both take and give the same *logical* state, so a checkpoint of one restores into the other.
 The devices are those of all processes, a process's own side by side: so the rows of a batch that a process needs are a
@@ -24,8 +24,8 @@ from jax.typing import DTypeLike
 from dreambooth_jax.target import Target
 from dreambooth_jax.trees import Tree
 
-Gather = Callable[[Tree], Tree]
-"""Makes whole, inside a mapped program, a tree of leaves that are split over devices."""
+Boxing = Callable[[Tree], Tree]
+"""Inside a mapped program: leaves that are split over devices -> boxes that layers open (``models/parts.py``)."""
 
 
 @runtime_checkable
@@ -50,8 +50,8 @@ class Step(Protocol):
         root_key: jax.Array,
         step: jax.Array,
         *,
-        whole_trainable: Gather = ...,
-        whole_frozen: Gather = ...,
+        parts_of_trainable: Boxing = ...,
+        parts_of_frozen: Boxing = ...,
     ) -> tuple[Tree, dict[str, jax.Array]]:
         """(gradients, metrics) of some examples; both add up over disjoint sets of examples."""
         ...

@@ -4,7 +4,7 @@
 
     state, metrics   each device has its members'                    no traffic
     rows             its members' own, or a part of them             gradients are added up over the devices of a member
-    frozen           whole on every device, or split over neighbours and gathered before it is used
+    frozen           whole on every device, or split over neighbours and gathered layer by layer
 
 Neighbours that share what is frozen are several members' devices, or a part of one's. So the mesh has four axes, the
 first ones outside: members lie along (copy, member), a member's rows along (part, row), what is frozen is split along
@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 
+from dreambooth_jax.models.parts import WHOLE, as_parts
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.members import MemberInputs, MemberStep, as_rows, by_member
 from dreambooth_jax.training.parallel.choose import neighbours
 from dreambooth_jax.training.parallel.mapper import MappedStep, with_shardings
-from dreambooth_jax.training.parallel.sharded import SHARDING_THRESHOLD, WHOLE
+from dreambooth_jax.training.parallel.sharded import SHARDING_THRESHOLD
 from dreambooth_jax.trees import Tree
 
 _MEMBERS, _ROWS, _FROZEN = ("copy", "member"), ("part", "row"), ("member", "row")
@@ -148,8 +148,8 @@ class MemberMapper:
     ) -> tuple[Any, dict[str, jax.Array]]:
         """What one device does."""
         members = self._of_device(members)
-        whole = partial(_whole, axes=axes, dtype=step.dtype)
-        sums = step.gradients(state.trainable, frozen, as_rows(batch), members, state.step, whole_frozen=whole)
+        boxes = partial(as_parts, axes=axes, devices=_FROZEN, count=self._along(_FROZEN), dtype=step.dtype)
+        sums = step.gradients(state.trainable, frozen, as_rows(batch), members, state.step, parts_of_frozen=boxes)
         if self.sharers > 1:
             sums = jax.lax.psum(sums, _ROWS)
         return step.update(state, *sums, members)
@@ -242,16 +242,3 @@ _padded = jax.jit(_filled_up, static_argnums=1)
 @partial(jax.jit, static_argnums=(1, 2))
 def _shortened(tree: Any, count: int, sharding: NamedSharding) -> Any:
     return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[:count], tree), sharding)
-
-
-def _whole(frozen: Tree, *, axes: Tree, dtype: DTypeLike | None) -> Tree:
-    """Gather what is split, in the dtype that it is used in."""
-
-    def gather(leaf: jax.Array, axis: int) -> jax.Array:
-        if axis == WHOLE:
-            return leaf
-        # vectors of norms are used in float32 whatever the networks compute in
-        narrower = dtype is not None and leaf.ndim > 1 and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize
-        return jax.lax.all_gather(leaf.astype(dtype) if narrower else leaf, _FROZEN, axis=axis, tiled=True)
-
-    return {network: jax.tree.map(gather, tree, axes[network]) for network, tree in frozen.items()}

@@ -2,8 +2,13 @@
 # Copyright The dreambooth_jax authors
 """Fully sharded data parallelism (arXiv 1910.02054, stage 3) over a mesh (data, fsdp).
 
-    gradients    shard_map: every leaf is gathered along fsdp, its gradient summed and split again along it
+    gradients    shard_map: each layer gathers its leaves along fsdp (``models/parts.py``); their gradients are summed
+                 and split again along it
     update       jit: element by element on what each device has
+
+``train.remat`` says what the backward pass computes again, and so what it gathers again: with ``nothing`` what was
+gathered is kept until its gradient is taken, all of it at the end of the forward pass, and travels once; with
+``blocks`` a device has no more of it than a block needs, and it travels twice.
 
 What travels is said here, and does not depend on how a compiler would lay it out. Kernels are gathered in the dtype
 that the networks compute in, half of the bytes in bfloat16; gradients are summed in the dtype of the parameters,
@@ -17,18 +22,17 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from dreambooth_jax.models.parts import WHOLE, as_parts
 from dreambooth_jax.target import Target
-from dreambooth_jax.training.parallel.mapper import MappedStep, Step, own_rows, with_shardings
+from dreambooth_jax.training.parallel.mapper import Boxing, MappedStep, Step, own_rows, with_shardings
 from dreambooth_jax.trees import Tree
 
 # Leaves smaller than this stay whole: gathering them costs more in latency than they take in memory.
 SHARDING_THRESHOLD = 2**12
-WHOLE = -1
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ class Sharded:
                 trainable,
                 frozen,
                 *rest,
-                whole_trainable=partial(_whole, axes=axes, dtype=step.dtype),
-                whole_frozen=partial(_whole, axes=frozen_axes, dtype=step.dtype),
+                parts_of_trainable=self._parts(axes, step.dtype),
+                parts_of_frozen=self._parts(frozen_axes, step.dtype),
             )
             return _summed(grads, axes), jax.lax.psum(metrics, ("data", "fsdp"))
 
@@ -125,6 +129,9 @@ class Sharded:
             check_vma=False,
         )
         return mapped(trainable, frozen, *rest)
+
+    def _parts(self, axes: Tree, dtype: DTypeLike | None) -> Boxing:
+        return partial(as_parts, axes=axes, devices="fsdp", count=self.mesh.shape["fsdp"], dtype=dtype)
 
     def logical(self, placed: Any) -> Any:
         """Global arrays are logical already."""
@@ -141,37 +148,6 @@ class Sharded:
     def batch_shapes(self, batch: Any) -> Any:
         """Rows over all devices."""
         return with_shardings(batch, lambda _: self._rows)
-
-
-def _whole(tree: Tree, *, axes: Tree, dtype: DTypeLike | None) -> Tree:
-    """Gather what is split. Groups that are not in ``tree`` may be in ``axes``."""
-
-    def gather(leaf: jax.Array, axis: int) -> jax.Array:
-        if axis == WHOLE:
-            return leaf
-        # Vectors of norms are used in float32 whatever the networks compute in.
-        narrower = dtype is not None and leaf.ndim > 1 and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize
-        return _gathered(leaf, axis, jnp.dtype(dtype) if narrower else leaf.dtype)
-
-    return {group: jax.tree.map(gather, tree[group], axes[group]) for group in tree}
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gathered(part: jax.Array, axis: int, dtype: jnp.dtype) -> jax.Array:
-    return jax.lax.all_gather(part.astype(dtype), "fsdp", axis=axis, tiled=True)
-
-
-def _gathered_forward(part: jax.Array, axis: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    return _gathered(part, axis, dtype), jnp.zeros((), part.dtype)
-
-
-def _gathered_backward(axis: int, dtype: jnp.dtype, like: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
-    """Autodiff would sum in the dtype that was gathered."""
-    del dtype
-    return (jax.lax.psum_scatter(grad.astype(like.dtype), "fsdp", scatter_dimension=axis, tiled=True),)
-
-
-_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def _summed(grads: Tree, axes: Tree) -> Tree:
