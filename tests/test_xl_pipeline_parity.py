@@ -7,7 +7,6 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,14 +16,13 @@ from dreambooth_jax.models.families import SDXL, family_of
 from tests import torch_models
 from tests.pipeline.diffusers_noise import posterior_noise, replaced
 from tests.weights.folders import assert_same, shard
-from tests.xl import theirs, written
+from tests.xl import NAMES, doubled, theirs, written
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
 PROMPTS, NEGATIVE = ["a photo of sks dog", "a cat"], "blurry"
-NAMES = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +34,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipe(folder):
     return dbx.load_pretrained(folder)
-
-
-def doubled(pipe, torch_pipe):
-    """Ours in float64, with the weights of theirs."""
-    modules = {name: module.clone(dtype=jnp.float64) for name, module in pipe.components.modules.items()}
-    params = {name: torch_models.params_from_torch(getattr(torch_pipe, name)) for name in NAMES}
-    return dataclasses.replace(pipe, components=dataclasses.replace(pipe.components, modules=modules), params=params)
 
 
 def drawn(torch_pipe, **settings):

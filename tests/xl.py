@@ -2,12 +2,16 @@
 # Copyright The dreambooth_jax authors
 """A tiny random Stable Diffusion XL, and its refiner: PyTorch's pipelines, and the folders that they write."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
 
 from tests import torch_models
 
 FIXTURES = Path(__file__).parent / "fixtures"
+NAMES = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = {"tokenizer": "legacy_flax_sd15", "tokenizer_2": "legacy_flax_sd21"}
 """The second pads with another token, as XL's does."""
 
@@ -68,6 +72,13 @@ def scheduler(*, double: bool = False) -> Any:
         made.alphas_cumprod = made.alphas_cumprod.double()
         made.final_alpha_cumprod = made.final_alpha_cumprod.double()
     return made
+
+
+def doubled(pipe: Any, torch_pipe: Any) -> Any:
+    """Ours in float64, with the weights of theirs."""
+    modules = {name: module.clone(dtype=jnp.float64) for name, module in pipe.components.modules.items()}
+    params = {name: torch_models.params_from_torch(getattr(torch_pipe, name)) for name in NAMES}
+    return dataclasses.replace(pipe, components=dataclasses.replace(pipe.components, modules=modules), params=params)
 
 
 def written(path: Path, **unet_options: Any) -> Path:

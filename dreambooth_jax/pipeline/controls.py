@@ -131,7 +131,7 @@ def _load_ip_adapter(
         width = encoder.config.hidden_size if found.of_states else encoder.config.projection_dim
         same = f"{folder} makes {width} features of an image, {file} takes {found.width}"
         if width != found.width:
-            raise InputError(f"{same}: those of SD 1.5 take CLIP ViT-H/14's")
+            raise InputError(f"{same}: most take CLIP ViT-H/14's, ip-adapter_sdxl ViT-bigG/14's")
     elif found.of_states:
         raise InputError(f"{file} needs an image encoder, which is not there: {beside}")
     guide = IPAdapterGuide(projection=found.projection, encoder=encoder, of_states=found.of_states, width=found.width)

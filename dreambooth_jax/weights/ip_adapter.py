@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""IP-Adapter files of Stable Diffusion 1.5: a projection, and two matrices for each cross-attention of the denoiser.
+"""IP-Adapter files of Stable Diffusion 1.5 and XL: a projection, and two matrices for each cross-attention.
 
     image_proj.proj.weight            image_proj.latents              ...        which tells the kind of projection
     ip_adapter.1.to_k_ip.weight       ip_adapter.1.to_v_ip.weight     ip_adapter.3. ...
@@ -139,5 +139,5 @@ def _projection(file: Path, leaves: Mapping[str, Leaf], **how: Any) -> tuple[nn.
         return FullProjection(shape("proj.3.weight", 1)[0], **how), shape("proj.0.weight", 1, 1)[1], True
     raise InputError(
         f"{file} is an IP-Adapter of another kind, for faces that another network recognises: take one of those "
-        "called ip-adapter_sd15, ip-adapter-plus_sd15 or ip-adapter-full-face_sd15"
+        "called ip-adapter_sd15, ip-adapter-plus_sd15, ip-adapter-full-face_sd15 or ip-adapter_sdxl"
     )

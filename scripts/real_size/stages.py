@@ -109,15 +109,17 @@ def unet(place: Place, mark: Journal) -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from dreambooth_jax.models.components import UNET
     from dreambooth_jax.models.condition import Condition
+    from dreambooth_jax.weights.pretrained import load_module
 
-    pipe = open_model(place, mark)
-    params, inputs = pipe.params["unet"], unet_inputs(pipe, place.pixels // pipe.vae.config.downscale)
-    pipe.params.clear()  # nobody holds the other networks now
+    module, params = load_module(place.model / "unet", UNET, param_dtype=made(place.size).dtype)
+    mark("import and load")
+    inputs = unet_inputs(module.config, place.pixels // 2 ** (len(SIZES[place.size]["vae"]["block_out_channels"]) - 1))
 
     def call(params: Any, inputs: dict[str, Any]) -> Any:
         told = Condition(inputs["states"], inputs.get("pooled"), inputs.get("sizes"))
-        return pipe.unet.apply({"params": params}, inputs["latents"], inputs["timesteps"], told)
+        return module.apply({"params": params}, inputs["latents"], inputs["timesteps"], told)
 
     program = jax.jit(call).lower(params, inputs).compile()
     mark("compile")
@@ -127,18 +129,18 @@ def unet(place: Place, mark: Journal) -> dict[str, Any]:
     return {"output_scale": float(np.abs(output).max())}
 
 
-def unet_inputs(pipe: Any, side: int) -> dict[str, Any]:
+def unet_inputs(config: Any, side: int) -> dict[str, Any]:
     """For two examples, with latents of so many positions a side."""
     import numpy as np
 
-    config, draw = pipe.unet.config, np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     inputs = {
         "latents": draw.standard_normal((2, side, side, config.in_channels), np.float32),
         "timesteps": np.array([981, 21], np.int32),
         "states": draw.standard_normal((2, 77, config.cross_attention_dim), np.float32),
     }
     if config.takes_sizes:
-        inputs["pooled"] = draw.standard_normal((2, config.pooled_channels), np.float32)
+        inputs["pooled"] = draw.standard_normal((2, config.pooled_channels(6)), np.float32)
         inputs["sizes"] = np.array([[1024, 768, 0, 13, 1024, 1024], [431, 512, 7, 0, 512, 384]], np.float32)
     return inputs
 
