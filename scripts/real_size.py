@@ -13,7 +13,7 @@
     python scripts/real_size.py --folder /tmp/sd15 --out report.json
     python scripts/real_size.py --folder /tmp/sdxl --out report.json --size sdxl     at 512 pixels, for 24 GB
 
-Files and parameters are float32; Stable Diffusion XL's are bfloat16. All compute in float32.
+Files are float32; Stable Diffusion XL's are bfloat16, and are loaded so. What computes has parameters in float32.
 
 Every stage is a process of its own: its peak is its own, and all its memory is free again when it ends.
 """

@@ -3,6 +3,8 @@
 """The floors of the house: imports go down only, files and functions stay small."""
 
 import ast
+import re
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -128,3 +130,45 @@ def test_no_torch_at_run_time():
 def test_the_top_level_is_what_it_should_be():
     for name in ("configs", "scripts", "tests", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         assert (ROOT / name).exists(), name
+
+
+KIND = re.compile(r"(?<![a-z])(sd)?xl(?![a-z])|stablediffusionxl", re.IGNORECASE)
+"""A word that names a kind of model."""
+MATCHING = {"startswith", "endswith", "removeprefix", "removesuffix", "match", "fullmatch", "search", "find", "count"}
+
+
+def asked_for_a_kind(source: str) -> Iterator[str]:
+    """What code says that asks which kind of model it has: in a comparison or a match; or in a name of its own, other
+    than those of tables, which are in capitals."""
+    for node in ast.walk(ast.parse(source)):
+        asks = isinstance(node, ast.Compare | ast.MatchValue) or (
+            isinstance(node, ast.Call) and getattr(node.func, "attr", "") in MATCHING
+        )
+        for part in ast.walk(node) if asks else ():
+            if isinstance(part, ast.Constant) and isinstance(part.value, str) and KIND.search(part.value):
+                yield part.value
+        for name in (getattr(node, field, None) for field in ("id", "attr", "arg", "name")):
+            if isinstance(name, str) and not name.isupper() and KIND.search(name.replace("_", " ")):
+                yield name
+
+
+def test_nothing_but_the_families_and_tables_knows_kinds_of_models():
+    found = {str(file.relative_to(PACKAGE)): list(asked_for_a_kind(file.read_text())) for file in FILES}
+    assert {file: names for file, names in found.items() if names and file != "models/families.py"} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("if family.name == 'sdxl': pass", ["sdxl"]),
+        ("if kind in ('sd', 'xl'): pass", ["xl"]),
+        ("name.startswith('StableDiffusionXLImg')", ["StableDiffusionXLImg"]),
+        ("name.endswith('-xl')", ["-xl"]),
+        ("def f(is_xl): return is_xl", ["is_xl", "is_xl"]),
+        ("family = families.sdxl", ["sdxl"]),
+        ("NAMES_XL = {'xl': 'Stable Diffusion XL'}", []),
+        ("os.environ['XLA_FLAGS'] == xla", []),
+    ],
+)
+def test_what_asks_for_a_kind(source, found):
+    assert sorted(asked_for_a_kind(source)) == found

@@ -183,7 +183,7 @@ class DownBlock(_Block):
         self.downsamplers = [] if is_last else [Downsample(self.features, dtype=self.dtype)]
 
     def __call__(
-        self, x: Features, time: Time, text: Text, addition: Float[Array, "b h w features"] | None = None
+        self, x: Features, time: Time, text: Text, addition: Float[Array, "b H W features"] | None = None
     ) -> tuple[Array, list[Array]]:
         """The block's result and its skip connections. ``addition``: to its last attention, or to its result where
         there is none, and so to the last skip connection."""

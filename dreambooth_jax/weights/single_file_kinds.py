@@ -8,8 +8,8 @@ from pathlib import Path
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.layouts import LAYOUTS, UNET_PREFIX, VAE_PREFIX, takes_sizes
 
-_XL_TEXT = 2048
-"""Width of the text that Stable Diffusion XL sees."""
+_TEXT_WIDTHS = {2048: "a Stable Diffusion XL"}
+"""Of the text that cross-attention sees -> the model that it is for, where it is told by that."""
 _SCHEDULES = ("edm_mean", "edm_vpred.sigma_max")
 """Marks of models whose noise is not that of Stable Diffusion: Playground 2.5, CosXL."""
 _HINTS: Mapping[tuple[str, ...], str | None] = {
@@ -57,5 +57,6 @@ def _of_denoiser(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> InputErro
 
 
 def _adapter(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    is_xl = any("attn2" in name and _XL_TEXT in shape for name, shape in shapes.items())
-    return f"an adapter for {'a Stable Diffusion XL' if is_xl else 'a model'} (LoRA)"
+    widths = {width for name, shape in shapes.items() if "attn2" in name for width in shape}
+    model = next((model for width, model in _TEXT_WIDTHS.items() if width in widths), "a model")
+    return f"an adapter for {model} (LoRA)"

@@ -126,7 +126,7 @@ class Made:
 
     Attributes:
         pipeline_class: of its kind of model.
-        dtype: of its files, and of its parameters in memory; float32 is what all compute in.
+        dtype: of its files, and of its parameters where they are only loaded; what computes has them in float32.
         pixels: side of the pictures that are drawn; None is the model's own.
         stages: that are run unless others are asked for; none stands for all.
     """

@@ -81,7 +81,7 @@ def build(place: Place, mark: Journal) -> dict[str, Any]:
     return {"parameters": parameters, "file_gb": place.file_gb}
 
 
-def open_model(place: Place, mark: Journal) -> Any:
+def open_model(place: Place, mark: Journal, **how: Any) -> Any:
     """A pipeline, with the libraries' own memory apart from the model's."""
     import jax
     import transformers  # noqa: F401  what reads the tokenizer
@@ -90,7 +90,7 @@ def open_model(place: Place, mark: Journal) -> Any:
 
     jax.devices()
     mark("import")
-    pipe = dbx.load_pretrained(place.model, param_dtype=made(place.size).dtype)
+    pipe = dbx.load_pretrained(place.model, **how)
     jax.block_until_ready(pipe.params)
     mark("load")
     return pipe
@@ -98,7 +98,7 @@ def open_model(place: Place, mark: Journal) -> Any:
 
 def load(place: Place, mark: Journal) -> dict[str, Any]:
     """``load_pretrained`` and nothing else."""
-    open_model(place, mark)
+    open_model(place, mark, param_dtype=made(place.size).dtype)
     libraries, everything = (entry["peak_gb"] for entry in mark.entries)
     ratio = (everything - libraries) / place.file_gb
     return {"file_gb": place.file_gb, "import_gb": libraries, "memory_per_file_size": ratio}
@@ -113,7 +113,7 @@ def unet(place: Place, mark: Journal) -> dict[str, Any]:
     from dreambooth_jax.models.condition import Condition
     from dreambooth_jax.weights.pretrained import load_module
 
-    module, params = load_module(place.model / "unet", UNET, param_dtype=made(place.size).dtype)
+    module, params = load_module(place.model / "unet", UNET)
     mark("import and load")
     inputs = unet_inputs(module.config, place.pixels // 2 ** (len(SIZES[place.size]["vae"]["block_out_channels"]) - 1))
 

@@ -110,6 +110,7 @@ def assert_same_files(folder, other):
 
 def beginning(config):
     """Leaves that are trained, before the first step."""
-    pipe = dbx.load_pretrained(MODEL)
-    _, trainable = make_adapter(config, pipe.tokenizers).init(rng.root_key(config.train.seed), pipe.params)
+    pipe = dbx.load_pretrained(config.model.path)
+    adapter = make_adapter(config, pipe.tokenizers, pipe.conditioner.unread)
+    _, trainable = adapter.init(rng.root_key(config.train.seed), pipe.params)
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(trainable).items()}

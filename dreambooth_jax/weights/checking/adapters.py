@@ -21,6 +21,8 @@ from dreambooth_jax.weights.files import Leaf
 
 BASES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 """By the width of the text that cross-attention sees."""
+_COUNTED = (BASES[2048],)
+"""Whose blocks diffusers knows by the original code's numbers."""
 _TEXT_WIDTHS = {768: BASES[768], 1024: BASES[1024]}
 _CALLED = {
     "lora": "LoRA",
@@ -60,7 +62,7 @@ def adapter_facts(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str,
         facts["words"] = f"{len(words)} arrays of new words come with it"
     if axes := sorted({axis for layer in layers if (axis := dora_axis_of(layer))}):
         facts["magnitudes"] = f"along the {' and '.join(axes)}"
-    tools = tool_reports(layers, others, is_xl=base == BASES[2048])
+    tools = tool_reports(layers, others, counted=base in _COUNTED)
     return {
         "kind": f"an adapter: {called}{', with new words' if words else ''}",
         "base": base,

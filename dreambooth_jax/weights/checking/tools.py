@@ -43,15 +43,15 @@ class Tool(NamedTuple):
     refuses: Callable[[list[Layer], Mapping[str, object]], str | None] = lambda layers, others: None
 
 
-def tool_reports(layers: list[Layer], others: Mapping[str, object], *, is_xl: bool) -> tuple[ToolReport, ...]:
+def tool_reports(layers: list[Layer], others: Mapping[str, object], *, counted: bool) -> tuple[ToolReport, ...]:
     """What each tool makes of a file.
 
     Args:
         layers: what the file holds.
         others: arrays that belong to none of them, by name.
-        is_xl: whether it is for Stable Diffusion XL, whose names count blocks as the original code does.
+        counted: whether it is for a model whose blocks diffusers knows by the original code's numbers.
     """
-    return tuple(_report(tool, layers, others) for tool in (*_TOOLS, _diffusers(is_xl), _US))
+    return tuple(_report(tool, layers, others) for tool in (*_TOOLS, _diffusers(counted), _US))
 
 
 def _report(tool: Tool, layers: list[Layer], others: Mapping[str, object]) -> ToolReport:
@@ -126,7 +126,7 @@ def _a1111_otherwise(layer: Layer) -> str | None:
     return _OUTPUT_AXIS if dora_axis_of(layer) == "output" else None
 
 
-def _diffusers(is_xl: bool) -> Tool:
+def _diffusers(counted: bool) -> Tool:
     def refuses(layers: list[Layer], others: Mapping[str, object]) -> str | None:
         names = [name for layer in layers for name in layer.names]
         if not all(name.startswith(_KOHYA) for name in (*names, *others)):
@@ -139,7 +139,7 @@ def _diffusers(is_xl: bool) -> Tool:
             return f"refuses the file, since it has no {', '.join(sorted(foreign))}"
         if any("lora_mid" in layer.module.tensors for layer in layers):
             return "refuses the file, since it has no LoRA with a core (lora_mid)"
-        if not is_xl and any(_SGM.match(name) for name in names):
+        if not counted and any(_SGM.match(name) for name in names):
             return "refuses the file, since of this model it does not know blocks as the original code counts them"
         return None
 
