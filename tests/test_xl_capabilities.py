@@ -3,16 +3,14 @@
 """Whatever is there for Stable Diffusion is there for XL: few runs, each with many things in it."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dreambooth_jax as dbx
 from dreambooth_jax.config import load_config
 from dreambooth_jax.target import Target
-from dreambooth_jax.weights.embeddings import write_embedding
 from tests.runs import draw_photos, tiny_config, weights
-from tests.xl import theirs, written
+from tests.xl import written
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -41,46 +39,6 @@ def config_of(root, folder, *more):
     options = [f"model.path={root / 'model'}", f"run_dir={root / folder}", "train.steps=3", "checkpoint.every=1"]
     options += ["prior.num_images=2", "samples.steps=2", "samples.num_images=1", "train.batch_size=2"]
     return tiny_config(root, *options, *more)
-
-
-def test_diffusers_reads_a_word_for_both_encoders(pipe, tmp_path):
-    r = np.random.default_rng(3)
-    vectors = {"text_encoder": r.normal(size=(2, 32)), "text_encoder_2": r.normal(size=(2, 48))}
-    write_embedding(tmp_path / "toy.safetensors", "<toy>", vectors)
-    torch_pipe = theirs()
-    for place in (torch_pipe.text_encoder_2.config, torch_pipe.text_encoder_2.text_model):
-        place.eos_token_id = 552  # without it PyTorch's takes the highest id, that of a new word, for a text's end
-    for part, number in (("clip_l", ""), ("clip_g", "_2")):
-        from safetensors.torch import load_file
-
-        torch_pipe.load_textual_inversion(
-            load_file(tmp_path / "toy.safetensors")[part],
-            token="<toy>",
-            text_encoder=getattr(torch_pipe, f"text_encoder{number}"),
-            tokenizer=getattr(torch_pipe, f"tokenizer{number}"),
-        )
-    noise = r.normal(size=(1, 8, 8, 4)).astype("float32")
-    prompt, run = "a photo of <toy>", {"guidance_scale": 4.0, "negative_prompt": "blurry <toy>"}
-    taught = pipe.with_embeddings({"<toy>": tmp_path / "toy.safetensors"})
-    found = taught(prompt, latents=noise, steps=2, output="latents", **run)
-    latents = torch.tensor(noise.transpose(0, 3, 1, 2))
-    with torch.no_grad():
-        expected = torch_pipe(
-            prompt, latents=latents, num_inference_steps=2, height=16, width=16, output_type="latent", **run
-        ).images
-    expected = expected.numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-
-
-def test_long_prompts_are_chunks_in_both_encoders(pipe):
-    """States of all chunks, one after the other; the vector of the whole text is the first one's."""
-    ids = {name: np.stack([tokenizer(["a dog", "at night"])]) for name, tokenizer in pipe.tokenizers.items()}
-    ids = jax.tree.map(jnp.asarray, ids)
-    ones = jax.tree.map(lambda rows: jnp.ones(rows.shape), ids)
-    both = pipe.conditioner.of_chunks(pipe.params, ids, ones, restore_mean=np.bool_(True))
-    first, second = (pipe.conditioner(pipe.params, {name: rows[:, k] for name, rows in ids.items()}) for k in (0, 1))
-    np.testing.assert_allclose(both.states, np.concatenate([first.states, second.states], axis=1), atol=1e-5)
-    np.testing.assert_allclose(both.pooled, first.pooled, atol=1e-6)
 
 
 def test_tools_of_drawing(pipe):
