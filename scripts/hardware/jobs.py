@@ -4,7 +4,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,5 +99,5 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def missing(file: Path, target: str, models: list[str]) -> list[Job]:
     """Jobs of a target and of these models that have no row."""
-    done = [row["job"] for row in read(file)]
-    return [job for job in all_jobs() if job.target == target and job.model in models and asdict(job) not in done]
+    done = [Job(**row["job"]) for row in read(file)]  # older rows lack fields that have defaults
+    return [job for job in all_jobs() if job.target == target and job.model in models and job not in done]
