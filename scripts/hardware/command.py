@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dreambooth_jax.hardware import environment
 from hardware import members
-from hardware.jobs import EIGHT, MODELS, SINGLE, SLICES, missing
+from hardware.jobs import MODELS, all_jobs, missing
 from hardware.table import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compile what is missing, or write the page."""
     parser = argparse.ArgumentParser(prog="hardware_table.py")
     parser.add_argument("what", choices=["compile", "attention", "members", "write"])
-    parser.add_argument("--targets", default=",".join((*SINGLE, *EIGHT, *SLICES)))
+    parser.add_argument("--targets", default=",".join(dict.fromkeys(job.target for job in all_jobs())))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rows", type=Path, default=ROOT / "docs" / "hardware.jsonl")
     parser.add_argument("--attention", type=Path, default=ROOT / "docs" / "hardware_attention.jsonl")

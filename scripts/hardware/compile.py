@@ -30,7 +30,8 @@ def compile_one(job: Job, model: Path, chip: Chip, devices: list) -> dict:
     (active,) = setup.steps
     start = time.monotonic()
     compiler = Remembering(job.target, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
-    plan = step_plan(setup, active, compiler=compiler, chip=chip)
+    (size,) = setup.buckets
+    plan = step_plan(setup, active, size, compiler=compiler, chip=chip)
     seconds = time.monotonic() - start
     found = {name: version for name, version in versions().items() if version}
     return {"job": asdict(job), "plan": asdict(plan), "seconds": round(seconds, 1), "versions": found}

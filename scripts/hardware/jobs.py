@@ -15,6 +15,9 @@ MODELS = {
     "sd21": ("Stable Diffusion 2.1, 768²", 768),
     "sdxl": ("Stable Diffusion XL, 1024²", 1024),
 }
+"""Model -> (title, pixels)."""
+IN_EVERY_WAY = ("sd15", "sd21")
+"""Models that are compiled for all devices in all ways; of others :data:`CHOSEN` has what people ask for."""
 SINGLE = ("h100", "a100-40", "a100-80", "l4", "rtx4090")
 EIGHT = ("h100:8", "a100-80:8")
 SLICES = ("v5e:2x2", "v6e:2x2", "v5e:4x4")
@@ -45,11 +48,16 @@ class Job:
     moments: str = "float32"
 
     @property
+    def pixels(self) -> int:
+        """Side of the pictures."""
+        return MODELS[self.model][1]
+
+    @property
     def settings(self) -> list[str]:
         """``KEY=VALUE`` of the run."""
         return [
             "data.class_noun=dog",
-            f"data.resolution={MODELS[self.model][1]}",
+            f"data.resolution={self.pixels}",
             f"text_encoder.stop={-1 if self.text_encoder else 0}",
             f"train.remat={self.remat}",
             f"train.parallel={self.parallel}",
@@ -60,9 +68,22 @@ class Job:
         ]
 
 
+_XL_LORA = {"model": "sdxl", "adapter": "lora", "remat": "blocks"}
+_XL_FULL = {"model": "sdxl", "remat": "blocks"}
+CHOSEN = (
+    *(Job(target=target, **_XL_LORA) for target in ("rtx4090", "h100", "a100-40")),
+    Job(target="rtx4090:4", **_XL_FULL, parallel="fsdp", batch=2, moments="bfloat16"),
+    Job(target="v5e:2x4", **_XL_FULL, parallel="fsdp", batch=4),
+    *(Job(target=target, **_XL_FULL, moments="bfloat16") for target in ("h100", "a100-40")),
+    Job(target="v6e:2x2", **_XL_FULL, parallel="fsdp", batch=2),
+    *(Job(target=target, **_XL_LORA, batch=n) for target, n in (("v5e:2x4", 4), ("v6e:2x2", 2))),
+)
+
+
 def all_jobs() -> Iterator[Job]:
     """The most asked-for first."""
-    for model in MODELS:
+    yield from CHOSEN
+    for model in IN_EVERY_WAY:
         for batch in (1, 8):
             for text_encoder in (False, True):
                 for remat in ("nothing", "blocks"):
@@ -73,7 +94,7 @@ def all_jobs() -> Iterator[Job]:
             yield Job(target=target, model="sd15", parallel=parallel, batch=8)
     for target in SLICES:
         chips = 16 if target.endswith("4x4") else 4
-        for model in MODELS:
+        for model in IN_EVERY_WAY:
             for text_encoder in (False, True):
                 for remat in ("nothing", "blocks"):
                     for each in (1, 8):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.hardware import programs
-from hardware.jobs import EIGHT, MODELS, SINGLE, SLICES, all_jobs, chip_of, read
+from hardware.jobs import EIGHT, IN_EVERY_WAY, MODELS, SINGLE, SLICES, Job, all_jobs, chip_of, read
 from hardware.members import section
 
 Row = dict[str, Any]
@@ -48,13 +48,14 @@ as many bytes as splash at 4096 and 9216 queries, and is not here any more.
 def page(rows: Path, attention: Path, members: Path) -> str:
     """The whole page."""
     found = read(rows)
-    parts = [HEAD, *_one_card(found), *_eight(found), *_slices(found), *_scaling(found)]
+    parts = [HEAD, *_one_card(found), *_eight(found), *_slices(found), *_chosen(found), *_scaling(found)]
     parts += [*section(read(members)), *_attention(read(attention))]
     return "\n".join([*parts, *_missing(found), *_versions(found)])
 
 
 def _one_card(rows: list[Row]) -> Iterator[str]:
-    for model, (title, _) in MODELS.items():
+    for model in IN_EVERY_WAY:
+        title, _ = MODELS[model]
         chosen = [row for row in rows if row["job"]["target"] in SINGLE and row["job"]["model"] == model]
         if chosen:
             yield f"\n## {title}, one card\n"
@@ -82,7 +83,11 @@ def _numbers(row: Row) -> list[str]:
 
 
 def _trains(row: Row) -> str:
-    return "UNet, text" if row["job"]["text_encoder"] else "UNet"
+    job = row["job"]
+    what = "UNet, text" if job["text_encoder"] else "UNet"
+    adapter, moments = job.get("adapter", "full"), job.get("moments", "float32")  # the oldest rows lack them
+    what = what if adapter == "full" else f"LoRA 16 of {what}"
+    return what if moments == "float32" else f"{what}, moments {moments}"
 
 
 def _least(row: Row) -> str:
@@ -133,10 +138,19 @@ def _eight(rows: list[Row]) -> Iterator[str]:
 
 
 def _slices(rows: list[Row]) -> Iterator[str]:
-    for model, (title, _) in MODELS.items():
+    for model in IN_EVERY_WAY:
+        title, _ = MODELS[model]
         chosen = [row for row in rows if row["job"]["target"] in SLICES and row["job"]["model"] == model]
         if chosen:
             yield f"\n## {title}, TPU slices\n"
+            yield from _table(chosen, _SEVERAL, _several)
+
+
+def _chosen(rows: list[Row]) -> Iterator[str]:
+    for model, (title, _) in MODELS.items():
+        chosen = [row for row in rows if row["job"]["model"] == model and model not in IN_EVERY_WAY]
+        if chosen:
+            yield f"\n## {title}\n"
             yield from _table(chosen, _SEVERAL, _several)
 
 
@@ -182,8 +196,8 @@ def _attention(rows: list[Row]) -> Iterator[str]:
 
 
 def _missing(rows: list[Row]) -> Iterator[str]:
-    done = [row["job"] for row in rows]
-    jobs = [job for job in all_jobs() if vars(job) not in done]
+    done = [Job(**row["job"]) for row in rows]  # older rows lack fields that have defaults
+    jobs = [job for job in all_jobs() if job not in done]
     if jobs:
         count: dict[str, int] = {}
         for job in jobs:
