@@ -94,7 +94,7 @@ def read_call(verb: Verb, arguments: Sequence[str]) -> Call:
     """
     parser = _parser(verb.name, verb.usage, verb.settings, tuple(verb.options.items()))
     words, taken = verb.take(normalise(verb, arguments))
-    parsed = parse(parser, words, known=known_keys(verb), settings=verb.settings)
+    parsed = parse(words, known=known_keys(verb), settings=verb.settings, parser=parser)
     names = [entry.name for entry in dataclasses.fields(verb.settings)]
     settings = verb.settings(**{name: parsed[name] for name in names})
     if verb.settings is not Config:  # a run checks its own, which need not come from a command line

@@ -117,6 +117,8 @@ def test_each_is_one_line_that_names_the_key(override, message):
 
 
 def test_a_million_steps_are_looked_at_at_once(capsys):
+    assert main(["train", "data.class_noun=dog", "train.steps=0"]) == 2  # with all that it imports
+    capsys.readouterr()
     began = time.monotonic()
     assert main(["train", "data.class_noun=dog", "train.steps=3000000000"]) == 2
     assert time.monotonic() - began < 20
