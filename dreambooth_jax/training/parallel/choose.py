@@ -20,8 +20,8 @@ def make_mapper(parallel: Literal["auto", "pmap", "fsdp"], target: Target, *, fs
     Args:
         parallel: ``auto``, ``pmap`` or ``fsdp``.
         target: the devices.
-        fsdp_devices: neighbours that share one copy of the state; 0 is as many as a host has. Gathering parameters,
-            which happens once a step, then stays on the links within a host, and only gradients travel between hosts.
+        fsdp_devices: neighbours that share one copy of the state; 0 is as many as a host has. Gathering parameters
+            then stays on the links within a host, and only gradients travel between hosts.
 
     Raises:
         InputError: if ``fsdp_devices`` does not divide the devices.
