@@ -83,7 +83,7 @@ EACH = [("ddim", {}), ("ddim", {"eta": 1.0}), *((name, {}) for name in SAMPLERS 
 """All but those of consistency models, for which the best denoiser is none of them."""
 
 
-@pytest.mark.parametrize(("steps", "start"), [(500, 0), (998, 600)])
+@pytest.mark.parametrize(("steps", "start"), [(500, 0), pytest.param(998, 600, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("sampler", "settings"), EACH)
 def test_samples_have_the_data_s_moments(plain, getkey, sampler, settings, steps, start):
     """From noise, and from noisy data at a level in the middle."""
@@ -110,6 +110,7 @@ def test_the_form_of_the_prediction_does_not_matter(getkey):
         np.testing.assert_allclose(results[2], results[0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sample", "v_prediction"])
 def test_starts_from_zero_snr(getkey, kind):
     """Noise becomes data, though the first step sees nothing of the data."""
