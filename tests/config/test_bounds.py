@@ -119,9 +119,9 @@ def test_each_is_one_line_that_names_the_key(override, message):
 def test_a_million_steps_are_looked_at_at_once(capsys):
     assert main(["train", "data.class_noun=dog", "train.steps=0"]) == 2  # with all that it imports
     capsys.readouterr()
-    began = time.monotonic()
+    began = time.process_time()
     assert main(["train", "data.class_noun=dog", "train.steps=3000000000"]) == 2
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     assert "train.steps is 3000000000" in capsys.readouterr().err
 
 

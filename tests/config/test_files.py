@@ -75,9 +75,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_what_is_no_file_of_settings_is_one_line_at_once(tmp_path, content, message, capsys):
     path = tmp_path / "c.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    began = time.monotonic()
+    began = time.process_time()
     assert main(["train", str(path), "data.class_noun=dog"]) == 2
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert len(line) < 700

@@ -87,6 +87,6 @@ def test_a_last_line_of_few_pairs_belongs_to_the_prompt():
 
 def test_long_lines_cost_no_more_than_they_are_long():
     for line in ("a" * 2**20, "a b" * 2**18, '"' * 2**20, 'a: "' + "\\" * 2**20, "a:" * 2**18):
-        start = time.perf_counter()
+        start = time.process_time()
         read_infotext(line)
-        assert time.perf_counter() - start < 20
+        assert time.process_time() - start < 20

@@ -143,10 +143,10 @@ def test_a_prompt_without_changes_is_itself(prompt):
     "unit", ["[", "[a:", "(", "[a|", "|", ":", "\\", "[a:b:0.5]", "[a|b]", "a", "[(", "]", ":1]", "[" * 99 + ":1]" * 99]
 )
 def test_long_prompts_take_no_long_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     with suppress(InputError):
         timeline(unit * (LONGEST // len(unit)), 100)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_too_many_texts_are_refused():

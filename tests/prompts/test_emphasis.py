@@ -110,10 +110,10 @@ def test_whatever_is_written_is_read(prompt):
 )
 def test_long_prompts_take_no_long_time(unit):
     prompt = unit * (LONGEST // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     with suppress(InputError):
         sections(prompt)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_more_is_refused_in_one_line():

@@ -142,7 +142,7 @@ def test_whatever_is_written_is_read(prompt, seed):
 
 @pytest.mark.parametrize("unit", ["{", "{a|", "{a|b}", "|", "__", "__a", "_", "[", "}", "\\", "{a|b", "{[|"])
 def test_long_prompts_take_no_long_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     with suppress(InputError):
         draw(unit * (LONGEST // len(unit)), seed=0)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
