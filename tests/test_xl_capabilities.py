@@ -19,7 +19,6 @@ pytestmark = [
     *(pytest.mark.parity, pytest.mark.slow, pytest.mark.usefixtures("one_device")),
     *(pytest.mark.filterwarnings(f"ignore:.*:{kind}") for kind in ("ResourceWarning", "FutureWarning", "UserWarning")),
 ]
-DRAW = {"steps": 2, "height": 16, "width": 16, "output": "float32"}
 
 
 @pytest.fixture(scope="module")

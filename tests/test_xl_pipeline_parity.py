@@ -9,10 +9,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import SDXL, family_of
+from dreambooth_jax.weights.embeddings import write_embedding
 from tests import torch_models
 from tests.pipeline.diffusers_noise import posterior_noise, replaced
 from tests.weights.folders import assert_same, shard
@@ -189,3 +191,39 @@ def test_runs_from_a_picture(pipe, masked):
         ).images
     expected = expected.numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_word_for_both_encoders(pipe, tmp_path):
+    """Theirs, where the second encoder looks for the end of a text by its token: as its file says, which is wrong,
+    it takes the highest token instead, and words that were added later are higher than the end."""
+    r = np.random.default_rng(3)
+    write_embedding(
+        tmp_path / "toy.safetensors",
+        "<toy>",
+        {"text_encoder": r.normal(size=(2, 32)), "text_encoder_2": r.normal(size=(2, 48))},
+    )
+    torch_pipe = theirs(double=True)
+    taught = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+    for (name, part), tokenizer in zip(taught.items(), ("tokenizer", "tokenizer_2"), strict=True):
+        torch_pipe.load_textual_inversion(
+            torch.tensor(load_file(tmp_path / "toy.safetensors")[part]),
+            token="<toy>",
+            text_encoder=getattr(torch_pipe, name),
+            tokenizer=getattr(torch_pipe, tokenizer),
+        )
+    noise = r.normal(size=(1, 8, 8, 4))
+    prompt, run = "a photo of <toy>", {"negative_prompt": "blurry <toy>", "guidance_scale": 4.0}
+
+    def expected():
+        latents = torch.tensor(noise.transpose(0, 3, 1, 2))
+        return next(
+            drawn(torch_pipe, prompt=prompt, latents=latents, height=16, width=16, num_inference_steps=2, **run)
+        )
+
+    with jax.enable_x64(True):
+        ours = doubled(pipe, theirs(double=True)).with_embeddings({"<toy>": tmp_path / "toy.safetensors"})
+        found = ours(prompt, latents=noise, steps=2, output="latents", **run)
+    at_the_word = expected()
+    torch_pipe.text_encoder_2.text_model.eos_token_id = torch_pipe.tokenizer_2.eos_token_id
+    np.testing.assert_allclose(found, expected(), rtol=0, atol=1e-9)
+    assert np.abs(found - at_the_word).max() > 0.1
