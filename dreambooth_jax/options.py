@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""What ``sample``, ``export``, ``check``, ``evaluate`` and ``doctor`` can be told. The string after a field is its help
-on the command line."""
+"""What ``sample``, ``export``, ``check``, ``evaluate``, ``doctor`` and ``app`` can be told. The string after a field is
+its help on the command line."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -190,3 +190,23 @@ class DoctorOptions(SamplingConfig):
     def as_evaluate(self) -> EvaluateOptions:
         """Those of them that say what the subject is and what is drawn of it."""
         return EvaluateOptions(sources=(self.run,), photos=self.photos, prompts=self.prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppOptions(Settings):
+    """Who sees the page, and what it offers."""
+
+    host: str = setting("127.0.0.1", nonempty=True)
+    """Address to serve at; one that others reach needs user and password."""
+    port: int = setting(7860, at_least=1, at_most=65535)
+    """Port to serve at."""
+    user: str | None = setting(None, nonempty=True)
+    """Who may log in."""
+    password: str | None = setting(None, nonempty=True)
+    """With which password."""
+    folder: str = setting("app", path=True, nonempty=True)
+    """Folder of uploads, runs and the queue; the same again goes on with them."""
+    configs: tuple[str, ...] = setting(("quickstart",), nonempty=True)
+    """What can be trained: YAML files, or names of those that ship, such as sd15_lora."""
+    most_jobs: int = setting(8, at_least=1, at_most=1000)
+    """Jobs of one person that wait or run."""

@@ -41,7 +41,7 @@ FLOORS: list[set[str]] = [
     {"planning"},
     {"trainer"},
     {"sweeps", "assessment", "doctor"},
-    {"cli", "__init__", "__main__"},
+    {"cli", "app", "__init__", "__main__"},
 ]
 
 

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """All verbs. A new one is a file and a line."""
 
+from dreambooth_jax.cli.app import APP
 from dreambooth_jax.cli.check import CHECK
 from dreambooth_jax.cli.doctor import DOCTOR
 from dreambooth_jax.cli.evaluate import EVALUATE
@@ -14,5 +15,5 @@ from dreambooth_jax.cli.train import TRAIN
 from dreambooth_jax.cli.verb import Verb
 
 VERBS: dict[str, Verb] = {
-    verb.name: verb for verb in (TRAIN, SWEEP, PRIOR, PLAN, SAMPLE, EVALUATE, DOCTOR, EXPORT, CHECK)
+    verb.name: verb for verb in (TRAIN, SWEEP, PRIOR, PLAN, SAMPLE, EVALUATE, DOCTOR, EXPORT, CHECK, APP)
 }

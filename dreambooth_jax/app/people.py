@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Who asks: a cookie tells one browser from another, and what it has is in a folder of its own."""
+
+import hashlib
+import re
+import secrets
+from typing import Any
+
+COOKIE = "dreambooth_jax"
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+
+
+def new_token() -> str:
+    """A value of the cookie, which nobody guesses."""
+    return secrets.token_hex(16)
+
+
+def owner_of(cookies: Any, session: str) -> str:
+    """A name for whoever has this cookie; without a proper one, for the session alone."""
+    token = cookies.get(COOKIE, "") if cookies else ""
+    known = token if _TOKEN.fullmatch(token) else f"session {session}"
+    return hashlib.sha256(known.encode()).hexdigest()[:24]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""How far a job is, by what it has written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dreambooth_jax.app.jobs import Job
+from dreambooth_jax.app.queue import Queue
+
+
+def said(queue: Queue, job: Job) -> str:
+    """A job in a few words; where it failed, why."""
+    head = f"number {job.number}: {job.state}"
+    if job.state == "waiting":
+        ahead = queue.ahead(job)
+        return f"{head}, at most {ahead} before it" if ahead else head
+    last = queue.files.last_line(job)
+    if job.state == "failed":
+        return f"{head}\n{last.removeprefix('dreambooth-jax: ') or 'it ended without a word'}"
+    return f"{head}\n{last}" if job.state in ("running", "stopping") else head
+
+
+def losses(run: Path) -> Any:
+    """Table of ``step`` and ``loss`` of a run."""
+    import pandas
+
+    rows = []
+    try:
+        for line in (run / "metrics.jsonl").read_text().splitlines():
+            values = json.loads(line)
+            if "loss" in values:
+                rows.append({"step": values["step"], "loss": values["loss"]})
+    except (OSError, ValueError):  # not there yet, or a line is being written
+        pass
+    return pandas.DataFrame(rows, columns=["step", "loss"])
+
+
+def pictures(folder: Path, *, most: int) -> list[np.ndarray]:
+    """The newest pictures of a folder, but not its sheet of all of them."""
+    files = [file for file in folder.glob("*.png") if not file.name.startswith("grid")]
+    newest = sorted(sorted(files), key=lambda file: file.stat().st_mtime)[-most:]
+    found = []
+    for file in newest:
+        try:
+            with Image.open(file) as image:
+                found.append(np.asarray(image.convert("RGB")))
+        except OSError:  # it is being written
+            continue
+    return found

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""One queue for the device, in turn among those who ask.
+
+The next job is of the one who has waited longest for a turn. Processes outlive the page: a later one finds them by
+their number and the time they began, and begins again what died with the machine: a training goes on where it was
+saved.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dreambooth_jax.app.jobs import ACTIVE, Job, JobFiles, born
+from dreambooth_jax.errors import InputError
+
+Command = Callable[[Job, Path], Sequence[str]]
+
+
+def command_of(job: Job, code: Path) -> list[str]:
+    """The words of its process."""
+    return [sys.executable, "-m", "dreambooth_jax.app.child", str(code), *job.words]
+
+
+class Queue:
+    """Jobs that are kept in a folder, of which one runs.
+
+    Args:
+        folder: of their files.
+        most: jobs of one owner that wait or run.
+        command: what runs a job.
+    """
+
+    def __init__(self, folder: Path, *, most: int, command: Command = command_of):
+        self.files = JobFiles(folder)
+        self._most, self._command = most, command
+        self._lock = threading.Lock()
+        self._jobs = {job.number: job for job in self.files.read()}
+        self._own: dict[int, subprocess.Popen] = {}
+        self._turns: dict[str, int] = {}
+        for job in self._of_state("running", "stopping"):
+            if born(job.pid) != job.born and not self.files.code(job).exists():
+                self._set(job, state="waiting" if job.state == "running" else "stopped")
+
+    def add(self, owner: str, words: Sequence[str], folder: Path) -> Job:
+        """Ask for a command line.
+
+        Raises:
+            InputError: if its owner has as many jobs as may wait.
+        """
+        with self._lock:
+            if sum(job.owner == owner for job in self._of_state(*ACTIVE)) >= self._most:
+                raise InputError(f"{self._most} jobs of yours wait or run already: wait for one, or stop it")
+            number = 1 + max(self._jobs, default=0)
+            return self._set(Job(number=number, owner=owner, words=tuple(words), folder=str(folder)))
+
+    def of(self, owner: str) -> list[Job]:
+        """All jobs of somebody, oldest first."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.owner == owner]
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs there are before a waiting one, at most."""
+        with self._lock:
+            return sum(other.number < job.number for other in self._of_state(*ACTIVE))
+
+    def stop(self, owner: str, number: int) -> None:
+        """Take a job out of the queue, or ask its process to end; of another owner nothing is stopped."""
+        with self._lock:
+            job = self._jobs.get(number)
+            if job is None or job.owner != owner:
+                return
+            if job.state == "waiting":
+                self._set(job, state="stopped")
+            elif job.state == "running" and born(job.pid) == job.born:
+                os.kill(job.pid, signal.SIGTERM)
+                self._set(job, state="stopping")
+
+    def tick(self) -> None:
+        """See what has ended, and begin what is next."""
+        with self._lock:
+            for job in self._of_state("running", "stopping"):
+                self._look_at(job)
+            waiting = self._of_state("waiting")
+            if waiting and not self._of_state("running", "stopping"):
+                self._begin(min(waiting, key=lambda job: (self._turns.get(job.owner, 0), job.number)))
+
+    def _of_state(self, *states: str) -> list[Job]:
+        return [job for job in self._jobs.values() if job.state in states]
+
+    def _set(self, job: Job, **changes: object) -> Job:
+        job = replace(job, **changes)  # type: ignore[arg-type]
+        self.files.write(job)
+        self._jobs[job.number] = job
+        return job
+
+    def _begin(self, job: Job) -> None:
+        code = self.files.code(job)
+        code.unlink(missing_ok=True)
+        with self.files.log(job).open("ab") as log:
+            process = subprocess.Popen(
+                self._command(job, code), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._own[job.number] = process
+        self._turns[job.owner] = 1 + max(self._turns.values(), default=0)
+        self._set(job, state="running", pid=process.pid, born=born(process.pid))
+
+    def _look_at(self, job: Job) -> None:
+        process = self._own.get(job.number)
+        if process.poll() is None if process else born(job.pid) == job.born:
+            return
+        code = self.files.code(job)
+        ended = code.read_text().strip() if code.exists() else ""
+        state = "stopped" if job.state == "stopping" else "done" if ended == "0" else "failed"
+        self._own.pop(job.number, None)
+        self._set(job, state=state)

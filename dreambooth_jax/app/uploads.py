@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Photos that somebody sends: decoded as the command line does, within bounds, and kept under names of our own."""
+
+import secrets
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dreambooth_jax.data.images import crop_resize, decode, full_size
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
+
+PREVIEW = Size(192, 192)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Of what one person sends at once."""
+
+    files: int = 30
+    megabytes: int = 20
+    """Of one file."""
+    megapixels: int = 50
+    """Of one picture."""
+
+
+def take(sent: Sequence[str | Path], folder: Path, bounds: Bounds = Bounds()) -> Path:
+    """Keep photos in a new folder, as PNG without their metadata.
+
+    Args:
+        sent: files where the server has put them; their names are told nobody.
+        folder: in which the new one is made.
+        bounds: of number and size.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        InputError: if there is none, or too many, or one is too large, damaged or no picture.
+    """
+    if not 0 < len(sent) <= bounds.files:
+        raise InputError(f"{len(sent)} photos: send 1 to {bounds.files}")
+    pictures = [_read(Path(file), f"photo {number}", bounds) for number, file in enumerate(sent, 1)]
+    place = folder / secrets.token_hex(8)
+    place.mkdir(parents=True)
+    for number, picture in enumerate(pictures, 1):
+        picture.save(place / f"photo_{number:02d}.png")
+    return place
+
+
+def _read(file: Path, name: str, bounds: Bounds):
+    if file.stat().st_size > bounds.megabytes * 1_000_000:
+        raise InputError(f"{name}: more than {bounds.megabytes} MB; reduce it first")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on sizes below its limit
+            size = full_size(file)
+    except Exception:  # decoders raise whatever they stumble over; decode says what it is
+        size = Size(0, 0)
+    if size.height * size.width > bounds.megapixels * 1_000_000:
+        raise InputError(f"{name}: more than {bounds.megapixels} megapixels; reduce it first")
+    return decode(file, name=name)
+
+
+def previews(folder: Path) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """What training sees of the photos of a folder: the square in their middle."""
+    return [crop_resize(decode(file), size=PREVIEW) for file in sorted(folder.glob("*.png"))]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Whose turn it is, and what a page that comes back finds."""
+
+import sys
+import time
+
+import pytest
+
+from dreambooth_jax.app.queue import Queue
+from dreambooth_jax.errors import InputError
+
+
+def asleep(job, code):
+    """Ends with the job's own word as its exit code, after its second word's seconds."""
+    text = "import sys, time; time.sleep(float(sys.argv[2])); open(sys.argv[1], 'w').write(sys.argv[3])"
+    return [sys.executable, "-c", text, str(code), job.words[1], job.words[0]]
+
+
+def wait_for(queue, number, *states):
+    for _ in range(600):
+        queue.tick()
+        job = next(job for owner in ("ada", "bob") for job in [*queue.of(owner)] if job.number == number)
+        if job.state in states:
+            return job
+        time.sleep(0.05)
+    raise AssertionError(f"{number} is {job.state}")
+
+
+def test_turns_are_taken(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    for owner in ("ada", "ada", "ada", "bob"):
+        queue.add(owner, ("0", "0"), tmp_path)
+    order = []
+    for _ in range(600):
+        queue.tick()
+        for owner in ("ada", "bob"):
+            order += [job.number for job in queue.of(owner) if job.state != "waiting" and job.number not in order]
+        if len(order) == 4:
+            break
+        time.sleep(0.05)
+    assert order == [1, 4, 2, 3]
+    assert wait_for(queue, 3, "done")
+
+
+def test_one_at_a_time_and_codes_tell_how_it_ended(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("2", "0.3"), tmp_path)
+    queue.add("ada", ("0", "0"), tmp_path)
+    queue.tick()
+    queue.tick()
+    assert [job.state for job in queue.of("ada")] == ["running", "waiting"]
+    wait_for(queue, 1, "failed")
+    wait_for(queue, 2, "done")
+
+
+def test_a_page_that_comes_back_finds_what_runs_and_what_waits(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("0", "1"), tmp_path)
+    queue.add("bob", ("0", "0"), tmp_path)
+    queue.tick()
+    pid = queue.of("ada")[0].pid
+    later = Queue(tmp_path, most=9, command=asleep)
+    assert [(job.state, job.pid) for job in later.of("ada")] == [("running", pid)]
+    assert later.of("bob")[0].state == "waiting"
+    queue._own[1].wait()
+    wait_for(later, 1, "done")
+    wait_for(later, 2, "done")
+
+
+def test_what_died_with_the_machine_begins_again(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("0", "60"), tmp_path)
+    queue.tick()
+    process = queue._own[1]
+    process.kill()
+    process.wait()
+    assert Queue(tmp_path, most=9, command=asleep).of("ada")[0].state == "waiting"
+
+
+def test_only_the_owner_stops_a_job(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("0", "60"), tmp_path)
+    queue.tick()
+    queue.stop("bob", 1)
+    assert queue.of("ada")[0].state == "running"
+    queue.stop("ada", 1)
+    wait_for(queue, 1, "stopped")
+
+
+def test_the_queue_has_bounds_and_survives_damage(tmp_path):
+    queue = Queue(tmp_path, most=2, command=asleep)
+    queue.add("ada", ("0", "0"), tmp_path)
+    queue.add("ada", ("0", "0"), tmp_path)
+    with pytest.raises(InputError, match="2 jobs of yours"):
+        queue.add("ada", ("0", "0"), tmp_path)
+    queue.add("bob", ("0", "0"), tmp_path)
+    (tmp_path / "000002.json").write_text("{")
+    assert [job.number for job in Queue(tmp_path, most=2).of("ada")] == [1]
