@@ -12,6 +12,7 @@ from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.recipes import recipe
 from dreambooth_jax.app.uploads import take
+from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 
@@ -35,7 +36,9 @@ class Desk:
     folder: Path
     configs: Sequence[str]
 
-    def train(self, owner: str, sent: Sequence[str], *, config: str, noun: str, identifier: str, quality: int) -> Job:
+    def train(
+        self, owner: str, sent: Sequence[str | Path], *, config: str, noun: str, identifier: str, quality: int
+    ) -> Job:
         """Ask for a training.
 
         Raises:
@@ -51,7 +54,7 @@ class Desk:
         words = [f"data.instance_images={photos}", f"data.class_noun={noun.strip()}", f"run_dir={run}"]
         words += [f"data.identifier={identifier.strip()}"] if identifier.strip() else []
         words += recipe(config, quality)
-        load_config(config, words)
+        check_config(load_config(config, words))
         return self.queue.add(owner, ["train", config, *words], run)
 
     def draw(
