@@ -60,7 +60,7 @@ def _train(desk: Desk) -> None:
     def ask(sent: Any, config: str, noun: str, identifier: str, quality: float, request: gr.Request) -> str:
         try:
             files = sent or []
-            asked = {"config": config, "noun": noun, "identifier": identifier, "quality": int(quality)}
+            asked: dict[str, Any] = {"config": config, "noun": noun, "identifier": identifier, "quality": int(quality)}
             return said(desk.queue, desk.train(_who(request), files, **asked))
         except InputError as error:
             return str(error)

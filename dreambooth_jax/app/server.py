@@ -79,7 +79,7 @@ def app_of(options: AppOptions, queue: Queue) -> Any:
     page = page_of(options, queue)
     page.queue(max_size=64, default_concurrency_limit=4)
     login = (options.user, options.password) if options.user and options.password else None
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     mounted = gradio.mount_gradio_app(
         app,
         page,
