@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dreambooth_jax.app.people import owner_of
-from dreambooth_jax.app.progress import losses, pictures, said
+from dreambooth_jax.app.progress import losses, pictures, placeless, said
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.recipes import SHARES
 from dreambooth_jax.app.requests import MOST_PICTURES, MOST_STEPS, Desk
@@ -37,7 +37,7 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
 
 
 def _who(request: gr.Request) -> str:
-    return owner_of(request.cookies, str(request.session_hash))
+    return owner_of(request.cookies, request.session_hash)
 
 
 def _train(desk: Desk) -> None:
@@ -63,7 +63,7 @@ def _train(desk: Desk) -> None:
             asked: dict[str, Any] = {"config": config, "noun": noun, "identifier": identifier, "quality": int(quality)}
             return said(desk.queue, desk.train(_who(request), files, **asked))
         except InputError as error:
-            return str(error)
+            return placeless(str(error))
 
     def end(request: gr.Request) -> str:
         for job in desk.runs(_who(request))[:1]:
@@ -75,7 +75,7 @@ def _train(desk: Desk) -> None:
             newest = desk.runs(_who(request))[:1]
             return said(desk.queue, desk.again(_who(request), newest[0].number)) if newest else "nothing to go on with"
         except InputError as error:
-            return str(error)
+            return placeless(str(error))
 
     def look(request: gr.Request) -> tuple[Any, Any, Any]:
         newest = desk.runs(_who(request))[:1]
@@ -94,7 +94,11 @@ def _draw(desk: Desk) -> None:
     with gr.Row():
         with gr.Column():
             config = gr.Dropdown(list(desk.configs), value=desk.configs[0], label="Model")
-            of = gr.Number(label="Training, by its number (0 is the model before training)", value=0, precision=0)
+            of = gr.Number(
+                label="Number of the training, as Progress tells it (0 is the model before training)",
+                value=0,
+                precision=0,
+            )
             prompt = gr.Textbox(label="What to draw", lines=2, placeholder="a sks dog in the snow")
             negative = gr.Textbox(label="What not to draw")
             steps = gr.Slider(1, MOST_STEPS, value=25, step=1, label="Steps")
@@ -107,23 +111,23 @@ def _draw(desk: Desk) -> None:
             shown = gr.Gallery(label="Pictures", columns=2)
 
     def ask(
-        config: str, of: float, prompt: str, negative: str, steps: float, guidance: float, seed: float, count: float,
-        request: gr.Request,
+        config: str, of: float | None, prompt: str, negative: str, steps: float, guidance: float, seed: float | None,
+        count: float, request: gr.Request,
     ) -> str:  # fmt: skip
         try:
             job = desk.draw(
                 _who(request),
-                of=int(of) or None,
+                of=int(of or 0) or None,
                 config=config,
                 prompt=prompt,
                 negative=negative,
                 steps=int(steps),
                 guidance=guidance,
-                seed=int(seed),
+                seed=int(seed or 0),
                 count=int(count),
             )
         except InputError as error:
-            return str(error)
+            return placeless(str(error))
         return said(desk.queue, job)
 
     def look(request: gr.Request) -> tuple[Any, Any]:

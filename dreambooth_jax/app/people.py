@@ -16,8 +16,8 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def owner_of(cookies: Any, session: str) -> str:
-    """A name for whoever has this cookie; without a proper one, for the session alone."""
+def owner_of(cookies: Any, session: str | None) -> str:
+    """A name for whoever has this cookie; without a proper one, for the session, or for this once."""
     token = cookies.get(COOKIE, "") if cookies else ""
-    known = token if _TOKEN.fullmatch(token) else f"session {session}"
+    known = token if _TOKEN.fullmatch(token) else f"session {session or new_token()}"
     return hashlib.sha256(known.encode()).hexdigest()[:24]

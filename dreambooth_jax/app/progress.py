@@ -3,6 +3,7 @@
 """How far a job is, by what it has written."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from PIL import Image
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.queue import Queue
 
+_PLACE = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")
+
+
+def placeless(text: str) -> str:
+    """A message without the folders that it names, which are nobody's business but the server's."""
+    return _PLACE.sub("", text)
+
 
 def said(queue: Queue, job: Job) -> str:
     """A job in a few words; where it failed, why."""
@@ -19,7 +27,8 @@ def said(queue: Queue, job: Job) -> str:
     if job.state == "waiting":
         ahead = queue.ahead(job)
         return f"{head}, at most {ahead} before it" if ahead else head
-    last = queue.files.last_line(job)
+    own = Path(job.folder).parent
+    last = placeless(queue.files.last_line(job).replace(f"{own}/", ""))
     if job.state == "failed":
         return f"{head}\n{last.removeprefix('dreambooth-jax: ') or 'it ended without a word'}"
     return f"{head}\n{last}" if job.state in ("running", "stopping") else head

@@ -2,24 +2,34 @@
 # Copyright The dreambooth_jax authors
 """Quality against time: each place of the slider is a list of settings over those of a file."""
 
-from dreambooth_jax.config import load_config
+from collections.abc import Iterator
+
+from dreambooth_jax.config import Config
 
 SHARES = {1: 0.15, 2: 0.4, 3: 1.0}
 """Place of the slider -> share of the steps and class images of the file."""
+MOMENTS = {"tokens": ("start", "stop", "alone"), "text_encoder": ("start", "stop")}
 
 
-def recipe(config: str, quality: int) -> list[str]:
+def recipe(settings: Config, quality: int) -> list[str]:
     """``KEY=VALUE`` of a place of the slider.
 
     Args:
-        config: a YAML file, or the name of one that ships.
+        settings: of the file.
         quality: a key of ``SHARES``.
     """
-    settings = load_config(config)
     share = SHARES[quality]
     steps = max(1, round(share * settings.train.steps))
     return [
         f"train.steps={steps}",
         f"prior.num_images={round(share * settings.prior.num_images)}",
         f"samples.every={max(1, round(steps / 4))}",
+        *(f"{key}={max(1, round(share * step))}" for key, step in _moments(settings)),
     ]
+
+
+def _moments(settings: Config) -> Iterator[tuple[str, int]]:
+    """(setting, step of the run at which something begins or ends), which move with the end."""
+    for group, names in MOMENTS.items():
+        values = {name: getattr(getattr(settings, group), name) for name in names}
+        yield from ((f"{group}.{name}", value) for name, value in values.items() if value > 0)

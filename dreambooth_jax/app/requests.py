@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_jax.app.jobs import Job
+from dreambooth_jax.app.jobs import ACTIVE, Job
 from dreambooth_jax.app.queue import Queue
-from dreambooth_jax.app.recipes import recipe
+from dreambooth_jax.app.recipes import SHARES, recipe
 from dreambooth_jax.app.uploads import take
 from dreambooth_jax.checks import check_config
+from dreambooth_jax.cli.parsing import read_call
+from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.prompts.named import expanded
 
 _ADAPTER = re.compile(r"<\s*(lora|lyco)\s*:", re.IGNORECASE)
 LONGEST = 2000
@@ -36,6 +39,18 @@ class Desk:
     folder: Path
     configs: Sequence[str]
 
+    def __post_init__(self) -> None:
+        """See that each can be trained on photos of one subject.
+
+        Raises:
+            InputError: naming the first that cannot.
+        """
+        for name in self.configs:
+            try:
+                check_config(load_config(name, ["data.instance_images=photos", "data.class_noun=dog"]))
+            except InputError as error:
+                raise InputError(f"configs: {name}: {error}") from None
+
     def train(
         self, owner: str, sent: Sequence[str | Path], *, config: str, noun: str, identifier: str, quality: int
     ) -> Job:
@@ -44,16 +59,19 @@ class Desk:
         Raises:
             InputError: naming what is wrong of the photos, the words or the settings.
         """
-        if config not in self.configs:
-            raise InputError(f"{config!r} is not one of {', '.join(self.configs)}")
+        self._check_offered(config)
         if not noun.strip():
             raise InputError("say what the photos show, in one word, such as dog")
+        if quality not in SHARES:
+            raise InputError(f"quality {quality} is not one of {', '.join(map(str, SHARES))}")
+        _check_text("what the photos show", noun)
+        _check_text("the word for this one", identifier)
         place = self.folder / owner
         photos = take(sent, place / "photos")
         run = place / "runs" / secrets.token_hex(8)
         words = [f"data.instance_images={photos}", f"data.class_noun={noun.strip()}", f"run_dir={run}"]
         words += [f"data.identifier={identifier.strip()}"] if identifier.strip() else []
-        words += recipe(config, quality)
+        words += recipe(load_config(config), quality)
         check_config(load_config(config, words))
         return self.queue.add(owner, ["train", config, *words], run)
 
@@ -76,15 +94,13 @@ class Desk:
         Raises:
             InputError: if the prompt names files, something is too large, or the training is of somebody else.
         """
-        for text in (prompt, negative):
-            if len(text) > LONGEST:
-                raise InputError(f"a prompt has {len(text)} characters: at most {LONGEST}")
-            if _ADAPTER.search(text):
-                raise InputError("a prompt has <lora:...>, which names a file: leave it out")
+        self._check_offered(config)
+        _check_text("the prompt", prompt)
+        _check_text("what not to draw", negative)
         if not prompt.strip():
             raise InputError("write what to draw")
-        if not (1 <= count <= MOST_PICTURES and 1 <= steps <= MOST_STEPS):
-            raise InputError(f"at most {MOST_PICTURES} pictures of {MOST_STEPS} steps")
+        if not (1 <= count * len(expanded([prompt])) <= MOST_PICTURES and 1 <= steps <= MOST_STEPS):
+            raise InputError(f"1 to {MOST_PICTURES} pictures of 1 to {MOST_STEPS} steps, not more")
         source = load_config(config).model.path if of is None else self._run(owner, of).folder
         out = self.folder / owner / "pictures" / secrets.token_hex(8)
         settings = {
@@ -92,7 +108,9 @@ class Desk:
             "negative_prompt": negative,
         }  # fmt: skip
         options = [f"{key}={value}" for key, value in settings.items() if value != ""]
-        return self.queue.add(owner, ["sample", source, *options, "--", prompt], out)
+        words = [source, *options, "--", prompt]
+        read_call(SAMPLE, words)  # raises what the command line would say
+        return self.queue.add(owner, ["sample", *words], out)
 
     def runs(self, owner: str) -> list[Job]:
         """Trainings of somebody, newest first."""
@@ -102,13 +120,26 @@ class Desk:
         """The same training again, which goes on where it stopped.
 
         Raises:
-            InputError: if there is none of that number.
+            InputError: if there is none of that number, or it has not ended.
         """
         run = self._run(owner, number)
+        if any(job.folder == run.folder and job.state in ACTIVE for job in self.runs(owner)):
+            raise InputError("it waits or runs already")
         return self.queue.add(owner, run.words, Path(run.folder))
+
+    def _check_offered(self, config: str) -> None:
+        if config not in self.configs:
+            raise InputError(f"{config!r} is not one of {', '.join(self.configs)}")
 
     def _run(self, owner: str, number: int) -> Job:
         found = next((job for job in self.runs(owner) if job.number == number), None)
         if found is None:
             raise InputError(f"you have no training {number}")
         return found
+
+
+def _check_text(what: str, text: str) -> None:
+    if len(text) > LONGEST:
+        raise InputError(f"{what} has {len(text)} characters: at most {LONGEST}")
+    if _ADAPTER.search(text):
+        raise InputError(f"{what} has <lora:...>, which names a file: leave it out")

@@ -10,7 +10,6 @@ from typing import Any
 
 from dreambooth_jax.app.people import COOKIE, new_token
 from dreambooth_jax.app.queue import Queue
-from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import AppOptions
 
@@ -45,8 +44,6 @@ def serve(options: AppOptions) -> None:
         InputError: if it would be open to everybody, or there are no such settings.
     """
     check_open(options)
-    for name in options.configs:
-        load_config(name)
     import uvicorn
 
     queue = Queue(Path(options.folder).absolute() / "jobs", most=options.most_jobs)

@@ -9,16 +9,22 @@ import pytest
 from PIL import Image
 
 from dreambooth_jax.app.people import new_token, owner_of
+from dreambooth_jax.app.progress import placeless
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.recipes import SHARES, recipe
 from dreambooth_jax.app.requests import Desk
 from dreambooth_jax.app.server import check_open
 from dreambooth_jax.app.uploads import Bounds, previews, take
+from dreambooth_jax.checks import check_config
+from dreambooth_jax.cli.parsing import read_call
+from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.config import load_config
-from dreambooth_jax.config.files import read_settings, shipped
+from dreambooth_jax.config.files import shipped
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import AppOptions
 
+MANY_SUBJECTS = ("two_subjects",)
+PHOTOS = ("data.instance_images=photos", "data.class_noun=dog")
 SUBJECT = sorted((Path(__file__).parents[2] / "dreambooth_jax" / "embedded" / "subject").glob("*.png"))
 
 
@@ -74,7 +80,17 @@ ASKED = {"config": "quickstart", "noun": "alien", "identifier": "sks", "quality"
 
 
 @pytest.mark.parametrize(
-    "changed", [{"config": "../../etc/passwd"}, {"config": "sd15"}, {"noun": " "}, {"noun": "a\0b"}, {"noun": "\ud800"}]
+    "changed",
+    [
+        {"config": "../../etc/passwd"},
+        {"config": "sd15"},
+        {"noun": " "},
+        {"noun": "a\0b"},
+        {"noun": "\ud800"},
+        {"noun": "<lora:/etc/passwd:1>"},
+        {"identifier": "< LYCO:x>"},
+        {"quality": 9},
+    ],
 )
 def test_trainings_that_are_refused(changed, desk):
     with pytest.raises(InputError):
@@ -82,7 +98,9 @@ def test_trainings_that_are_refused(changed, desk):
     assert desk.queue.of("ada") == []
 
 
-@pytest.mark.parametrize("noun", ["run_dir=/tmp/x", "--config=/etc/passwd", "dog; model.path=/", "../../x", "<b>x</b>"])
+@pytest.mark.parametrize(
+    "noun", ["run_dir=/tmp/x", "--config=/etc/passwd", "dog; model.path=/", "../../x", "<b>x</b>", "null", "[a]", "#x"]
+)
 def test_words_stay_words(noun, desk, tmp_path):
     """They are no settings, and no places."""
     job = desk.train("ada", SUBJECT[:1], **ASKED | {"noun": noun})
@@ -104,6 +122,10 @@ DRAWN = {"of": None, "config": "quickstart", "prompt": "a dog", "negative": "", 
         {"negative": "< LoRA:/etc/passwd>"},
         {"of": 1},
         {"config": "/etc/passwd"},
+        {"config": "sd15"},
+        {"prompt": "dreambooth-live"},
+        {"guidance": float("nan")},
+        {"seed": -1},
         {"count": 1000},
         {"steps": 10**9},
     ],
@@ -120,7 +142,26 @@ def test_a_training_is_seen_by_its_owner_alone(desk):
     with pytest.raises(InputError, match="no training"):
         desk.draw("bob", **DRAWN | {"of": job.number}, count=1)
     assert desk.draw("ada", **DRAWN | {"of": job.number}, count=1).words[1] == job.folder
+    with pytest.raises(InputError, match="already"):
+        desk.again("ada", job.number)
+    desk.queue.stop("ada", job.number)
     assert desk.again("ada", job.number).words == job.words
+
+
+@pytest.mark.parametrize("text", ["null", "--config=x", "out=/tmp/x", "[a, b]", "{a}", "-h", "#x", '"', "1e5", "a\nb"])
+def test_prompts_stay_prompts(text, desk, tmp_path):
+    job = desk.draw("ada", **DRAWN | {"prompt": text, "negative": text}, count=1)
+    options = read_call(SAMPLE, job.words[1:]).settings
+    assert options.prompts == (text,)
+    assert options.negative_prompt == text
+    assert Path(options.out).is_relative_to(tmp_path / "people" / "ada")
+
+
+def test_messages_name_no_folder_of_the_server():
+    assert placeless("/srv/app/people/ab/runs/cd has no checkpoint") == "cd has no checkpoint"
+    assert placeless("'/root/.cache/x y/z.png' is gone") == "'x y/z.png' is gone"
+    for text in ("https://huggingface.co/a/b is not there", "5/10 [00:01<00:02, 3.1it/s]", "a dog/cat and/or"):
+        assert placeless(text) == text
 
 
 def test_cookies_that_are_none_of_ours_are_none():
@@ -128,6 +169,7 @@ def test_cookies_that_are_none_of_ours_are_none():
     assert owner_of({"dreambooth_jax": token}, "a") == owner_of({"dreambooth_jax": token}, "b")
     for odd in ("", "../../x", "f" * 31, f"{token}\n"):
         assert owner_of({"dreambooth_jax": odd}, "a") == owner_of({}, "a") != owner_of({}, "b")
+    assert owner_of({}, None) != owner_of({}, None)
 
 
 def test_others_have_to_log_in():
@@ -138,12 +180,19 @@ def test_others_have_to_log_in():
         check_open(AppOptions(**told))
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if "sweep" not in read_settings(name)])
-def test_every_place_of_the_slider_is_a_run(name):
-    try:
-        load_config(name)
-    except InputError:
-        pytest.skip("no run by itself")
-    steps = [load_config(name, recipe(name, quality)).train.steps for quality in SHARES]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == load_config(name).train.steps
+@pytest.mark.parametrize("name", [name for name in shipped() if name not in MANY_SUBJECTS])
+def test_every_place_of_the_slider_is_a_run(name, tmp_path):
+    Desk(Queue(tmp_path / "jobs", most=1), tmp_path, (name,))  # raises if it cannot be trained
+    settings = load_config(name)
+    places = [dict(word.split("=") for word in recipe(settings, quality)) for quality in SHARES]
+    for key, whole in {"train.steps": settings.train.steps, "prior.num_images": settings.prior.num_images}.items():
+        values = [int(place[key]) for place in places]
+        assert values == sorted(values)
+        assert values[-1] == whole
+    check_config(load_config(name, [*PHOTOS, *recipe(settings, 1)]))
+
+
+def test_what_no_photos_of_one_subject_train_is_not_offered(tmp_path):
+    for name in (*MANY_SUBJECTS, "no_such"):
+        with pytest.raises(InputError, match=f"configs: {name}"):
+            Desk(Queue(tmp_path / "jobs", most=1), tmp_path, (name,))

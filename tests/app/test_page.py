@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""The page itself, as a client without a browser sees it."""
+
+import re
+
+import pytest
+
+from dreambooth_jax.app.queue import Queue
+from dreambooth_jax.options import AppOptions
+
+pytest.importorskip("gradio")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    from starlette.testclient import TestClient
+
+    from dreambooth_jax.app.server import app_of
+
+    folder = tmp_path_factory.mktemp("page")
+    with TestClient(app_of(AppOptions(folder=str(folder)), Queue(folder / "jobs", most=2))) as client:
+        yield client
+
+
+def test_a_browser_gets_a_cookie_once(client):
+    client.cookies.clear()
+    given = client.get("/").headers["set-cookie"]
+    assert re.match(r"dreambooth_jax=[0-9a-f]{32};.*HttpOnly; SameSite=strict", given)
+    assert "set-cookie" not in client.get("/").headers
+
+
+def test_programs_find_what_the_page_does(client):
+    named = client.get("/gradio_api/info").json()["named_endpoints"]
+    assert {"/train", "/stop", "/go_on", "/look", "/sample", "/look_at_pictures"} <= named.keys()
+
+
+def test_no_font_and_no_script_of_elsewhere_is_asked_for(client):
+    page = client.get("/").text
+    loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"'](https?:)?//([^\"'/]+)", page)
+    assert [place for _, place in loaded if place != "testserver"] == []
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../../../etc/passwd", "..%2f..%2fetc%2fpasswd"])
+def test_no_file_of_the_server_is_served(path, client):
+    for route in ("file=", "file/", "static/", "assets/"):
+        assert client.get(f"/gradio_api/{route}{path}").status_code in (400, 403, 404, 405)
+
+
+def test_jobs_of_others_are_not_served(client, tmp_path_factory):
+    app = next(folder for folder in tmp_path_factory.getbasetemp().glob("page*"))
+    (app / "people").mkdir(exist_ok=True)
+    (app / "people" / "photo.png").write_text("x")
+    assert client.get(f"/gradio_api/file={app}/people/photo.png").status_code == 403
