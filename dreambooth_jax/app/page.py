@@ -105,7 +105,9 @@ def _draw(desk: Desk) -> None:
             guidance = gr.Slider(1, 20, value=3, step=0.5, label="Guidance")
             seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, maximum=2**32 - 1)
             count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
-            start = gr.Button("Draw", variant="primary")
+            with gr.Row():
+                start = gr.Button("Draw", variant="primary")
+                stop = gr.Button("Stop drawing")
         with gr.Column():
             status = gr.Textbox(label="Progress of the drawing", lines=3, interactive=False)
             shown = gr.Gallery(label="Pictures", columns=2)
@@ -130,12 +132,18 @@ def _draw(desk: Desk) -> None:
             return placeless(str(error))
         return said(desk.queue, job)
 
+    def end(request: gr.Request) -> str:
+        for job in desk.drawings(_who(request))[:1]:
+            desk.queue.stop(job.owner, job.number)
+        return look(request)[0]
+
     def look(request: gr.Request) -> tuple[Any, Any]:
-        jobs = [job for job in desk.queue.of(_who(request)) if job.words[0] == "sample"]
-        if not jobs:
+        newest = desk.drawings(_who(request))[:1]
+        if not newest:
             return gr.skip(), gr.skip()
-        return said(desk.queue, jobs[-1]), pictures(Path(jobs[-1].folder), most=MOST_PICTURES)
+        return said(desk.queue, newest[0]), pictures(Path(newest[0].folder), most=MOST_PICTURES)
 
     inputs = [config, of, prompt, negative, steps, guidance, seed, count]
     start.click(ask, inputs, status, api_name="sample")
+    stop.click(end, None, status, api_name="stop_drawing")
     gr.Timer(EVERY).tick(look, None, [status, shown], api_name="look_at_pictures", show_progress="hidden")

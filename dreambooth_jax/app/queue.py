@@ -103,9 +103,14 @@ class Queue:
         code = self.files.code(job)
         code.unlink(missing_ok=True)
         with self.files.log(job).open("ab") as log:
-            process = subprocess.Popen(
-                self._command(job, code), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            try:
+                process = subprocess.Popen(
+                    self._command(job, code), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+            except (OSError, ValueError) as error:  # others must have their turn
+                log.write(f"{error}\n".encode())
+                self._set(job, state="failed")
+                return
         self._own[job.number] = process
         self._turns[job.owner] = 1 + max(self._turns.values(), default=0)
         self._set(job, state="running", pid=process.pid, born=born(process.pid))

@@ -7,19 +7,22 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreambooth_jax.app.jobs import ACTIVE, Job
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.recipes import SHARES, recipe
 from dreambooth_jax.app.uploads import take
 from dreambooth_jax.checks import check_config
-from dreambooth_jax.cli.parsing import read_call
-from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.config import load_config
+from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.prompts.named import expanded
 
 _ADAPTER = re.compile(r"<\s*(lora|lyco)\s*:", re.IGNORECASE)
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no command line holds."""
 LONGEST = 2000
 """Characters of a prompt."""
 MOST_PICTURES, MOST_STEPS = 16, 150
@@ -103,18 +106,21 @@ class Desk:
             raise InputError(f"1 to {MOST_PICTURES} pictures of 1 to {MOST_STEPS} steps, not more")
         source = load_config(config).model.path if of is None else self._run(owner, of).folder
         out = self.folder / owner / "pictures" / secrets.token_hex(8)
-        settings = {
-            "steps": steps, "guidance_scale": guidance, "seed": seed, "num_images": count, "out": out,
+        told: dict[str, Any] = {
+            "steps": steps, "guidance_scale": guidance, "seed": seed, "num_images": count, "out": str(out),
             "negative_prompt": negative,
         }  # fmt: skip
-        options = [f"{key}={value}" for key, value in settings.items() if value != ""]
-        words = [source, *options, "--", prompt]
-        read_call(SAMPLE, words)  # raises what the command line would say
+        check_arguments(SampleOptions(source=source, prompts=(prompt,), **told))
+        words = [source, *(f"{key}={value}" for key, value in told.items() if value != ""), "--", prompt]
         return self.queue.add(owner, ["sample", *words], out)
 
     def runs(self, owner: str) -> list[Job]:
         """Trainings of somebody, newest first."""
-        return [job for job in reversed(self.queue.of(owner)) if job.words[0] == "train"]
+        return self._newest(owner, "train")
+
+    def drawings(self, owner: str) -> list[Job]:
+        """Drawings of somebody, newest first."""
+        return self._newest(owner, "sample")
 
     def again(self, owner: str, number: int) -> Job:
         """The same training again, which goes on where it stopped.
@@ -126,6 +132,9 @@ class Desk:
         if any(job.folder == run.folder and job.state in ACTIVE for job in self.runs(owner)):
             raise InputError("it waits or runs already")
         return self.queue.add(owner, run.words, Path(run.folder))
+
+    def _newest(self, owner: str, verb: str) -> list[Job]:
+        return [job for job in reversed(self.queue.of(owner)) if job.words[0] == verb]
 
     def _check_offered(self, config: str) -> None:
         if config not in self.configs:
@@ -141,5 +150,7 @@ class Desk:
 def _check_text(what: str, text: str) -> None:
     if len(text) > LONGEST:
         raise InputError(f"{what} has {len(text)} characters: at most {LONGEST}")
+    if _NO_TEXT.search(text):
+        raise InputError(f"{what} has a sign that is no text")
     if _ADAPTER.search(text):
         raise InputError(f"{what} has <lora:...>, which names a file: leave it out")

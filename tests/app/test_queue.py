@@ -97,3 +97,12 @@ def test_the_queue_has_bounds_and_survives_damage(tmp_path):
     queue.add("bob", ("0", "0"), tmp_path)
     (tmp_path / "000002.json").write_text("{")
     assert [job.number for job in Queue(tmp_path, most=2).of("ada")] == [1]
+
+
+def test_what_cannot_be_begun_keeps_nobody_waiting(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("a\0b", "0"), tmp_path)
+    queue.add("bob", ("0", "0"), tmp_path)
+    wait_for(queue, 2, "done")
+    assert queue.of("ada")[0].state == "failed"
+    assert "null" in queue.files.last_line(queue.of("ada")[0])
