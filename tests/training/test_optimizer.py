@@ -12,6 +12,7 @@ import pytest
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import full
+from dreambooth_jax.models.parts import whole
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.optimizer import adafactor, adamw, lion
@@ -126,7 +127,7 @@ def problem(kind):
     _, trainable = adapter.init(rng.root_key(0), {"unet": tree(0)})
 
     def loss(params, batch, *, root_key, step):
-        unet = params["unet"]
+        unet = whole(params["unet"])
         error = jnp.mean((batch["x"] @ unet["dense"] - 1) ** 2)
         return (error + jnp.mean(unet["kernel"] ** 2) + jnp.mean(unet["bias"])) * len(batch["x"]) / 8, {}
 
