@@ -110,9 +110,9 @@ def test_gradients_are_those_of_whole_parameters_in_any_mesh():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora", "ia3", "lokr"])
 def test_gradients_of_adapters_are_those_of_whole_parameters(kind):
-    """Beside the layers, with lengths of kernels, and composed."""
+    """Beside the layers with lengths of kernels, as factors, and composed: every other kind takes one of these ways."""
     config = AdapterConfig(rank=4, dora="output" if kind == "lora" else None)
     adapter = KINDS[kind](config, all_layers)
     with jax.enable_x64(True):
