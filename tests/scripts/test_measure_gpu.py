@@ -174,15 +174,18 @@ def test_a_table_of_nothing_is_empty():
 
 
 @pytest.mark.slow
-def test_every_part_is_measured_on_a_tiny_model(tmp_path):
-    ended = script("all", tmp_path, "--size", "tiny", "--seconds", "900")
+def test_parts_are_measured_on_a_tiny_model(tmp_path):
+    """All but ``training``: five runs more of what ``whole`` runs; ``test_deterministic.py`` has their laws."""
     with_torch = bool(find_spec("torch") and find_spec("diffusers"))
-    assert ended.returncode == (0 if with_torch else 1), ended.stdout + ended.stderr
-    found = {part: json.loads((tmp_path / f"{part}.json").read_text())["rows"] for part in PARTS}
-    for part, rows in found.items():
+    found = {}
+    for part in (part for part in PARTS if part != "training"):
+        ended = script(part, tmp_path, "--size", "tiny", "--seconds", "900")
+        found[part] = rows = json.loads((tmp_path / f"{part}.json").read_text())["rows"]
         assert list(rows) == [row.name for row in PARTS[part](SCALES["tiny"])]
-        for row in rows.values():
-            assert "failed" not in row or (row["peer"] != OURS and not with_torch)
+        failed = [row for row in rows.values() if "failed" in row]
+        assert ended.returncode == (1 if failed else 0), ended.stdout + ended.stderr
+        assert all(row["peer"] != OURS and not with_torch for row in failed), failed
+        assert (tmp_path / "table.md").read_text() in ended.stdout
     (some,) = found["members"].values()
     assert some["subjects_per_hour"] == pytest.approx(3600 * 2 / (4 * some["median"]))
     assert some["subjects_per_hour_with_compiling"] < some["subjects_per_hour"]
@@ -190,11 +193,6 @@ def test_every_part_is_measured_on_a_tiny_model(tmp_path):
     assert all(seconds >= 0 for seconds in stages.values())
     assert sum(stages.values()) == pytest.approx(found["whole"]["whole"]["seconds"])
     assert found["whole"]["whole"]["predicted_bytes"] > 0
-    training = found["training"]
-    assert training["deterministic"]["digest"] == training["deterministic again"]["digest"]
-    assert training["deterministic"]["losses"] == training[parts.USUAL]["losses"]  # a CPU's are equal anyway
-    assert training["float32"]["losses"] != training[parts.USUAL]["losses"]
-    assert (tmp_path / "table.md").read_text() in ended.stdout
-    before = {part: (tmp_path / f"{part}.json").read_text() for part in PARTS}
+    before = (tmp_path / "ours.json").read_text()
     assert script("ours", tmp_path, "--size", "tiny").returncode == 0
-    assert before["ours"] == (tmp_path / "ours.json").read_text()
+    assert before == (tmp_path / "ours.json").read_text()
