@@ -44,7 +44,7 @@ class Queue:
         self._own: dict[int, subprocess.Popen] = {}
         self._turns: dict[str, int] = {}
         for job in self._of_state("running", "stopping"):
-            if born(job.pid) != job.born and not self.files.code(job).exists():
+            if not self._lives(job) and not self.files.code(job).exists():
                 self._set(job, state="waiting" if job.state == "running" else "stopped")
 
     def add(self, owner: str, words: Sequence[str], folder: Path) -> Job:
@@ -77,7 +77,7 @@ class Queue:
                 return
             if job.state == "waiting":
                 self._set(job, state="stopped")
-            elif job.state == "running" and born(job.pid) == job.born:
+            elif job.state == "running" and self._lives(job):
                 os.kill(job.pid, signal.SIGTERM)
                 self._set(job, state="stopping")
 
@@ -115,9 +115,13 @@ class Queue:
         self._turns[job.owner] = 1 + max(self._turns.values(), default=0)
         self._set(job, state="running", pid=process.pid, born=born(process.pid))
 
-    def _look_at(self, job: Job) -> None:
+    def _lives(self, job: Job) -> bool:
+        """Of a process that an earlier page began nothing is known where it has no time that it began at."""
         process = self._own.get(job.number)
-        if process.poll() is None if process else born(job.pid) == job.born:
+        return process.poll() is None if process else job.born != "" and born(job.pid) == job.born
+
+    def _look_at(self, job: Job) -> None:
+        if self._lives(job):
             return
         code = self.files.code(job)
         ended = code.read_text().strip() if code.exists() else ""

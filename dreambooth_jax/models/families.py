@@ -103,12 +103,12 @@ def latent_misfits(unet: UNetConfig, vae: VAEConfig) -> Iterator[str]:
         yield f"unet's in_channels = {unet.in_channels} is less than {latents}"
 
 
-def _sd_misfits(configs: Mapping[str, Any]) -> Iterator[str]:
-    unet, text = configs["unet"], configs["text_encoder"]
+def _sd_misfits(configs: Mapping[str, Any], *, text_encoder: str = "text_encoder") -> Iterator[str]:
+    unet, text = configs["unet"], configs[text_encoder]
     yield from latent_misfits(unet, configs["vae"])
     if unet.cross_attention_dim != text.hidden_size:
         width = f"unet's cross_attention_dim = {unet.cross_attention_dim}"
-        yield f"{width} does not fit the text_encoder's hidden_size = {text.hidden_size}"
+        yield f"{width} does not fit the {text_encoder}'s hidden_size = {text.hidden_size}"
 
 
 SD = Family(
@@ -176,12 +176,8 @@ def _refiner_condition(outputs: Mapping[str, Any]) -> Condition:
 
 
 def _refiner_misfits(configs: Mapping[str, Any]) -> Iterator[str]:
-    unet, text = configs["unet"], configs["text_encoder_2"]
-    yield from latent_misfits(unet, configs["vae"])
-    if unet.cross_attention_dim != text.hidden_size:
-        width = f"unet's cross_attention_dim = {unet.cross_attention_dim}"
-        yield f"{width} does not fit the text_encoder_2's hidden_size = {text.hidden_size}"
-    yield from _addition_misfits(unet, text, sizes=5)
+    yield from _sd_misfits(configs, text_encoder="text_encoder_2")
+    yield from _addition_misfits(configs["unet"], configs["text_encoder_2"], sizes=5)
 
 
 SDXL_REFINER = Family(

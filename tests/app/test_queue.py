@@ -78,6 +78,19 @@ def test_what_died_with_the_machine_begins_again(tmp_path):
     assert Queue(tmp_path, most=9, command=asleep).of("ada")[0].state == "waiting"
 
 
+def test_without_a_time_of_birth_it_is_known_while_the_page_lives_and_begins_again_after(tmp_path, monkeypatch):
+    """Where there is no /proc, or a process that ended before it was looked at."""
+    monkeypatch.setattr("dreambooth_jax.app.queue.born", lambda pid: "")
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("0", "60"), tmp_path)
+    queue.tick()
+    queue.tick()
+    assert queue.of("ada")[0].state == "running"
+    assert Queue(tmp_path, most=9, command=asleep).of("ada")[0].state == "waiting"
+    queue.stop("ada", 1)
+    assert wait_for(queue, 1, "stopped", "failed").state == "stopped"
+
+
 def test_only_the_owner_stops_a_job(tmp_path):
     queue = Queue(tmp_path, most=9, command=asleep)
     queue.add("ada", ("0", "60"), tmp_path)
