@@ -18,7 +18,7 @@ from dreambooth_jax.weights.embeddings import write_embedding
 from tests import torch_models
 from tests.pipeline.diffusers_noise import posterior_noise, replaced
 from tests.weights.folders import assert_same, shard
-from tests.xl import NAMES, doubled, theirs, written
+from tests.xl import NAMES, doubled, theirs, with_config, written
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -153,11 +153,8 @@ def test_its_other_pipelines_are_of_the_family(name):
     ],
 )
 def test_what_does_not_fit_is_one_line(folder, tmp_path, component, changes, message):
-    shutil.copytree(folder, tmp_path / "model")
-    file = tmp_path / "model" / component / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     with pytest.raises(InputError, match=message):
-        dbx.load_pretrained(tmp_path / "model")
+        dbx.load_pretrained(with_config(folder, tmp_path / "model", component, changes))
 
 
 @pytest.mark.slow

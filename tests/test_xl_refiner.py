@@ -4,7 +4,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from dreambooth_jax.models.families import SDXL, SDXL_REFINER, family_of
 from tests import torch_models
 from tests.pipeline.diffusers_noise import posterior_noise, replaced
 from tests.weights.folders import assert_same
-from tests.xl import refiner, theirs, written
+from tests.xl import refiner, theirs, with_config, written
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -76,11 +75,8 @@ def test_a_refiner_is_told_by_what_it_does_without():
     ],
 )
 def test_what_does_not_fit_is_one_line(folder, tmp_path, component, changes, message):
-    shutil.copytree(folder, tmp_path / "model")
-    file = tmp_path / "model" / component / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     with pytest.raises(InputError, match=message):
-        dbx.load_pretrained(tmp_path / "model")
+        dbx.load_pretrained(with_config(folder, tmp_path / "model", component, changes))
 
 
 @pytest.fixture(scope="module")

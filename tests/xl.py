@@ -3,6 +3,9 @@
 """A tiny random Stable Diffusion XL, and its refiner: PyTorch's pipelines, and the folders that they write."""
 
 import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,14 @@ def theirs(*, double: bool = False, **unet_options: Any) -> Any:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def with_config(folder: Path, copy: Path, component: str, changes: Mapping[str, Any]) -> Path:
+    """A copy of a model's folder in which a component's settings say something else."""
+    shutil.copytree(folder, copy)
+    file = copy / component / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return copy
 
 
 def refiner(base: Any, *, double: bool = False) -> Any:
