@@ -13,7 +13,7 @@ shape tells of it. Reading takes the one whose prefixes a file has, writing the 
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from dreambooth_jax.errors import InputError
@@ -176,14 +176,8 @@ SD2 = Layout(
     sample_size=(64, 96),
     norm_tells=True,
 )
-SD_TURBO = Layout(
-    name="Stable Diffusion 2",
-    family=SD,
-    homes={**_NETWORKS, "text_encoder": Home("conditioner.embedders.0.model.", OPEN_CLIP_TEXT)},
-    scheduler=_DDIM,
-    sample_size=(64, 96),
-    norm_tells=True,
-)
+SD_TURBO = replace(SD2, homes={**SD2.homes, "text_encoder": Home("conditioner.embedders.0.model.", OPEN_CLIP_TEXT)})
+"""Stable Diffusion 2 in the prefixes of XL's code."""
 XL = Layout(
     name="Stable Diffusion XL",
     family=SDXL,
