@@ -21,6 +21,8 @@ from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.prompts.named import expanded
 
 _ADAPTER = re.compile(r"<\s*(lora|lyco)\s*:", re.IGNORECASE)
+_HIDDEN = re.compile(r"(?=.*<)(?=.*[{\\])", re.DOTALL)
+"""Of what is drawn between braces and put together, an adapter may come."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """What no command line holds."""
 LONGEST = 2000
@@ -154,3 +156,5 @@ def _check_text(what: str, text: str) -> None:
         raise InputError(f"{what} has a sign that is no text")
     if _ADAPTER.search(text):
         raise InputError(f"{what} has <lora:...>, which names a file: leave it out")
+    if _HIDDEN.match(text):
+        raise InputError(f"{what} has < and a brace or a backslash: leave one of them out")
