@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling is most of what these tests do; CI runs the parity tests once more with XLA's usual optimisations.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compiling is most of what these tests do, and these two halve it; CI runs the parity tests once more with XLA's usual
+# optimisations.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need a network
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
