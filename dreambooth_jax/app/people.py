@@ -21,3 +21,8 @@ def owner_of(cookies: Any, session: str | None) -> str:
     token = cookies.get(COOKIE, "") if cookies else ""
     known = token if _TOKEN.fullmatch(token) else f"session {session or new_token()}"
     return hashlib.sha256(known.encode()).hexdigest()[:24]
+
+
+def who(request: Any) -> str:
+    """The owner that a request of Gradio comes from."""
+    return owner_of(request.cookies, request.session_hash)

@@ -12,7 +12,9 @@ from dreambooth_jax.app.people import new_token, owner_of
 from dreambooth_jax.app.progress import placeless
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.recipes import SHARES, recipe
-from dreambooth_jax.app.requests import Desk
+from dreambooth_jax.app.requests.desk import Desk
+from dreambooth_jax.app.requests.draw import draw
+from dreambooth_jax.app.requests.train import again, train
 from dreambooth_jax.app.server import check_open
 from dreambooth_jax.app.uploads import Bounds, previews, take
 from dreambooth_jax.checks import check_config
@@ -94,7 +96,7 @@ ASKED = {"config": "quickstart", "noun": "alien", "identifier": "sks", "quality"
 )
 def test_trainings_that_are_refused(changed, desk):
     with pytest.raises(InputError):
-        desk.train("ada", SUBJECT[:1], **ASKED | changed)
+        train(desk, "ada", SUBJECT[:1], **ASKED | changed)
     assert desk.queue.of("ada") == []
 
 
@@ -103,7 +105,7 @@ def test_trainings_that_are_refused(changed, desk):
 )
 def test_words_stay_words(noun, desk, tmp_path):
     """They are no settings, and no places."""
-    job = desk.train("ada", SUBJECT[:1], **ASKED | {"noun": noun})
+    job = train(desk, "ada", SUBJECT[:1], **ASKED | {"noun": noun})
     config = load_config(job.words[1], job.words[2:])
     assert config.data.class_noun == noun
     assert config.model.path == "embedded"
@@ -136,25 +138,25 @@ DRAWN = {"of": None, "config": "quickstart", "prompt": "a dog", "negative": "", 
 )
 def test_drawings_that_are_refused(changed, desk):
     with pytest.raises(InputError):
-        desk.draw("ada", **{"count": 1} | DRAWN | changed)
+        draw(desk, "ada", **{"count": 1} | DRAWN | changed)
     assert desk.queue.of("ada") == []
 
 
 def test_a_training_is_seen_by_its_owner_alone(desk):
-    job = desk.train("ada", SUBJECT[:1], **ASKED)
-    assert desk.runs("bob") == []
+    job = train(desk, "ada", SUBJECT[:1], **ASKED)
+    assert desk.of("bob", "train") == []
     with pytest.raises(InputError, match="no training"):
-        desk.draw("bob", **DRAWN | {"of": job.number}, count=1)
-    assert desk.draw("ada", **DRAWN | {"of": job.number}, count=1).words[1] == job.folder
+        draw(desk, "bob", **DRAWN | {"of": job.number}, count=1)
+    assert draw(desk, "ada", **DRAWN | {"of": job.number}, count=1).words[1] == job.folder
     with pytest.raises(InputError, match="already"):
-        desk.again("ada", job.number)
+        again(desk, "ada", job.number)
     desk.queue.stop("ada", job.number)
-    assert desk.again("ada", job.number).words == job.words
+    assert again(desk, "ada", job.number).words == job.words
 
 
 @pytest.mark.parametrize("text", ["null", "--config=x", "out=/tmp/x", "[a, b]", "{a}", "-h", "#x", '"', "1e5", "a\nb"])
 def test_prompts_stay_prompts(text, desk, tmp_path):
-    job = desk.draw("ada", **DRAWN | {"prompt": text, "negative": text}, count=1)
+    job = draw(desk, "ada", **DRAWN | {"prompt": text, "negative": text}, count=1)
     options = read_call(SAMPLE, job.words[1:]).settings
     assert options.prompts == (text,)
     assert options.negative_prompt == text
