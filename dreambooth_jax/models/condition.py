@@ -33,9 +33,10 @@ class Residuals(NamedTuple):
     skips: tuple[Any, ...] | None = None
     """One for each skip connection, added on the way up: of a ControlNet."""
     middle: Any | None = None
-    """Added to the middle block's result: of a ControlNet."""
+    """Added to the middle block's result: of a ControlNet, or of a T2I-Adapter."""
     blocks: tuple[Any, ...] | None = None
-    """One for each down block, added before it halves the size: of a T2I-Adapter."""
+    """One for each down block, added before it halves the size, or to its result if it attends to nothing: of a
+    T2I-Adapter."""
 
     def astype(self, dtype: DTypeLike) -> "Residuals":
         """In another dtype."""

@@ -183,21 +183,23 @@ class DownBlock(_Block):
         self.downsamplers = [] if is_last else [Downsample(self.features, dtype=self.dtype)]
 
     def __call__(
-        self, x: Features, time: Time, text: Text, addition: Float[Array, "b h w features"] | None = None
+        self, x: Features, time: Time, text: Text, addition: Float[Array, "b H W features"] | None = None
     ) -> tuple[Array, list[Array]]:
-        """The block's result and its skip connections. ``addition``: to its last layer."""
+        """The block's result and its skip connections. ``addition``: to its last attention, or to its result where
+        there is none, and so to the last skip connection."""
         skips = []
         last = len(self.resnets) - 1
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             if self.attentions:
                 x = self.attentions[i](x, text)
-            if i == last and addition is not None:
-                x = x + addition
+                x = x + addition if i == last and addition is not None else x
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
             skips.append(x)
+        if addition is not None and not self.attentions:
+            x = skips[-1] = x + addition
         return x, skips
 
 

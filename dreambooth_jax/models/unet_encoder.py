@@ -103,7 +103,7 @@ class UNetEncoder(nn.Module):
             x: result of ``conv_in``.
             time: of :meth:`_embed`.
             text: states, in the dtype that is computed in.
-            additions: for each down block what is added before it halves the size.
+            additions: for each down block what is added in it.
         """
         skips = [x]
         for level, down in enumerate(self.down_blocks):

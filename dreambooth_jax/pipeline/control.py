@@ -99,7 +99,7 @@ class T2IAdapterGuide:
     module: nn.Module
 
     def look(self, params: Tree, given: Float[Array, "b H W 3"]) -> tuple[Any, Any]:
-        """Features for each down block: this is all that the network does."""
+        """Features for each down block, and for the middle: this is all that the network does."""
         grey = self.module.config.in_channels == 1
         features = self.module.apply({"params": params}, given @ LUMA[:, None] if grey else given)
         return features, features
@@ -108,7 +108,9 @@ class T2IAdapterGuide:
         self, params: Tree, x: Array, t: Array, condition: Condition, seen: Sequence[Array], weight: Float[Array, ""]
     ) -> Condition:
         """Adds the features."""
-        return adding(condition, Residuals(blocks=tuple(leaf * weight.astype(leaf.dtype) for leaf in seen)))
+        features = tuple(leaf * weight.astype(leaf.dtype) for leaf in seen)
+        count = self.module.config.blocks
+        return adding(condition, Residuals(blocks=features[:count], middle=next(iter(features[count:]), None)))
 
 
 @dataclass(frozen=True, kw_only=True)

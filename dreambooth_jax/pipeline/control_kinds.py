@@ -65,12 +65,14 @@ def _ip_adapter(module: IPAdapterGuide, *, guess: bool, with_guidance: bool) -> 
 
 
 def _t2i_adapter_misfits(config: T2IAdapterConfig, unet: UNetConfig, vae: VAEConfig) -> Iterator[str]:
-    if config.channels != unet.block_out_channels:
-        yield f"its channels = {_listed(config.channels)}, the denoiser's {_listed(unet.block_out_channels)}"
+    levels = unet.block_out_channels
+    wanted = (*levels, *levels[-1:] * (len(config.channels) - config.blocks))
+    if config.channels != wanted:
+        yield f"its channels = {_listed(config.channels)}, the denoiser's {_listed(wanted)}"
     if config.in_channels not in (1, 3):
         yield f"its in_channels = {config.in_channels}, pictures have 3, or 1 if they are grey"
-    if config.downscale_factor != vae.downscale:
-        yield f"it reduces pictures {config.downscale_factor} times, the autoencoder {vae.downscale} times"
+    if config.downscale != vae.downscale:
+        yield f"it reduces pictures {config.downscale:g} times, the autoencoder {vae.downscale} times"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -122,8 +122,12 @@ def test_options(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"in_channels": 1, "channels": [8, 8, 12], "downscale_factor": 4}],
-    ids=["colours", "grey, odd sizes"],
+    [
+        {},
+        {"in_channels": 1, "channels": [8, 8, 12], "downscale_factor": 4},
+        {"adapter_type": "full_adapter_xl", "channels": [8, 12, 12, 12], "downscale_factor": 4},
+    ],
+    ids=["colours", "grey, odd sizes", "of XL"],
 )
 def test_t2i_adapter(options, tmp_path):
     """In float64, with gradients of every leaf; read from its folder."""

@@ -30,7 +30,7 @@ LEVELS = {
     "transformer_layers_per_block": (1, 1, 2),
     "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
 }
-"""As many as XL has."""
+"""As many as XL has, for its T2I-Adapters are made for these."""
 SCALE = 0.7
 
 
@@ -60,6 +60,21 @@ def controlnet(torch_pipe, pipe, folder):
     return model, picture(1), cls(**torch_pipe.components, controlnet=net, add_watermarker=False), given
 
 
+def t2i_adapter(torch_pipe, pipe, folder):
+    options = {"adapter_type": "full_adapter_xl", "channels": [32, 32, 64, 64], "downscale_factor": 4, "seed": 30}
+    torch_models.build_t2i_adapter(**options).save_pretrained(folder / "t2i")
+    net = torch_models.build_t2i_adapter(double=True, **options)
+    parts = {**torch_pipe.components, "adapter": net}
+    given = {
+        "image": nchw(picture(1)).double().repeat(2, 1, 1, 1),
+        "adapter_conditioning_scale": SCALE,
+        "height": 16,
+        "width": 16,
+    }
+    model = in_double(load_control(folder / "t2i", pipe), torch_models.params_from_torch(net))
+    return model, picture(1), diffusers.StableDiffusionXLAdapterPipeline(**parts), given
+
+
 def ip_adapter(torch_pipe, pipe, folder):
     """Plain, by an image's embedding, as ip-adapter_sdxl is."""
     state = adapter(torch_pipe.unet, "plain") | {"image_proj": random(projection("plain", features=80), 0)}
@@ -76,7 +91,7 @@ def ip_adapter(torch_pipe, pipe, folder):
     return dataclasses.replace(model, module=guide), embedding, other, given
 
 
-@pytest.mark.parametrize("make", [controlnet, ip_adapter], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [controlnet, t2i_adapter, ip_adapter], ids=lambda make: make.__name__)
 def test_a_guided_run(make, both):
     torch_pipe, pipe, folder = both
     model, given, torch_pipe, theirs_given = make(torch_pipe, pipe, folder)
