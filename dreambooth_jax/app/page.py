@@ -9,10 +9,10 @@ import gradio as gr
 
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.tabs import draw, train
+from dreambooth_jax.app.tabs import draw, programs, take_home, train
 from dreambooth_jax.options import AppOptions
 
-TABS: dict[str, Callable[[Desk], None]] = {"Train": train.build, "Draw": draw.build}
+TABS: dict[str, Callable[[Desk], None]] = {"Train": train.build, "Draw": draw.build, "Take home": take_home.build}
 """Name of a tab -> what puts it on the page."""
 
 
@@ -29,4 +29,5 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
         for name, build in TABS.items():
             with gr.Tab(name):
                 build(desk)
+        programs.build(desk)
     return page

@@ -16,10 +16,15 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
+def token_of(cookies: Any) -> str:
+    """The value of the cookie; empty without a proper one."""
+    token = cookies.get(COOKIE, "") if cookies else ""
+    return token if _TOKEN.fullmatch(token) else ""
+
+
 def owner_of(cookies: Any, session: str | None) -> str:
     """A name for whoever has this cookie; without a proper one, for the session, or for this once."""
-    token = cookies.get(COOKIE, "") if cookies else ""
-    known = token if _TOKEN.fullmatch(token) else f"session {session or new_token()}"
+    known = token_of(cookies) or f"session {session or new_token()}"
     return hashlib.sha256(known.encode()).hexdigest()[:24]
 
 

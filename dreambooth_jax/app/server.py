@@ -65,15 +65,18 @@ def serve(options: AppOptions) -> None:
 def app_of(options: AppOptions, queue: Queue) -> Any:
     """The page as an ASGI application."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(options.folder).absolute() / "cache"))
+    cache = Path(options.folder).absolute() / "cache"
+    os.environ["GRADIO_TEMP_DIR"] = str(cache)
     import gradio
     from fastapi import FastAPI
 
     from dreambooth_jax.app.page import page_of
+    from dreambooth_jax.app.told import OnlyToWhomTold
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     page = page_of(options, queue)
+    page.run_history = False
     page.queue(max_size=64, default_concurrency_limit=4)
     login = (options.user, options.password) if options.user and options.password else None
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
@@ -89,11 +92,11 @@ def app_of(options: AppOptions, queue: Queue) -> Any:
         ssr_mode=False,
         theme=gradio.themes.Default(**fonts),
     )
-    return _with_cookie(mounted)
+    return _with_cookie(OnlyToWhomTold(mounted, cache))
 
 
 def _with_cookie(app: Any) -> Any:
-    """The same application, which gives a browser that opens the page its cookie."""
+    """The same application, which gives a browser or a program that comes for the first time its cookie."""
 
     async def known(scope: Any, receive: Any, send: Any) -> None:
         async def sent(message: Any) -> None:
@@ -101,7 +104,7 @@ def _with_cookie(app: Any) -> Any:
                 message["headers"] = [*message["headers"], (b"set-cookie", _cookie())]
             await send(message)
 
-        first = scope["type"] == "http" and scope["path"] == "/" and not _has_cookie(scope)
+        first = scope["type"] == "http" and scope["path"] in ("/", "/config") and not _has_cookie(scope)
         await app(scope, receive, sent if first else send)
 
     return known

@@ -9,8 +9,10 @@ from pathlib import Path
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.checks import check_config
-from dreambooth_jax.config import load_config
+from dreambooth_jax.config import Config, load_config
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.runs.folder import RunFolder
+from dreambooth_jax.training.checkpoint import complete_steps
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,36 @@ class Desk:
         """What somebody asked of a verb, newest first."""
         return [job for job in reversed(self.queue.of(owner)) if job.words[0] == verb]
 
+    @property
+    def cache(self) -> Path:
+        """Folder that files are served from, to those who were told of them."""
+        return self.folder.parent / "cache"
+
     def run(self, owner: str, number: int) -> Job:
-        """A training of somebody.
+        """A training of somebody, to look at and to draw with.
+
+        Args:
+            owner: who asks.
+            number: of a training; 0 is the newest.
 
         Raises:
             InputError: if there is none of that number, or it is of somebody else.
         """
-        found = next((job for job in self.of(owner, "train") if job.number == number), None)
+        found = next((job for job in self.of(owner, "train") if number in (0, job.number)), None)
         if found is None:
-            raise InputError(f"you have no training {number}")
+            raise InputError(f"you have no training {number}" if number else "you have no training yet")
         return found
+
+    def saved(self, owner: str, number: int) -> Config:
+        """Settings of a training of which something was saved.
+
+        Raises:
+            InputError: as :meth:`run`, and before its first checkpoint.
+        """
+        folder = RunFolder(Path(self.run(owner, number).folder))
+        if not folder.is_run() or not complete_steps(folder.checkpoints):
+            raise InputError("nothing was saved of that training yet: wait for it, or train further")
+        return load_config(folder.config)
 
     def check_offered(self, config: str) -> None:
         """Is it one of those that can be trained?
