@@ -203,7 +203,9 @@ class AppOptions(Settings):
     user: str | None = setting(None, nonempty=True)
     """Who may log in."""
     password: str | None = setting(None, nonempty=True)
-    """With which password."""
+    """With which password; whoever lists processes sees it, so rather use password_file or DREAMBOOTH_JAX_PASSWORD."""
+    password_file: str | None = setting(None, path=True, nonempty=True)
+    """File whose first line is the password."""
     folder: str = setting("app", path=True, nonempty=True)
     """Folder of uploads, runs and the queue; the same again goes on with them."""
     configs: tuple[str, ...] = setting(("quickstart",), nonempty=True)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dreambooth_jax.app.jobs import ACTIVE, Job, JobFiles, born
+from dreambooth_jax.app.child import STOPPED
+from dreambooth_jax.app.jobs import ACTIVE, Job, JobFiles, State, born
 from dreambooth_jax.errors import InputError
 
 Command = Callable[[Job, Path], Sequence[str]]
@@ -123,8 +124,14 @@ class Queue:
     def _look_at(self, job: Job) -> None:
         if self._lives(job):
             return
+        process = self._own.pop(job.number, None)
+        self._set(job, state=self._ending(job, process))
+
+    def _ending(self, job: Job, process: subprocess.Popen | None) -> State:
+        """How a job that lives no more has ended: whoever asked a process to, it is stopped, and can go on."""
         code = self.files.code(job)
         ended = code.read_text().strip() if code.exists() else ""
-        state = "stopped" if job.state == "stopping" else "done" if ended == "0" else "failed"
-        self._own.pop(job.number, None)
-        self._set(job, state=state)
+        killed = process is not None and process.returncode == -signal.SIGTERM
+        if job.state == "stopping" or killed or ended == str(STOPPED):
+            return "stopped"
+        return "done" if ended == "0" else "failed"

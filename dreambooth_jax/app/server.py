@@ -2,39 +2,20 @@
 # Copyright The dreambooth_jax authors
 """Serving the page: on this machine alone unless whoever comes must log in, and nothing is asked of other machines."""
 
-import ipaddress
+import asyncio
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
+from dreambooth_jax.app.login import Login, login_of, names_of
 from dreambooth_jax.app.people import COOKIE, new_token
 from dreambooth_jax.app.queue import Queue
-from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import AppOptions
 
 TICK = 0.5
 """Seconds between two looks at the queue."""
 LARGEST_UPLOAD = "20mb"
-
-
-def check_open(options: AppOptions) -> None:
-    """Is nobody let in who should not be?
-
-    Raises:
-        InputError: if others reach the page without logging in, or half of a login is told.
-    """
-    if (options.user is None) != (options.password is None):
-        raise InputError("user and password belong together: give both, or neither")
-    if not _is_loopback(options.host) and options.password is None:
-        raise InputError(f"host = {options.host!r}: others reach it, so give user and password too")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def serve(options: AppOptions) -> None:
@@ -43,11 +24,11 @@ def serve(options: AppOptions) -> None:
     Raises:
         InputError: if it would be open to everybody, or there are no such settings.
     """
-    check_open(options)
+    login = login_of(options)
     import uvicorn
 
     queue = Queue(Path(options.folder).absolute() / "jobs", most=options.most_jobs)
-    server = app_of(options, queue)
+    server = app_of(options, queue, login)
     over = threading.Event()
 
     def turn() -> None:
@@ -62,37 +43,52 @@ def serve(options: AppOptions) -> None:
         over.set()
 
 
-def app_of(options: AppOptions, queue: Queue) -> Any:
-    """The page as an ASGI application."""
+def app_of(options: AppOptions, queue: Queue, login: Login | None = None) -> Any:
+    """The page as an ASGI application.
+
+    Args:
+        options: of the command line.
+        queue: that its requests wait in.
+        login: of whom it lets in; by default whoever reaches it.
+    """
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from dreambooth_jax.app.told import OnlyToWhomTold
+
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     cache = Path(options.folder).absolute() / "cache"
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
+
+    async def made() -> Any:  # where no event loop runs, Gradio opens one for each of its locks, and closes none
+        return _mounted(options, queue, login)
+
+    page = OnlyToWhomTold(asyncio.run(made()), cache)
+    return TrustedHostMiddleware(_with_cookie(page), allowed_hosts=names_of(options.host), www_redirect=False)
+
+
+def _mounted(options: AppOptions, queue: Queue, login: Login | None) -> Any:
     import gradio
     from fastapi import FastAPI
 
     from dreambooth_jax.app.page import page_of
-    from dreambooth_jax.app.told import OnlyToWhomTold
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
     page = page_of(options, queue)
     page.run_history = False
     page.queue(max_size=64, default_concurrency_limit=4)
-    login = (options.user, options.password) if options.user and options.password else None
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    mounted = gradio.mount_gradio_app(
+    return gradio.mount_gradio_app(
         app,
         page,
         path="/",
         server_name=options.host,
         server_port=options.port,
-        auth=login,
+        auth=tuple(login) if login else None,
         show_error=False,
         max_file_size=LARGEST_UPLOAD,
         ssr_mode=False,
         theme=gradio.themes.Default(**fonts),
     )
-    return _with_cookie(OnlyToWhomTold(mounted, cache))
 
 
 def _with_cookie(app: Any) -> Any:

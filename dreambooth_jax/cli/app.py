@@ -34,6 +34,6 @@ APP = Verb(
     examples=(
         ("the embedded model, for this machine alone", "app"),
         ("Stable Diffusion too, by files of settings", 'app configs="quickstart; sd15_lora"'),
-        ("for others of the network", "app host=0.0.0.0 user=me password=SECRET"),
+        ("for others of the network", "app host=0.0.0.0 user=me password_file=secret.txt"),
     ),
 )

@@ -2,6 +2,8 @@
 # Copyright The dreambooth_jax authors
 """Whose turn it is, and what a page that comes back finds."""
 
+import os
+import signal
 import sys
 import time
 
@@ -89,6 +91,47 @@ def test_without_a_time_of_birth_it_is_known_while_the_page_lives_and_begins_aga
     assert Queue(tmp_path, most=9, command=asleep).of("ada")[0].state == "waiting"
     queue.stop("ada", 1)
     assert wait_for(queue, 1, "stopped", "failed").state == "stopped"
+
+
+SAVING = """
+import signal, sys, time
+from dreambooth_jax.app.child import code_of
+def command():
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    open(sys.argv[1] + ".ready", "w").close()
+    while not heard and sys.argv[2] == "waits": time.sleep(0.01)
+    return 0
+open(sys.argv[1], "w").write(str(code_of(command)))
+"""
+
+
+def saving(job, code):
+    """Ends well, as a training does: at once, or when it is asked to."""
+    return [sys.executable, "-c", SAVING, str(code), job.words[0]]
+
+
+@pytest.mark.parametrize(("word", "state"), [("waits", "stopped"), ("is done", "done")])
+def test_what_anybody_ends_is_stopped_and_not_done(word, state, tmp_path):
+    """A training that SIGTERM ends saves, and its exit code is that of one that is done."""
+    queue = Queue(tmp_path, most=9, command=saving)
+    job = queue.add("ada", (word,), tmp_path)
+    queue.tick()
+    for _ in range(600):
+        if queue.files.code(job).with_suffix(".code.ready").exists():
+            break
+        time.sleep(0.05)
+    if word == "waits":
+        os.kill(queue.of("ada")[0].pid, signal.SIGTERM)
+    assert wait_for(queue, 1, "stopped", "done", "failed").state == state
+
+
+def test_what_is_ended_before_it_listens_is_stopped(tmp_path):
+    queue = Queue(tmp_path, most=9, command=asleep)
+    queue.add("ada", ("0", "60"), tmp_path)
+    queue.tick()
+    os.kill(queue.of("ada")[0].pid, signal.SIGTERM)
+    assert wait_for(queue, 1, "stopped", "done", "failed").state == "stopped"
 
 
 def test_only_the_owner_stops_a_job(tmp_path):

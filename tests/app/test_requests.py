@@ -15,7 +15,6 @@ from dreambooth_jax.app.recipes import SHARES, recipe
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.draw import draw
 from dreambooth_jax.app.requests.train import again, train
-from dreambooth_jax.app.server import check_open
 from dreambooth_jax.app.uploads import Bounds, previews, take
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.cli.parsing import read_call
@@ -23,7 +22,6 @@ from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.config import load_config
 from dreambooth_jax.config.files import shipped
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.options import AppOptions
 
 MANY_SUBJECTS = ("two_subjects",)
 PHOTOS = ("data.instance_images=photos", "data.class_noun=dog")
@@ -176,14 +174,6 @@ def test_cookies_that_are_none_of_ours_are_none():
     for odd in ("", "../../x", "f" * 31, f"{token}\n"):
         assert owner_of({"dreambooth_jax": odd}, "a") == owner_of({}, "a") != owner_of({}, "b")
     assert owner_of({}, None) != owner_of({}, None)
-
-
-def test_others_have_to_log_in():
-    for told in ({"host": "0.0.0.0"}, {"host": "example.org"}, {"user": "me"}, {"host": "::", "password": "x"}):
-        with pytest.raises(InputError):
-            check_open(AppOptions(**told))
-    for told in ({}, {"host": "localhost"}, {"host": "::1"}, {"host": "0.0.0.0", "user": "me", "password": "x"}):
-        check_open(AppOptions(**told))
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name not in MANY_SUBJECTS])
