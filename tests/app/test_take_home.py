@@ -98,7 +98,8 @@ def served(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("served")
     queue = Queue(folder / "jobs", most=9)
-    with TestClient(app_of(AppOptions(folder=str(folder)), queue)) as client:
+    app = app_of(AppOptions(folder=str(folder)), queue)
+    with TestClient(app, base_url="http://localhost:7860") as client:
         yield client, Desk(queue, folder / "people", ("quickstart",))
 
 
