@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dreambooth_jax.app.child import STOPPED
+from dreambooth_jax.app.endings import STOPPED
 from dreambooth_jax.app.jobs import ACTIVE, Job, JobFiles, State, born
 from dreambooth_jax.errors import InputError
 

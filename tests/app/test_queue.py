@@ -95,7 +95,7 @@ def test_without_a_time_of_birth_it_is_known_while_the_page_lives_and_begins_aga
 
 SAVING = """
 import signal, sys, time
-from dreambooth_jax.app.child import code_of
+from dreambooth_jax.app.endings import code_of
 def command():
     heard = []
     signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
