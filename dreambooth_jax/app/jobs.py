@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-State: TypeAlias = Literal["waiting", "running", "stopping", "stopped", "done", "failed"]
+State: TypeAlias = Literal["waiting", "running", "stopping", "stopped", "done", "failed", "deleted"]
 ACTIVE: tuple[State, ...] = ("waiting", "running", "stopping")
 
 
@@ -21,7 +21,7 @@ class Job:
         owner: who asked.
         words: of the command line, from the verb on.
         folder: that it writes to.
-        state: how far it is.
+        state: how far it is; of one that is deleted only the number is left.
         pid: of its process, while it runs.
         born: what tells that process from a later one of the same number.
     """
@@ -67,6 +67,11 @@ class JobFiles:
     def code(self, job: Job) -> Path:
         """Its exit code, once it has ended by itself."""
         return self._file(job, "code")
+
+    def forget(self, job: Job) -> None:
+        """What it printed, and how it ended."""
+        for file in (self.log(job), self.code(job)):
+            file.unlink(missing_ok=True)
 
     def last_line(self, job: Job) -> str:
         """The last that it printed: where it failed, why."""

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import gradio as gr
 
+from dreambooth_jax.app.login import is_loopback
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.tabs import draw, programs, take_home, train
+from dreambooth_jax.app.tabs import draw, measure, programs, runs, take_home, train
 from dreambooth_jax.options import AppOptions
 
-TABS: dict[str, Callable[[Desk], None]] = {"Train": train.build, "Draw": draw.build, "Take home": take_home.build}
+TABS: dict[str, Callable[[Desk], None]] = {
+    "Train": train.build,
+    "Draw": draw.build,
+    "Runs": runs.build,
+    "Measure": measure.build,
+    "Take home": take_home.build,
+}
 """Name of a tab -> what puts it on the page."""
 
 
@@ -23,7 +30,8 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
         options: of the command line.
         queue: that its requests wait in.
     """
-    desk = Desk(queue, Path(options.folder).absolute() / "people", options.configs)
+    people = Path(options.folder).absolute() / "people"
+    desk = Desk(queue, people, options.configs, local=is_loopback(options.host) and options.user is None)
     with gr.Blocks(title="dreambooth_jax", analytics_enabled=False) as page:
         gr.Markdown("# DreamBooth\nPhotos of one subject in, a model that draws it out.")
         for name, build in TABS.items():

@@ -61,3 +61,15 @@ def pictures(folder: Path, *, most: int) -> list[np.ndarray]:
         except OSError:  # it is being written
             continue
     return found
+
+
+def samples(run: Path, *, most: int) -> list[tuple[int, np.ndarray]]:
+    """(step, sheet of pictures) of a run: the last, in the order in which they were drawn."""
+    found = []
+    for file in sorted((run / "samples").glob("step_*.png"))[-most:]:
+        try:
+            with Image.open(file) as image:
+                found.append((int(file.stem.removeprefix("step_")), np.asarray(image.convert("RGB"))))
+        except (OSError, ValueError):  # it is being written
+            continue
+    return found

@@ -63,7 +63,26 @@ class Queue:
     def of(self, owner: str) -> list[Job]:
         """All jobs of somebody, oldest first."""
         with self._lock:
-            return [job for job in self._jobs.values() if job.owner == owner]
+            return [job for job in self._jobs.values() if job.owner == owner and job.state != "deleted"]
+
+    def of_all(self) -> list[Job]:
+        """All jobs of everybody, oldest first."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.state != "deleted"]
+
+    def forget(self, owner: str, folder: str) -> None:
+        """Leave of somebody's jobs that wrote into a folder nothing but the numbers.
+
+        Raises:
+            InputError: while a job of anybody works with that folder, or waits to.
+        """
+        with self._lock:
+            for job in self._of_state(*ACTIVE):
+                if any(folder in word for word in (job.folder, *job.words)):
+                    raise InputError(f"number {job.number} works with it or waits to: wait for it, or stop it")
+            for job in [job for job in self._jobs.values() if (job.owner, job.folder) == (owner, folder)]:
+                self.files.forget(job)
+                self._set(job, state="deleted", words=job.words[:1])
 
     def ahead(self, job: Job) -> int:
         """How many jobs there are before a waiting one, at most."""

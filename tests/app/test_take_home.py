@@ -11,32 +11,15 @@ import pytest
 from dreambooth_jax.app.people import COOKIE, new_token, owner_of
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.requests.take_home import FORMS, MOST_KEPT, export, packed
+from dreambooth_jax.app.requests.take_home import FORMS, export, packed
 from dreambooth_jax.cli.export import EXPORT
 from dreambooth_jax.cli.parsing import read_call
-from dreambooth_jax.config import load_config, save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import AppOptions
+from tests.app.places import end, put_run
 
 ADA, BOB = new_token(), new_token()
 KINDS = ("lora", "full", "oft", "textual_inversion")
-
-
-def put_run(desk, owner, *words):
-    """A run that has a checkpoint, as far as folders tell."""
-    folder = desk.place(owner) / "runs" / new_token()
-    told = ["data.instance_images=photos", "data.class_noun=red dog/..", f"run_dir={folder}", *words]
-    folder.mkdir(parents=True)
-    save_config(folder / "config.yaml", load_config("quickstart", told))
-    meta = folder / "checkpoints" / "4" / "meta"
-    meta.mkdir(parents=True)
-    (meta / "metadata").touch()
-    (meta.parent / "_CHECKPOINT_METADATA").touch()
-    return end(desk, desk.queue.add(owner, ["train", "quickstart", *told], folder))
-
-
-def end(desk, job, state="done"):
-    return desk.queue._set(job, state=state)
 
 
 @pytest.fixture
@@ -71,10 +54,11 @@ def test_a_stranger_exports_nothing_and_nothing_is_exported_before_it_is_saved(d
         export(desk, "ada", of=run.number, form="LoRA", dtype="float16")
 
 
-def test_a_folder_is_zipped_once_and_old_exports_make_room(desk):
+def test_a_folder_is_zipped_once_and_old_exports_make_room(desk, monkeypatch):
+    monkeypatch.setattr("dreambooth_jax.app.requests.take_home.MOST_KEPT", 1)
     put_run(desk, "ada")
     found = []
-    for _ in range(MOST_KEPT + 1):
+    for _ in range(2):
         job = export(desk, "ada", of=0, form="diffusers folder", dtype="float16")
         assert packed(desk, job) is None
         model = Path(job.words[2].removeprefix("out="))
@@ -83,7 +67,7 @@ def test_a_folder_is_zipped_once_and_old_exports_make_room(desk):
         found.append(packed(desk, end(desk, job)))
         assert not model.exists()  # nothing is kept twice
         assert packed(desk, end(desk, job)) == found[-1]
-    assert [file.exists() for file in found] == [False] + MOST_KEPT * [True]
+    assert [file.exists() for file in found] == [False, True]
     with zipfile.ZipFile(found[-1]) as archive:
         assert archive.read("sks-red-dog/unet/a.safetensors") == b"weights"
 

@@ -23,11 +23,13 @@ class Desk:
         queue: that they wait in.
         folder: with a folder for each owner.
         configs: names of what can be trained.
+        local: is it for this machine alone, whose folders are no secret?
     """
 
     queue: Queue
     folder: Path
     configs: Sequence[str]
+    local: bool = False
 
     def __post_init__(self) -> None:
         """See that each can be trained on photos of one subject.
@@ -49,13 +51,17 @@ class Desk:
         """What somebody asked of a verb, newest first."""
         return [job for job in reversed(self.queue.of(owner)) if job.words[0] == verb]
 
+    def measured(self, owner: str) -> Path:
+        """Folder of what somebody measured: of each training, folders whose names begin as its folder's."""
+        return self.place(owner) / "measured"
+
     @property
     def cache(self) -> Path:
         """Folder that files are served from, to those who were told of them."""
         return self.folder.parent / "cache"
 
-    def run(self, owner: str, number: int) -> Job:
-        """A training of somebody, to look at and to draw with.
+    def own(self, owner: str, number: int) -> Job:
+        """A training of somebody, to go on with or to delete.
 
         Args:
             owner: who asks.
@@ -64,10 +70,16 @@ class Desk:
         Raises:
             InputError: if there is none of that number, or it is of somebody else.
         """
-        found = next((job for job in self.of(owner, "train") if number in (0, job.number)), None)
-        if found is None:
-            raise InputError(f"you have no training {number}" if number else "you have no training yet")
-        return found
+        return _found(self.of(owner, "train"), number)
+
+    def run(self, owner: str, number: int) -> Job:
+        """A training of somebody, or one that another shares, to look at and to draw with: as :meth:`own`."""
+        return _found([*self.of(owner, "train"), *self.shared(owner)], number)
+
+    def shared(self, owner: str) -> list[Job]:
+        """Trainings that others than somebody share, newest first."""
+        others = [job for job in self.queue.of_all() if job.owner != owner and job.words[0] == "train"]
+        return [job for job in reversed(others) if share_of(job).exists()]
 
     def saved(self, owner: str, number: int) -> Config:
         """Settings of a training of which something was saved.
@@ -88,3 +100,15 @@ class Desk:
         """
         if config not in self.configs:
             raise InputError(f"{config!r} is not one of {', '.join(self.configs)}")
+
+
+def share_of(job: Job) -> Path:
+    """The file that is there while a training is shared."""
+    return Path(f"{job.folder}.shared")
+
+
+def _found(jobs: Sequence[Job], number: int) -> Job:
+    found = next((job for job in jobs if number in (0, job.number)), None)
+    if found is None:
+        raise InputError(f"you have no training {number}" if number else "you have no training yet")
+    return found

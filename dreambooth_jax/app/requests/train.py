@@ -46,7 +46,7 @@ def again(desk: Desk, owner: str, number: int) -> Job:
     Raises:
         InputError: if there is none of that number, or it has not ended.
     """
-    run = desk.run(owner, number)
+    run = desk.own(owner, number)
     if any(job.folder == run.folder and job.state in ACTIVE for job in desk.of(owner, "train")):
         raise InputError("it waits or runs already")
     return desk.queue.add(owner, run.words, Path(run.folder))
