@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """What was trained: a gallery, and one of it opened."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.errors import InputError
 
 NO_PICTURE = np.full((64, 64, 3), 128, np.uint8)
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 MOST_RUNS, MOST_SAMPLES = 48, 24
 
 
@@ -26,8 +28,7 @@ def build(desk: Desk) -> None:
     Args:
         desk: that it asks.
     """
-    shown = gr.Gallery(label="Runs, newest first", columns=4, allow_preview=False, object_fit="cover", height="auto")
-    seen, asked = gr.State(()), gr.State(0)
+    shown = _gallery(desk)
     with gr.Row():
         of = gr.Number(label="Number of the training (0 is the newest)", value=0, precision=0, minimum=0)
         look_at = gr.Button("Open", variant="primary")
@@ -38,45 +39,76 @@ def build(desk: Desk) -> None:
     status = gr.Textbox(label="Run", lines=2, interactive=False)
     opened = _opened()
 
-    def look(seen: Any, request: gr.Request) -> tuple[Any, Any]:
-        found = list(runs(desk, who(request)))[:MOST_RUNS]
-        now = tuple((str(run), _newest(job)) for run, job in found)
-        if now == seen:
-            return gr.skip(), seen
-        pictures = [(_picture(job), str(run)) for run, job in found]
-        return pictures, now
-
     def choose(event: gr.SelectData, request: gr.Request) -> Any:
         found = list(runs(desk, who(request)))
         return found[event.index][0].number if event.index < len(found) else gr.skip()
+
+    show = _showing(desk, len(opened))
+    shown.select(choose, None, of, **PRIVATE).then(show, of, [status, *opened], **PRIVATE)
+    look_at.click(show, of, [status, *opened], api_name="open_run")
+    _sharing(desk, of, opened[-1], status)
+    _deleting(desk, of, status, remove=remove, sure=sure, really=really, keep=keep)
+
+
+def _gallery(desk: Desk) -> Any:
+    """All runs, which are looked at now and then."""
+    shown = gr.Gallery(label="Runs, newest first", columns=4, allow_preview=False, object_fit="cover", height="auto")
+    seen = gr.State(())
+
+    def look(seen: Any, request: gr.Request) -> tuple[Any, Any]:
+        found = list(runs(desk, who(request)))[:MOST_RUNS]
+        now = tuple((str(run), _newest(job)) for run, job in found)
+        return gr.skip() if now == seen else [(_picture(job), str(run)) for run, job in found], now
+
+    def runs_of(request: gr.Request) -> list[str]:
+        """All runs of whoever asks and those that others share, a line each, newest first."""
+        return [str(run) for run, _ in runs(desk, who(request))]
+
+    gr.Timer(EVERY).tick(look, seen, [shown, seen], show_progress="hidden", **PRIVATE)
+    gr.api(runs_of, api_name="runs")
+    return shown
+
+
+def _showing(desk: Desk, many: int) -> Callable[..., list[Any]]:
+    """What tells of a run, in so many components besides the line of it."""
 
     def show(of: float | None, request: gr.Request) -> list[Any]:
         try:
             job = desk.run(who(request), int(of or 0))
         except InputError as error:
-            return [placeless(str(error)), *(gr.skip() for _ in opened)]
+            return [placeless(str(error)), *(gr.skip() for _ in range(many))]
         run = run_of(job, who(request))
-        command = command_of(desk, job) if run.mine else ""
         return [
             str(run),
             [(picture, f"step {step}") for step, picture in samples(Path(job.folder), most=MOST_SAMPLES)],
             losses(Path(job.folder)),
             settings_of(desk, who(request), job),
-            command,
+            command_of(desk, job) if run.mine else "",
             gr.Checkbox(value=run.shared, interactive=run.mine),
         ]
 
-    def tick(of: float | None, on: bool, request: gr.Request) -> str:
+    return show
+
+
+def _sharing(desk: Desk, of: Any, shared: Any, status: Any) -> None:
+    def tick(of: float | None, shared: bool, request: gr.Request) -> str:
         try:
-            return str(run_of(share(desk, who(request), int(of or 0), shared=on), who(request)))
+            return str(run_of(share(desk, who(request), int(of or 0), shared=shared), who(request)))
         except InputError as error:
             return placeless(str(error))
+
+    shared.input(tick, [of, shared], status, api_name="share_run")
+
+
+def _deleting(desk: Desk, of: Any, status: Any, *, remove: Any, sure: Any, really: Any, keep: Any) -> None:
+    """Asked twice; what is deleted is what was asked for the first time."""
+    asked = gr.State(-1)
 
     def ask(of: float | None, request: gr.Request) -> tuple[str, int, Any]:
         try:
             run = run_of(desk.own(who(request), int(of or 0)), who(request))
         except InputError as error:
-            return placeless(str(error)), 0, gr.Row(visible=False)
+            return placeless(str(error)), -1, gr.Row(visible=False)
         return f"{run}\nDelete it, with its checkpoints and samples?", run.number, gr.Row(visible=True)
 
     def end(asked: int, request: gr.Request) -> tuple[str, Any]:
@@ -89,19 +121,9 @@ def build(desk: Desk) -> None:
         except InputError as error:
             return placeless(str(error))
 
-    def runs_of(request: gr.Request) -> list[str]:
-        """All runs of whoever asks and those that others share, a line each, newest first."""
-        return [str(run) for run, _ in runs(desk, who(request))]
-
-    private: dict[str, Any] = {"api_visibility": "private"}
-    gr.Timer(EVERY).tick(look, seen, [shown, seen], show_progress="hidden", **private)
-    shown.select(choose, None, of, **private).then(show, of, [status, *opened], **private)
-    look_at.click(show, of, [status, *opened], api_name="open_run")
-    opened[-1].input(tick, [of, opened[-1]], status, api_name="share_run")
-    remove.click(ask, of, [status, asked, sure], **private)
-    keep.click(lambda: gr.Row(visible=False), None, sure, **private)
-    really.click(end, asked, [status, sure], **private)
-    gr.api(runs_of, api_name="runs")
+    remove.click(ask, of, [status, asked, sure], **PRIVATE)
+    keep.click(lambda: gr.Row(visible=False), None, sure, **PRIVATE)
+    really.click(end, asked, [status, sure], **PRIVATE)
     gr.api(delete_run, api_name="delete_run")
 
 
