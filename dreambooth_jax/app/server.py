@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.app.login import Login, login_of, names_of
+from dreambooth_jax.app.look import HEAD, readable_theme
 from dreambooth_jax.app.people import COOKIE, new_token
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.options import AppOptions
@@ -76,7 +77,6 @@ def _mounted(options: AppOptions, queue: Queue, login: Login | None) -> Any:
     page = page_of(options, queue)
     page.run_history = False
     page.queue(max_size=64, default_concurrency_limit=4)
-    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return gradio.mount_gradio_app(
         app,
         page,
@@ -87,7 +87,8 @@ def _mounted(options: AppOptions, queue: Queue, login: Login | None) -> Any:
         show_error=False,
         max_file_size=LARGEST_UPLOAD,
         ssr_mode=False,
-        theme=gradio.themes.Default(**fonts),
+        theme=readable_theme(),
+        head=HEAD,
     )
 
 
