@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from dreambooth_jax.data.images import crop_resize, decode, full_size
 from dreambooth_jax.errors import InputError
@@ -45,7 +46,7 @@ def take(sent: Sequence[str | Path], folder: Path, bounds: Bounds = Bounds()) ->
     """
     if not 0 < len(sent) <= bounds.files:
         raise InputError(f"{len(sent)} photos: send 1 to {bounds.files}")
-    pictures = [_read(Path(file), f"photo {number}", bounds) for number, file in enumerate(sent, 1)]
+    pictures = [read(Path(file), f"photo {number}", bounds) for number, file in enumerate(sent, 1)]
     place = folder / secrets.token_hex(8)
     place.mkdir(parents=True)
     for number, picture in enumerate(pictures, 1):
@@ -53,8 +54,19 @@ def take(sent: Sequence[str | Path], folder: Path, bounds: Bounds = Bounds()) ->
     return place
 
 
-def _read(file: Path, name: str, bounds: Bounds):
-    if file.stat().st_size > bounds.megabytes * 1_000_000:
+def read(file: Path | bytes, name: str, bounds: Bounds, *, keep_alpha: bool = False) -> Image.Image:
+    """A picture as the command line decodes it.
+
+    Args:
+        file: where the server has put it, or its bytes.
+        name: what errors call it.
+        bounds: of its size.
+        keep_alpha: RGBA; otherwise what is transparent lies on white.
+
+    Raises:
+        InputError: if it is too large, damaged or no picture.
+    """
+    if (len(file) if isinstance(file, bytes) else file.stat().st_size) > bounds.megabytes * 1_000_000:
         raise InputError(f"{name}: more than {bounds.megabytes} MB; reduce it first")
     try:
         with warnings.catch_warnings():
@@ -64,7 +76,7 @@ def _read(file: Path, name: str, bounds: Bounds):
         size = Size(0, 0)
     if size.height * size.width > bounds.megapixels * 1_000_000:
         raise InputError(f"{name}: more than {bounds.megapixels} megapixels; reduce it first")
-    return decode(file, name=name)
+    return decode(file, name=name, keep_alpha=keep_alpha)
 
 
 def previews(folder: Path) -> list[UInt8[np.ndarray, "h w 3"]]:

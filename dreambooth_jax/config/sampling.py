@@ -133,7 +133,7 @@ def _as_kind(name: str, value: Any, kind: Any) -> Any:
     if kind is None or (value is None and type(None) in get_args(kind)):
         return value
     literal = next((one for one in (kind, *get_args(kind)) if get_origin(one) is Literal), None)
-    if literal or kind is str:
+    if literal or str in (kind, *get_args(kind)):
         if not isinstance(value, str):
             raise InputError(f"{name} = {value!r}: must be a text")
         if literal and value not in get_args(literal):

@@ -13,12 +13,9 @@ from dreambooth_jax.app.progress import placeless
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.recipes import SHARES, recipe
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.requests.draw import draw
 from dreambooth_jax.app.requests.train import again, train
 from dreambooth_jax.app.uploads import Bounds, previews, take
 from dreambooth_jax.checks import check_config
-from dreambooth_jax.cli.parsing import read_call
-from dreambooth_jax.cli.sample import SAMPLE
 from dreambooth_jax.config import load_config
 from dreambooth_jax.config.files import shipped
 from dreambooth_jax.errors import InputError
@@ -110,55 +107,13 @@ def test_words_stay_words(noun, desk, tmp_path):
     assert Path(config.run_dir).is_relative_to(tmp_path / "people" / "ada")
 
 
-DRAWN = {"of": None, "config": "quickstart", "prompt": "a dog", "negative": "", "steps": 4, "guidance": 3.0, "seed": 0}
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"prompt": ""},
-        {"prompt": "x" * 3000},
-        {"prompt": "a dog <lora:../../secret:1>"},
-        {"prompt": "a dog {<lo|<lo}ra:../../secret:1>"},
-        {"negative": "<{lora|lora}:../../secret:1>"},
-        {"negative": "< LoRA:/etc/passwd>"},
-        {"of": 1},
-        {"config": "/etc/passwd"},
-        {"config": "sd15"},
-        {"prompt": "dreambooth-live"},
-        {"prompt": "a\0b"},
-        {"negative": "\ud800"},
-        {"guidance": float("nan")},
-        {"seed": -1},
-        {"count": 1000},
-        {"steps": 10**9},
-    ],
-)
-def test_drawings_that_are_refused(changed, desk):
-    with pytest.raises(InputError):
-        draw(desk, "ada", **{"count": 1} | DRAWN | changed)
-    assert desk.queue.of("ada") == []
-
-
 def test_a_training_is_seen_by_its_owner_alone(desk):
     job = train(desk, "ada", SUBJECT[:1], **ASKED)
     assert desk.of("bob", "train") == []
-    with pytest.raises(InputError, match="no training"):
-        draw(desk, "bob", **DRAWN | {"of": job.number}, count=1)
-    assert draw(desk, "ada", **DRAWN | {"of": job.number}, count=1).words[1] == job.folder
     with pytest.raises(InputError, match="already"):
         again(desk, "ada", job.number)
     desk.queue.stop("ada", job.number)
     assert again(desk, "ada", job.number).words == job.words
-
-
-@pytest.mark.parametrize("text", ["null", "--config=x", "out=/tmp/x", "[a, b]", "{a}", "-h", "#x", '"', "1e5", "a\nb"])
-def test_prompts_stay_prompts(text, desk, tmp_path):
-    job = draw(desk, "ada", **DRAWN | {"prompt": text, "negative": text}, count=1)
-    options = read_call(SAMPLE, job.words[1:]).settings
-    assert options.prompts == (text,)
-    assert options.negative_prompt == text
-    assert Path(options.out).is_relative_to(tmp_path / "people" / "ada")
 
 
 def test_messages_name_no_folder_of_the_server():

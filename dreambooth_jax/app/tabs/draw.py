@@ -7,11 +7,17 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth_jax.app.drawn import gallery, newest, on_the_way
 from dreambooth_jax.app.people import who
-from dreambooth_jax.app.progress import pictures, placeless, said
+from dreambooth_jax.app.progress import placeless, said
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.requests.draw import MOST_PICTURES, MOST_STEPS, draw
+from dreambooth_jax.app.requests.draw import MAIN, MORE, MOST_PICTURES, draw
+from dreambooth_jax.app.requests.like import read_back
+from dreambooth_jax.app.requests.matrix import MOST_CELLS
+from dreambooth_jax.app.requests.sources import NEWEST, offered, source_of, steps_of
+from dreambooth_jax.app.tabs.draw_form import asked_of, fields
 from dreambooth_jax.app.tabs.every import EVERY
+from dreambooth_jax.app.tabs.named import named
 from dreambooth_jax.errors import InputError
 
 
@@ -23,63 +29,92 @@ def build(desk: Desk) -> None:
     """
     with gr.Row():
         with gr.Column():
-            inputs = _words(desk)
+            form = fields(desk)
             with gr.Row():
                 start = gr.Button("Draw", variant="primary")
                 stop = gr.Button("Stop drawing")
         with gr.Column():
             status = gr.Textbox(label="Progress of the drawing", lines=3, interactive=False)
-            shown = gr.Gallery(label="Pictures", columns=2)
+            way = gr.Image(label="On the way", interactive=False, visible=False, height=256)
+            shown = gr.Gallery(label="Pictures", columns=2, object_fit="contain")
+            like = gr.File(label="Picture whose settings are to be read: ours, A1111's, ComfyUI's, InvokeAI's")
 
-    def ask(
-        config: str, of: float | None, prompt: str, negative: str, steps: float, guidance: float, seed: float | None,
-        count: float, request: gr.Request,
-    ) -> str:  # fmt: skip
+    def ask(values: dict[str, Any], request: gr.Request) -> str:
         try:
-            job = draw(
-                desk,
-                who(request),
-                of=int(of or 0) or None,
-                config=config,
-                prompt=prompt,
-                negative=negative,
-                steps=int(steps),
-                guidance=guidance,
-                seed=int(seed or 0),
-                count=int(count),
-            )
+            jobs = draw(desk, who(request), asked_of(values))
         except InputError as error:
             return placeless(str(error))
-        return said(desk.queue, job)
+        return "\n".join(said(desk.queue, job) for job in jobs)
 
     def end(request: gr.Request) -> str:
-        for job in desk.of(who(request), "sample")[:1]:
+        for job in newest(desk, who(request)):
             desk.queue.stop(job.owner, job.number)
-        return look(request)[0]
+        return "\n".join(said(desk.queue, job) for job in newest(desk, who(request)))
 
-    def look(request: gr.Request) -> tuple[Any, Any]:
-        newest = desk.of(who(request), "sample")[:1]
-        if not newest:
-            return gr.skip(), gr.skip()
-        return said(desk.queue, newest[0]), pictures(Path(newest[0].folder), most=MOST_PICTURES)
-
-    start.click(ask, inputs, status, api_name="sample")
+    start.click(named(ask, list(form)), list(form.values()), status, api_name="sample")
     stop.click(end, None, status, api_name="stop_drawing")
-    gr.Timer(EVERY).tick(look, None, [status, shown], api_name="look_at_pictures", show_progress="hidden")
+    _choosing(desk, form)
+    _looking(desk, form["source"], status, way, shown)
+    _reading(form, like, status)
 
 
-def _words(desk: Desk) -> list[Any]:
-    """What is told of the pictures, in the order in which it is asked for."""
-    config = gr.Dropdown(list(desk.configs), value=desk.configs[0], label="Model")
-    of = gr.Number(
-        label="Number of the training, as Progress tells it (0 is the model before training)",
-        value=0,
-        precision=0,
-    )
-    prompt = gr.Textbox(label="What to draw", lines=2, placeholder="a sks dog in the snow")
-    negative = gr.Textbox(label="What not to draw")
-    steps = gr.Slider(1, MOST_STEPS, value=25, step=1, label="Steps")
-    guidance = gr.Slider(1, 20, value=3, step=0.5, label="Guidance")
-    seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, maximum=2**32 - 1)
-    count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
-    return [config, of, prompt, negative, steps, guidance, seed, count]
+def _choosing(desk: Desk, form: dict[str, Any]) -> None:
+    """What a model has: its checkpoints, and what its samples are drawn with."""
+
+    def choose(source: str, request: gr.Request) -> tuple[Any, Any, Any]:
+        try:
+            drawn = source_of(desk, who(request), source).config.samples
+        except InputError:
+            return gr.skip(), gr.skip(), gr.skip()
+        steps = gr.Dropdown(choices=steps_of(desk, who(request), source), value=NEWEST)
+        return steps, drawn.steps, drawn.guidance_scale
+
+    outputs = [form["step"], form["steps"], form["guidance_scale"]]
+    form["source"].change(choose, form["source"], outputs, api_name="choose_model", show_progress="hidden")
+
+
+def _looking(desk: Desk, source: Any, status: Any, way: Any, shown: Any) -> None:
+    """Now and then, what has changed."""
+
+    def look(choices: Any, files: Any, request: gr.Request) -> tuple[Any, ...]:
+        owner = who(request)
+        now = offered(desk, owner)
+        listed = gr.skip() if now == choices else gr.Dropdown(choices=now)
+        jobs = newest(desk, owner)
+        if not jobs:
+            return now, listed, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        found = gallery(jobs, Path(shown.GRADIO_CACHE), most=max(MOST_PICTURES, MOST_CELLS))
+        picture = on_the_way(jobs)
+        return (
+            *(now, listed, "\n".join(said(desk.queue, job) for job in jobs)),
+            gr.Image(value=picture, visible=picture is not None),
+            *(found, gr.skip() if found == files else found),
+        )
+
+    known, files = gr.State([]), gr.State([])
+    outputs = [known, source, status, way, files, shown]
+    gr.Timer(EVERY).tick(look, [known, files], outputs, api_name="look_at_pictures", show_progress="hidden")
+
+
+def _reading(form: dict[str, Any], like: Any, status: Any) -> None:
+    """A picture's settings, back into the fields."""
+    names = ("prompt", "seed", *MAIN, *MORE)
+
+    def read(file: str | None) -> list[Any]:
+        try:
+            if file is None:
+                raise InputError("load a picture first")
+            found = read_back(Path(file))
+        except InputError as error:
+            return [placeless(str(error)), *(gr.skip() for _ in names)]
+        told = {"prompt": found.prompt, "seed": found.seed} | found.settings
+        return ["\n".join(found.lines), *(told.get(name, _empty(form[name])) for name in names)]
+
+    like.upload(read, like, [status, *(form[name] for name in names)], api_name="read_back")
+
+
+def _empty(field: Any) -> Any:
+    """What a field holds that tells nothing."""
+    if isinstance(field, gr.Slider):
+        return gr.skip()
+    return "" if isinstance(field, gr.Textbox | gr.Dropdown) else False if isinstance(field, gr.Checkbox) else None

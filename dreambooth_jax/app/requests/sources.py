@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""Which model draws: one before training, by the name of its settings, or one's own training, by its number."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dreambooth_jax.app.jobs import ACTIVE, Job
+from dreambooth_jax.app.requests.desk import Desk
+from dreambooth_jax.config import Config, load_config
+from dreambooth_jax.config.drawing import DrawingConfig
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.options import SampleOptions
+from dreambooth_jax.runs.folder import RunFolder
+
+NEWEST, BEST = "", "best"
+"""Checkpoints that have no number."""
+OF_MODEL = ("revision", "variant", "vae", "tokenizer", "prediction_type")
+"""Settings of a model that ``sample`` is told, too."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What draws.
+
+    Attributes:
+        config: settings of the training, or of the trainings that begin with the model.
+        run: folder of the training; None for the model before it.
+    """
+
+    config: Config
+    run: RunFolder | None = None
+
+    def before(self) -> "Source":
+        """The model that the training began with."""
+        return Source(self.config)
+
+    def told(self) -> dict[str, Any]:
+        """What ``sample`` is told of it. A model before training draws as the samples of its training are drawn."""
+        if self.run:
+            return {"source": str(self.run.path)}
+        model = {name: getattr(self.config.model, name) for name in OF_MODEL}
+        known = {name: value for name, value in model.items() if value is not None}
+        return {"source": self.config.model.path, **known, **self._as_sampled(), **self._words()}
+
+    def weighted(self, weight: float) -> dict[str, Any]:
+        """What ``sample`` is told of it where its adapter counts so much.
+
+        Raises:
+            InputError: if it has none.
+        """
+        if self.run is None:
+            raise InputError("the weight is one of a trained adapter: choose a training, or leave it at 1")
+        if not self.run.adapter.is_file():
+            raise InputError(
+                "this training has no file of an adapter: it is no LoRA, or has not ended; leave the weight"
+            )
+        words = sorted(self.run.path.glob(f"{self.run.embedding.stem}*{self.run.embedding.suffix}"))
+        told = self.before().told() | {"lora": f"{self.run.adapter}:{weight:g}"}
+        return told | ({"embedding": "; ".join(map(str, words))} if words else {})
+
+    def _as_sampled(self) -> dict[str, Any]:
+        sampled = DrawingConfig.of(self.config.samples.sampling(size=self.config.data.size))
+        usual = SampleOptions(source="-")
+        names = [field.name for field in dataclasses.fields(DrawingConfig) if field.name != "prompt_syntax"]
+        values = {name: getattr(sampled, name) for name in names}
+        return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
+    def _words(self) -> dict[str, str]:
+        words = {"identifier": self.config.data.identifier, "class_noun": self.config.data.class_noun}
+        return {name: word for name, word in words.items() if word}
+
+
+def offered(desk: Desk, owner: str) -> list[tuple[str, str]]:
+    """(what is shown, what it is asked for by): own trainings, the newest first, then models before training."""
+    own = {job.folder: job for job in reversed(desk.of(owner, "train")) if checkpoints(job) or job.state in ACTIVE}
+    trained = sorted(own.values(), key=lambda job: -job.number)
+    return [
+        *((_shown(job), str(job.number)) for job in trained),
+        *((f"{Path(name).stem}, before training", name) for name in desk.configs),
+    ]
+
+
+def _shown(job: Job) -> str:
+    words = dict(word.partition("=")[::2] for word in job.words[2:])
+    steps = checkpoints(job)
+    newest = RunFolder(Path(job.folder)).checkpoints / str(steps[-1]) if steps else None
+    when = f"{datetime.fromtimestamp(newest.stat().st_mtime):%d %b %H:%M}" if newest else "nothing kept yet"
+    state = f", {job.state}" if job.state in ACTIVE else ""
+    return f"{job.number}: {words.get('data.class_noun', 'training')}, {when}{state}"
+
+
+def checkpoints(job: Job) -> list[int]:
+    """Steps of a training that were kept, in rising order."""
+    from dreambooth_jax.training.checkpoint import complete_steps
+
+    return complete_steps(RunFolder(Path(job.folder)).checkpoints)
+
+
+def steps_of(desk: Desk, owner: str, asked: str) -> list[tuple[str, str]]:
+    """(what is shown, what it is asked for by) of the checkpoints of what is asked for; of a model there is one."""
+    number = _number(asked)
+    job = next((job for job in desk.of(owner, "train") if job.number == number), None)
+    steps = checkpoints(job) if job else []
+    best = [("the best by its validation loss", BEST)] if len(steps) > 1 else []
+    return [("the newest", NEWEST), *best, *((f"step {step}", str(step)) for step in reversed(steps))]
+
+
+def source_of(desk: Desk, owner: str, asked: str) -> Source:
+    """What is asked for.
+
+    Raises:
+        InputError: if it is not offered, or of somebody else.
+    """
+    number = _number(asked)
+    if number is None:
+        desk.check_offered(asked)
+        return Source(load_config(asked))
+    job = desk.run(owner, number)
+    return Source(load_config(job.words[1], job.words[2:]), RunFolder(Path(job.folder)))
+
+
+def step_of(asked: str) -> int | str | None:
+    """A checkpoint as ``sample`` is told it.
+
+    Raises:
+        InputError: if it is none.
+    """
+    number = _number(asked)
+    if number is None and asked not in (NEWEST, BEST):
+        raise InputError(f"the checkpoint {asked[:40]!r} is none: write its step, or best")
+    return number if number is not None else asked or None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def without(told: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """All of it but some."""
+    return {name: value for name, value in told.items() if name not in names}

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""A picture to begin with, what is painted on it, and how far it is to grow: kept as files of our own."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dreambooth_jax.app.uploads import Bounds, read
+from dreambooth_jax.data.images import CENTER, cut
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.size import Size
+
+SIDES = ("outpaint_left", "outpaint_top", "outpaint_right", "outpaint_bottom")
+MOST_PERCENT = 200
+STEP = 8
+"""Sides of what is drawn are multiples of so many pixels."""
+MOST_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the page sends.
+
+    Attributes:
+        picture: a file where the server has put it, or its bytes; None where there is none.
+        painted: likewise, pictures of the same size: what is not transparent of one of them is drawn anew.
+        percent: how far to grow at the left, top, right and bottom, of the picture's width or height.
+    """
+
+    picture: Path | bytes | None = None
+    painted: Sequence[Path | bytes] = ()
+    percent: tuple[float, float, float, float] = (0, 0, 0, 0)
+
+
+def keep(sent: Sent, folder: Path, *, size: Size, told: Mapping[str, Any], most_side: int) -> dict[str, Any]:
+    """Keep what is sent, and say so to ``sample``.
+
+    Args:
+        sent: the picture.
+        folder: for ``start.png`` and ``mask.png``; it is made.
+        size: that the model was made for: a picture is reduced or enlarged to its area, unless ``told`` has a size.
+        told: the other settings.
+        most_side: pixels of the longest side that is drawn.
+
+    Returns:
+        ``image`` and ``mask``, and by how many pixels it grows; empty if no picture is sent.
+
+    Raises:
+        InputError: if one is no picture, or too large; if something is painted on none.
+    """
+    if not all(math.isfinite(one) and 0 <= one <= MOST_PERCENT for one in sent.percent):
+        raise InputError(f"a picture grows by 0 to {MOST_PERCENT} percent on a side")
+    if sent.picture is None:
+        if any(sent.percent):
+            raise InputError("a picture is to grow, but there is none: load one to begin with")
+        if told.get("strength") is not None:
+            raise InputError("the strength is how much of a picture changes: load one to begin with")
+        return {}
+    picture = read(sent.picture, "the picture", Bounds())
+    mask = _mask(sent.painted, Size(picture.height, picture.width))
+    own = Size(picture.height, picture.width)
+    keeps = any(told.get(name) is not None for name in ("width", "height", "mask_padding"))
+    wanted = _within(own, most_side) if keeps else _of_area(own, size, most_side)
+    grown = dict(zip(SIDES, _pixels(sent.percent, wanted)))
+    if (
+        max(wanted.width + grown[SIDES[0]] + grown[SIDES[2]], wanted.height + grown[SIDES[1]] + grown[SIDES[3]])
+        > most_side
+    ):
+        raise InputError(f"the picture would grow to more than {most_side} pixels on a side: let it grow less")
+    folder.mkdir(parents=True)
+    kept = {"image": folder / "start.png"} | ({"mask": folder / "mask.png"} if mask else {})
+    for file, one in zip(kept.values(), (picture, mask)):
+        assert one is not None
+        Image.fromarray(cut(one, size=wanted, view=CENTER)).save(file)
+    return {name: str(file) for name, file in kept.items()} | {name: pixels for name, pixels in grown.items() if pixels}
+
+
+def _mask(painted: Sequence[Path | bytes], size: Size) -> Image.Image | None:
+    """White where something is painted; None where nothing is."""
+    if len(painted) > MOST_LAYERS:
+        raise InputError(f"{len(painted)} layers are painted on: at most {MOST_LAYERS}")
+    mask = np.zeros(size, np.uint8)
+    for layer in painted:
+        image = read(layer, "what is painted", Bounds(), keep_alpha=True)
+        if (image.height, image.width) != size:
+            raise InputError(f"what is painted is {image.width}x{image.height}, the picture {size.words}")
+        mask = np.maximum(mask, np.asarray(image)[..., 3])
+    return Image.fromarray(mask) if mask.any() else None
+
+
+def _pixels(percent: Sequence[float], size: Size) -> list[int]:
+    along = (size.width, size.height, size.width, size.height)
+    return [round(share / 100 * side / STEP) * STEP for share, side in zip(percent, along)]
+
+
+def _of_area(own: Size, size: Size, most_side: int) -> Size:
+    """The aspect of one with the area of the other."""
+    scale = math.sqrt(size.height * size.width / (own.height * own.width))
+    return Size(*(min(max(round(scale * side / STEP), 1) * STEP, most_side) for side in own))
+
+
+def _within(own: Size, most_side: int) -> Size:
+    """No longer than that on a side."""
+    scale = min(1.0, most_side / max(own))
+    return Size(*(max(int(scale * side), 1) for side in own))
