@@ -4,6 +4,7 @@
 
 ``dreambooth-object`` and ``dreambooth-live`` are those that the DreamBooth paper is measured with (arXiv 2208.12242,
 section 4.1; github.com/google/dreambooth, ``prompts_and_classes.txt``): 25 for things, and 25 for animals.
+``course`` has the places and costumes of the founding course's examples.
 ``anatomy`` grows by one part in each line: see ``docs/prompts.md``.
 ``inversion-object`` and ``inversion-style`` are those that textual inversion is trained with (arXiv 2208.01618,
 section 3.2 and the supplement), for data.templates; their {identifier} stands alone.
@@ -92,6 +93,12 @@ _EMBEDDED_OTHER = (
     *("a cake on a pink background", "a bottle on a purple background", "a book on a table"),
 )
 
+_WATERCOLOUR = "a watercolor painting of {identifier} {class_noun}"
+_COURSE = (
+    *("in a bucket", "on the grass", "in a car", "at the Grand Canyon", "under the night sky", "at Versailles"),
+    *("in the water", "in Boston", "by the sea", "as an astronaut", "in a suit of armor", "in a western film"),
+)
+
 ANATOMY = {
     "subject": "{identifier} {class_noun}",
     "action": "sitting",
@@ -116,6 +123,7 @@ NAMED = {
     "dreambooth-object": (*(f"{_SUBJECT} {place}" for place in (*_PLACES, *_MORE_PLACES)), *_PROPERTIES),
     "dreambooth-live": (*(f"{_SUBJECT} {what}" for what in (*_PLACES, *_CLOTHES)), *_PROPERTIES),
     "anatomy": _growing(),
+    "course": (*(f"a photo of {{identifier}} {{class_noun}} {place}" for place in _COURSE), _WATERCOLOUR),
     "embedded": tuple(f"{_SUBJECT} {where}" for where in _EMBEDDED),
     "other": _OTHER,
     "embedded-other": _EMBEDDED_OTHER,

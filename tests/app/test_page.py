@@ -71,3 +71,19 @@ def test_jobs_of_others_are_not_served(client, tmp_path_factory):
     (app / "people").mkdir(exist_ok=True)
     (app / "people" / "photo.png").write_text("x")
     assert client.get(f"/gradio_api/file={app}/people/photo.png").status_code == 403
+
+
+def test_a_program_asks_for_pictures_with_as_few_words_as_it_likes(client):
+    told = client.get("/gradio_api/info").json()["named_endpoints"]["/sample"]["parameters"]
+    assert [one["parameter_name"] for one in told if not one["parameter_has_default"]] == []
+    assert {"source", "prompt", "steps", "count", "picture", "across", "sampler"} <= {
+        one["parameter_name"] for one in told
+    }
+
+
+def test_every_field_has_a_label(client):
+    kinds = {"textbox", "dropdown", "slider", "number", "checkbox", "file", "imageeditor", "gallery", "image", "radio"}
+    components = client.get("/config").json()["components"]
+    fields = [one for one in components if one["type"] in kinds]
+    assert len(fields) > 40
+    assert [one for one in fields if not one["props"].get("label")] == []

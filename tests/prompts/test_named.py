@@ -57,6 +57,12 @@ def test_prompts_to_learn_a_word_with_have_it_by_itself():
         assert all(prompt.count("{identifier}") == 1 and "{class_noun}" not in prompt for prompt in NAMED[name])
 
 
+def test_the_courses_list_has_the_two_words_once_in_each():
+    assert len(set(NAMED["course"])) == len(NAMED["course"]) == 13
+    assert all(prompt.count("{identifier} {class_noun}") == 1 for prompt in NAMED["course"])
+    assert DOG.fill(NAMED["course"][0]) == "a photo of sks dog in a bucket"
+
+
 def test_a_name_stands_for_its_prompts():
     assert expanded(["a dog", "dreambooth-live", "a cat"]) == ["a dog", *NAMED["dreambooth-live"], "a cat"]
     with pytest.raises(InputError, match="no prompts of the name 'dreambooth-lives'; did you mean dreambooth-live"):

@@ -83,7 +83,7 @@ def _looking(desk: Desk, source: Any, status: Any, way: Any, shown: Any) -> None
         jobs = newest(desk, owner)
         if not jobs:
             return now, listed, gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        found = gallery(jobs, Path(shown.GRADIO_CACHE), most=max(MOST_PICTURES, MOST_CELLS))
+        found = gallery(jobs, desk.cache, most=max(MOST_PICTURES, MOST_CELLS))
         picture = on_the_way(jobs)
         return (
             *(now, listed, "\n".join(said(desk.queue, job) for job in jobs)),

@@ -14,6 +14,7 @@ from dreambooth_jax.app.requests.matrix import VARIED
 from dreambooth_jax.app.requests.sources import NEWEST
 from dreambooth_jax.app.requests.start import MOST_PERCENT, Sent
 from dreambooth_jax.app.tabs.fields import field_of
+from dreambooth_jax.app.tabs.prompt_help import prompt_help
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
@@ -28,6 +29,7 @@ def fields(desk: Desk) -> dict[str, Any]:
     """All of them, on the page; in the order of the request for programs."""
     model = _model(desk)
     prompt = {"prompt": gr.Textbox(label="What to draw", lines=2, placeholder="a sks dog in the snow")}
+    prompt_help(prompt["prompt"])
     usual = _usual(desk)
     with gr.Accordion("A picture to begin with: change it, paint what is to be drawn anew, let it grow", open=False):
         start = _start()
