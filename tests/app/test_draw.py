@@ -177,7 +177,7 @@ def test_checkpoints_are_offered_and_chosen(desk):
     training = train(desk, "ada", SUBJECT[:1], **TRAINED)
     kept(training.folder, 10, 20)
     number = str(training.number)
-    assert [value for _, value in steps_of(desk, "ada", number)] == ["", "best", "20", "10"]
+    assert [value for _, value in steps_of(desk, "ada", number)] == ["", "20", "10"]
     assert "alien" in offered(desk, "ada")[0][0]
     for step, expected in (("10", 10), ("best", "best"), ("", None)):
         (job,) = draw(desk, "ada", Drawing(source=number, step=step, prompt="a"))
@@ -219,6 +219,14 @@ def test_a_picture_has_the_area_that_the_model_was_made_for_and_grows_by_its_sha
     assert options.outpaint == (16, 0, 0, 80)
     assert options.mask is None
     assert options.strength == 0.5
+
+
+def test_an_editor_that_nobody_has_touched_is_no_picture(desk):
+    blank = png(np.zeros((96, 64, 4), np.uint8))
+    (job,) = draw(desk, "ada", Drawing(**MODEL, start=Sent(blank, [blank])))
+    assert call_of(job).settings.image is None
+    with pytest.raises(InputError, match="no picture under what is painted"):
+        draw(desk, "ada", Drawing(**MODEL, start=Sent(blank, [png(LAYER)])))
 
 
 def test_a_picture_is_turned_as_its_camera_says(desk):

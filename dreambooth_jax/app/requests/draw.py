@@ -12,7 +12,7 @@ from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.matrix import grid_of
 from dreambooth_jax.app.requests.sources import NEWEST, Source, source_of, step_of, without
-from dreambooth_jax.app.requests.start import Sent, keep
+from dreambooth_jax.app.requests.start import Sent, keep, opened
 from dreambooth_jax.app.requests.text import check_text
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import check_arguments
@@ -77,11 +77,12 @@ def draw(desk: Desk, owner: str, asked: Drawing) -> list[Job]:
     told = _told(source, asked)
     models = {DRAWN: _model(source, asked)} | ({BEFORE: source.before().told()} if asked.before else {})
     place = desk.place(owner) / "pictures" / secrets.token_hex(8)
-    others = {name for name, _ in asked.varied} | ({"width", "height"} if asked.start.picture else set())
+    start = opened(asked.start)
+    others = {name for name, _ in asked.varied} | ({"width", "height"} if start else set())
     models = {name: without(model, others) for name, model in models.items()}
     for name, model in models.items():  # before anything is kept
         _words(model, told, place / name)
-    told |= keep(asked.start, place, size=source.config.data.size, told=told, most_side=MOST_SIDE)
+    told |= keep(start, asked.start.percent, place, size=source.config.data.size, told=told, most_side=MOST_SIDE)
     lines = {name: _words(model, told, place / name) for name, model in models.items()}
     jobs: list[Job] = []
     try:

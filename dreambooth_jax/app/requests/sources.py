@@ -17,6 +17,7 @@ from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.runs.folder import RunFolder
+from dreambooth_jax.training.checkpoint import complete_steps
 
 NEWEST, BEST = "", "best"
 """Checkpoints that have no number."""
@@ -97,8 +98,6 @@ def _shown(job: Job) -> str:
 
 def checkpoints(job: Job) -> list[int]:
     """Steps of a training that were kept, in rising order."""
-    from dreambooth_jax.training.checkpoint import complete_steps
-
     return complete_steps(RunFolder(Path(job.folder)).checkpoints)
 
 
@@ -107,7 +106,8 @@ def steps_of(desk: Desk, owner: str, asked: str) -> list[tuple[str, str]]:
     number = _number(asked)
     job = next((job for job in desk.of(owner, "train") if job.number == number), None)
     steps = checkpoints(job) if job else []
-    best = [("the best by its validation loss", BEST)] if len(steps) > 1 else []
+    keeps_best = job is not None and load_config(job.words[1], job.words[2:]).checkpoint.keep_best
+    best = [("the best", BEST)] if keeps_best and steps else []
     return [("the newest", NEWEST), *best, *((f"step {step}", str(step)) for step in reversed(steps))]
 
 

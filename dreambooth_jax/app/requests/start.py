@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dreambooth_jax.app.uploads import Bounds, read
-from dreambooth_jax.data.images import CENTER, cut
+from dreambooth_jax.data.images import CENTER, cut, upright_rgb
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 
@@ -38,47 +38,72 @@ class Sent:
     percent: tuple[float, float, float, float] = (0, 0, 0, 0)
 
 
-def keep(sent: Sent, folder: Path, *, size: Size, told: Mapping[str, Any], most_side: int) -> dict[str, Any]:
-    """Keep what is sent, and say so to ``sample``.
+class Opened(NamedTuple):
+    """What was sent, decoded.
+
+    Attributes:
+        picture: RGB.
+        mask: of the same size, white where something is painted; None where nothing is.
+    """
+
+    picture: Image.Image
+    mask: Image.Image | None
+
+
+def opened(sent: Sent) -> Opened | None:
+    """Decode what is sent; None if there is nothing to be seen in it, as in an editor that nobody has touched.
+
+    Raises:
+        InputError: if one is no picture, or too large; if something is painted on none, or none is to grow.
+    """
+    if not all(math.isfinite(one) and 0 <= one <= MOST_PERCENT for one in sent.percent):
+        raise InputError(f"a picture grows by 0 to {MOST_PERCENT} percent on a side")
+    sheet = None if sent.picture is None else read(sent.picture, "the picture", Bounds(), keep_alpha=True)
+    if sheet is None or not np.asarray(sheet)[..., 3].any():
+        if any(sent.percent):
+            raise InputError("a picture is to grow, but there is none: load one to begin with")
+        if sheet and _mask(sent.painted, Size(sheet.height, sheet.width)):
+            raise InputError("there is no picture under what is painted: load one to begin with")
+        return None
+    return Opened(upright_rgb(sheet), _mask(sent.painted, Size(sheet.height, sheet.width)))
+
+
+def keep(
+    start: Opened | None, percent: Sequence[float], folder: Path, *, size: Size, told: Mapping[str, Any], most_side: int
+) -> dict[str, Any]:
+    """Keep a picture, and say so to ``sample``.
 
     Args:
-        sent: the picture.
+        start: the picture, if there is one.
+        percent: of :class:`Sent`.
         folder: for ``start.png`` and ``mask.png``; it is made.
         size: that the model was made for: a picture is reduced or enlarged to its area, unless ``told`` has a size.
         told: the other settings.
         most_side: pixels of the longest side that is drawn.
 
     Returns:
-        ``image`` and ``mask``, and by how many pixels it grows; empty if no picture is sent.
+        ``image`` and ``mask``, and by how many pixels it grows; empty if there is no picture.
 
     Raises:
-        InputError: if one is no picture, or too large; if something is painted on none.
+        InputError: if it would grow too large; if there is a strength, but no picture.
     """
-    if not all(math.isfinite(one) and 0 <= one <= MOST_PERCENT for one in sent.percent):
-        raise InputError(f"a picture grows by 0 to {MOST_PERCENT} percent on a side")
-    if sent.picture is None:
-        if any(sent.percent):
-            raise InputError("a picture is to grow, but there is none: load one to begin with")
+    if start is None:
         if told.get("strength") is not None:
             raise InputError("the strength is how much of a picture changes: load one to begin with")
         return {}
-    picture = read(sent.picture, "the picture", Bounds())
-    mask = _mask(sent.painted, Size(picture.height, picture.width))
-    own = Size(picture.height, picture.width)
+    own = Size(start.picture.height, start.picture.width)
     keeps = any(told.get(name) is not None for name in ("width", "height", "mask_padding"))
     wanted = _within(own, most_side) if keeps else _of_area(own, size, most_side)
-    grown = dict(zip(SIDES, _pixels(sent.percent, wanted)))
-    if (
-        max(wanted.width + grown[SIDES[0]] + grown[SIDES[2]], wanted.height + grown[SIDES[1]] + grown[SIDES[3]])
-        > most_side
-    ):
+    left, top, right, bottom = _pixels(percent, wanted)
+    if max(wanted.width + left + right, wanted.height + top + bottom) > most_side:
         raise InputError(f"the picture would grow to more than {most_side} pixels on a side: let it grow less")
     folder.mkdir(parents=True)
-    kept = {"image": folder / "start.png"} | ({"mask": folder / "mask.png"} if mask else {})
-    for file, one in zip(kept.values(), (picture, mask)):
-        assert one is not None
-        Image.fromarray(cut(one, size=wanted, view=CENTER)).save(file)
-    return {name: str(file) for name, file in kept.items()} | {name: pixels for name, pixels in grown.items() if pixels}
+    kept = {}
+    for name, image in (("image", start.picture), ("mask", start.mask)):
+        if image is not None:
+            kept[name] = str(folder / f"{name}.png")
+            Image.fromarray(cut(image, size=wanted, view=CENTER)).save(kept[name])
+    return kept | {name: pixels for name, pixels in zip(SIDES, (left, top, right, bottom)) if pixels}
 
 
 def _mask(painted: Sequence[Path | bytes], size: Size) -> Image.Image | None:

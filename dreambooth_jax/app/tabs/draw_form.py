@@ -12,7 +12,7 @@ from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.draw import MAIN, MORE, MOST_PICTURES, MOST_STEPS, Drawing
 from dreambooth_jax.app.requests.matrix import VARIED
 from dreambooth_jax.app.requests.sources import NEWEST
-from dreambooth_jax.app.requests.start import MOST_PERCENT, Sent
+from dreambooth_jax.app.requests.start import Sent
 from dreambooth_jax.app.tabs.fields import field_of
 from dreambooth_jax.app.tabs.prompt_help import prompt_help
 from dreambooth_jax.config import load_config
@@ -63,7 +63,7 @@ def _usual(desk: Desk) -> dict[str, Any]:
         found["steps"] = gr.Slider(1, MOST_STEPS, value=drawn.steps, step=1, label="Steps")
         found["guidance_scale"] = gr.Slider(0, 30, value=drawn.guidance_scale, step=0.5, label="Guidance")
     with gr.Row():
-        found["seed"] = gr.Number(label="Seed", value=0, precision=0, minimum=0)
+        found["seed"] = gr.Number(label="Seed", value=0, precision=0)
         found["count"] = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
     with gr.Row():
         others = [name for name in MAIN if name not in {*found, "strength"}]
@@ -88,7 +88,7 @@ def _start() -> dict[str, Any]:
         for side in GROWS:
             of = "width" if side in ("left", "right") else "height"
             label = f"Grow at the {side}, in percent of the {of}"
-            found[side] = gr.Number(0, minimum=0, maximum=MOST_PERCENT, label=label, min_width=120)
+            found[side] = gr.Number(0, label=label, min_width=120)
     return found
 
 

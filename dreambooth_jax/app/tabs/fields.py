@@ -34,10 +34,8 @@ def field_of(settings: type, name: str, *, label: str | None = None, **given: An
     if bool in kinds:
         return gr.Checkbox(**about)
     if int in kinds or float in kinds:
-        whole = 0 if int in kinds else None
-        return gr.Number(
-            precision=whole, minimum=rules.at_least, maximum=rules.at_most, step=1 if whole == 0 else 0.1, **about
-        )
+        whole = int in kinds  # bounds are checked with all others, for a line of the same kind
+        return gr.Number(precision=0 if whole else None, step=1 if whole else 0.1, **about)
     return gr.Textbox(**about)
 
 
