@@ -13,7 +13,7 @@ from PIL import Image
 from dreambooth_jax.app.progress import samples
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk, share_of
-from dreambooth_jax.app.requests.draw import draw
+from dreambooth_jax.app.requests.draw import Drawing, draw
 from dreambooth_jax.app.requests.measure import MEASURES, measure, report
 from dreambooth_jax.app.requests.runs import command_of, delete, run_of, runs, settings_of, share
 from dreambooth_jax.app.requests.train import again
@@ -23,7 +23,11 @@ from dreambooth_jax.doctor.told import as_json
 from dreambooth_jax.errors import InputError
 from tests.app.places import end, put_run
 
-DRAWN = {"config": "quickstart", "prompt": "a dog", "negative": "", "steps": 4, "guidance": 3.0, "seed": 0, "count": 1}
+
+def drawn(desk, owner, *, of, **given):
+    """The job of one picture by a training."""
+    (job,) = draw(desk, owner, Drawing(source=str(of), prompt="a dog", count=1, **given))
+    return job
 
 
 @pytest.fixture
@@ -59,15 +63,15 @@ def test_sharing_shows_a_run_and_lets_draw_but_not_more(desk):
         if step == "shared":
             assert numbers(desk, "bob") == [job.number]
             assert not run_of(job, "bob").mine
-            assert draw(desk, "bob", of=job.number, **DRAWN).words[1] == job.folder
+            assert drawn(desk, "bob", of=job.number).words[1] == job.folder
             assert str(desk.place("bob")) in measure(desk, "bob", "doctor", of=job.number, count=1).words[2]
             for other in (3, 2):
                 desk.queue.stop("bob", other)
         else:
             assert numbers(desk, "bob") == []
-            for refused in (draw, lambda desk, owner, of, **_: measure(desk, owner, "doctor", of=of, count=1)):
+            for refused in (drawn, lambda desk, owner, of: measure(desk, owner, "doctor", of=of, count=1)):
                 with pytest.raises(InputError, match=hidden):
-                    refused(desk, "bob", of=job.number, **DRAWN)
+                    refused(desk, "bob", of=job.number)
         for refused in (again, delete, lambda *words: share(*words, shared=True)):
             with pytest.raises(InputError, match=hidden):
                 refused(desk, "bob", job.number)
@@ -116,7 +120,7 @@ def test_photos_of_another_run_stay(desk):
 def test_nothing_is_deleted_that_a_job_of_anybody_works_with(state, desk):
     job = put_run(desk, "ada")
     share(desk, "ada", 0, shared=True)
-    works = end(desk, draw(desk, "bob", of=job.number, **DRAWN), state)
+    works = end(desk, drawn(desk, "bob", of=job.number), state)
     with pytest.raises(InputError, match=f"number {works.number} works with it"):
         delete(desk, "ada", 0)
     end(desk, works, "stopped")

@@ -78,11 +78,12 @@ class Source:
 
 
 def offered(desk: Desk, owner: str) -> list[tuple[str, str]]:
-    """(what is shown, what it is asked for by): own trainings, the newest first, then models before training."""
-    own = {job.folder: job for job in reversed(desk.of(owner, "train")) if checkpoints(job) or job.state in ACTIVE}
-    trained = sorted(own.values(), key=lambda job: -job.number)
+    """(what is shown, what it is asked for by): trainings, the newest first and own ones first, then models before."""
+    found = [*reversed(desk.of(owner, "train")), *reversed(desk.shared(owner))]
+    last = {job.folder: job for job in found if checkpoints(job) or job.state in ACTIVE}  # of those that went on
+    trained = sorted(last.values(), key=lambda job: (job.owner != owner, -job.number))
     return [
-        *((_shown(job), str(job.number)) for job in trained),
+        *((f"{_shown(job)}{'' if job.owner == owner else ', shared'}", str(job.number)) for job in trained),
         *((f"{Path(name).stem}, before training", name) for name in desk.configs),
     ]
 
@@ -104,7 +105,10 @@ def checkpoints(job: Job) -> list[int]:
 def steps_of(desk: Desk, owner: str, asked: str) -> list[tuple[str, str]]:
     """(what is shown, what it is asked for by) of the checkpoints of what is asked for; of a model there is one."""
     number = _number(asked)
-    job = next((job for job in desk.of(owner, "train") if job.number == number), None)
+    try:
+        job = desk.run(owner, number) if number is not None else None
+    except InputError:
+        job = None
     steps = checkpoints(job) if job else []
     keeps_best = job is not None and load_config(job.words[1], job.words[2:]).checkpoint.keep_best
     best = [("the best", BEST)] if keeps_best and steps else []
