@@ -188,7 +188,7 @@ def test_checkpoints_are_offered_and_chosen(desk):
 def test_a_weight_is_of_the_adapters_file(desk):
     training = train(desk, "ada", SUBJECT[:1], **TRAINED)
     asked = {"source": str(training.number), "prompt": "a {identifier} {class_noun}", "weight": 0.5}
-    with pytest.raises(InputError, match="no file of an adapter"):
+    with pytest.raises(InputError, match="no adapter's file"):
         draw(desk, "ada", Drawing(**asked))
     Path(training.folder).mkdir(parents=True)
     (Path(training.folder) / "lora.safetensors").touch()

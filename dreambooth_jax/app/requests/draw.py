@@ -75,14 +75,14 @@ def draw(desk: Desk, owner: str, asked: Drawing) -> list[Job]:
     if asked.before and source.run is None:
         raise InputError("before and after are of a training: choose one, or leave the tick out")
     told = _told(source, asked)
-    models = {DRAWN: _model(source, asked)} | ({BEFORE: source.before().told()} if asked.before else {})
+    models = {DRAWN: _model(source, asked)} | ({BEFORE: dict(source.base)} if asked.before else {})
     place = desk.place(owner) / "pictures" / secrets.token_hex(8)
     start = opened(asked.start)
     others = {name for name, _ in asked.varied} | ({"width", "height"} if start else set())
     models = {name: without(model, others) for name, model in models.items()}
     for name, model in models.items():  # before anything is kept
         _words(model, told, place / name)
-    told |= keep(start, asked.start.percent, place, size=source.config.data.size, told=told, most_side=MOST_SIDE)
+    told |= keep(start, asked.start.percent, place, size=source.size, told=told, most_side=MOST_SIDE)
     lines = {name: _words(model, told, place / name) for name, model in models.items()}
     jobs: list[Job] = []
     try:
@@ -109,7 +109,7 @@ def _model(source: Source, asked: Drawing) -> dict[str, Any]:
 def _told(source: Source, asked: Drawing) -> dict[str, Any]:
     """What every model is told."""
     check_text("the prompt", asked.prompt)
-    if "{class_noun}" in asked.prompt and not source.config.data.class_noun:
+    if "{class_noun}" in asked.prompt and "class_noun" not in source.base:
         raise InputError("the prompt has {class_noun}, which only a training knows: choose one, or write the word")
     settings = _settings(asked.settings)
     if not 0 <= asked.seed < 2**32 - MOST_PICTURES and settings.get("noise", "jax") == "jax":
@@ -147,7 +147,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_size(source: Source, told: Mapping[str, Any]) -> None:
-    sides = [told.get(name) or side for name, side in source.config.data.size._asdict().items()]
+    sides = [told.get(name) or side for name, side in source.size._asdict().items()]
     largest = round(max(sides) * told.get("hires_scale", 1))
     if largest > MOST_SIDE:
         raise InputError(f"a picture of {largest} pixels on a side: at most {MOST_SIDE}")

@@ -17,6 +17,7 @@ from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.runs.folder import RunFolder
+from dreambooth_jax.size import Size
 from dreambooth_jax.training.checkpoint import complete_steps
 
 NEWEST, BEST = "", "best"
@@ -25,29 +26,26 @@ OF_MODEL = ("revision", "variant", "vae", "tokenizer", "prediction_type")
 """Settings of a model that ``sample`` is told, too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """What draws.
 
     Attributes:
-        config: settings of the training, or of the trainings that begin with the model.
+        base: what ``sample`` is told of the model before training, which draws as samples of the training are drawn.
+        size: that the model was made for.
+        steps, guidance_scale: of the training's samples.
         run: folder of the training; None for the model before it.
     """
 
-    config: Config
+    base: Mapping[str, Any]
+    size: Size
+    steps: int
+    guidance_scale: float
     run: RunFolder | None = None
 
-    def before(self) -> "Source":
-        """The model that the training began with."""
-        return Source(self.config)
-
     def told(self) -> dict[str, Any]:
-        """What ``sample`` is told of it. A model before training draws as the samples of its training are drawn."""
-        if self.run:
-            return {"source": str(self.run.path)}
-        model = {name: getattr(self.config.model, name) for name in OF_MODEL}
-        known = {name: value for name, value in model.items() if value is not None}
-        return {"source": self.config.model.path, **known, **self._as_sampled(), **self._words()}
+        """What ``sample`` is told of it."""
+        return {"source": str(self.run.path)} if self.run else dict(self.base)
 
     def weighted(self, weight: float) -> dict[str, Any]:
         """What ``sample`` is told of it where its adapter counts so much.
@@ -59,22 +57,27 @@ class Source:
             raise InputError("the weight is one of a trained adapter: choose a training, or leave it at 1")
         if not self.run.adapter.is_file():
             raise InputError(
-                "this training has no file of an adapter: it is no LoRA, or has not ended; leave the weight"
+                "this training has no adapter's file: it is no LoRA, or has not ended; leave the weight at 1"
             )
         words = sorted(self.run.path.glob(f"{self.run.embedding.stem}*{self.run.embedding.suffix}"))
-        told = self.before().told() | {"lora": f"{self.run.adapter}:{weight:g}"}
+        told = {**self.base, "lora": f"{self.run.adapter}:{weight:g}"}
         return told | ({"embedding": "; ".join(map(str, words))} if words else {})
 
-    def _as_sampled(self) -> dict[str, Any]:
-        sampled = DrawingConfig.of(self.config.samples.sampling(size=self.config.data.size))
-        usual = SampleOptions(source="-")
-        names = [field.name for field in dataclasses.fields(DrawingConfig) if field.name != "prompt_syntax"]
-        values = {name: getattr(sampled, name) for name in names}
-        return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
-    def _words(self) -> dict[str, str]:
-        words = {"identifier": self.config.data.identifier, "class_noun": self.config.data.class_noun}
-        return {name: word for name, word in words.items() if word}
+def _base(config: Config) -> dict[str, Any]:
+    model = {name: getattr(config.model, name) for name in OF_MODEL}
+    words = {"identifier": config.data.identifier, "class_noun": config.data.class_noun}
+    known = {name: value for name, value in (model | words).items() if value}
+    return {"source": config.model.path, **known, **_as_sampled(config)}
+
+
+def _as_sampled(config: Config) -> dict[str, Any]:
+    """Settings of a training's samples, where they differ from those of the command line."""
+    sampled = DrawingConfig.of(config.samples.sampling(size=config.data.size))
+    usual = SampleOptions(source="-")
+    names = [field.name for field in dataclasses.fields(DrawingConfig) if field.name != "prompt_syntax"]
+    values = {name: getattr(sampled, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 def offered(desk: Desk, owner: str) -> list[tuple[str, str]]:
@@ -124,9 +127,15 @@ def source_of(desk: Desk, owner: str, asked: str) -> Source:
     number = _number(asked)
     if number is None:
         desk.check_offered(asked)
-        return Source(load_config(asked))
-    job = desk.run(owner, number)
-    return Source(load_config(job.words[1], job.words[2:]), RunFolder(Path(job.folder)))
+    job = None if number is None else desk.run(owner, number)
+    config = load_config(job.words[1], job.words[2:]) if job else load_config(asked)
+    return Source(
+        base=_base(config),
+        size=config.data.size,
+        steps=config.samples.steps,
+        guidance_scale=config.samples.guidance_scale,
+        run=RunFolder(Path(job.folder)) if job else None,
+    )
 
 
 def step_of(asked: str) -> int | str | None:

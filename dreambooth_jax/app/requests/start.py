@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dreambooth_jax.app.uploads import Bounds, read
-from dreambooth_jax.data.images import CENTER, cut, upright_rgb
+from dreambooth_jax.data.images import CENTER, cut
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 
@@ -59,13 +59,13 @@ def opened(sent: Sent) -> Opened | None:
     if not all(math.isfinite(one) and 0 <= one <= MOST_PERCENT for one in sent.percent):
         raise InputError(f"a picture grows by 0 to {MOST_PERCENT} percent on a side")
     sheet = None if sent.picture is None else read(sent.picture, "the picture", Bounds(), keep_alpha=True)
-    if sheet is None or not np.asarray(sheet)[..., 3].any():
+    if sent.picture is None or sheet is None or not np.asarray(sheet)[..., 3].any():
         if any(sent.percent):
             raise InputError("a picture is to grow, but there is none: load one to begin with")
         if sheet and _mask(sent.painted, Size(sheet.height, sheet.width)):
             raise InputError("there is no picture under what is painted: load one to begin with")
         return None
-    return Opened(upright_rgb(sheet), _mask(sent.painted, Size(sheet.height, sheet.width)))
+    return Opened(read(sent.picture, "the picture", Bounds()), _mask(sent.painted, Size(sheet.height, sheet.width)))
 
 
 def keep(

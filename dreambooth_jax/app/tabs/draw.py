@@ -63,7 +63,7 @@ def _choosing(desk: Desk, form: dict[str, Any]) -> None:
 
     def choose(source: str, request: gr.Request) -> tuple[Any, Any, Any]:
         try:
-            drawn = source_of(desk, who(request), source).config.samples
+            drawn = source_of(desk, who(request), source)
         except InputError:
             return gr.skip(), gr.skip(), gr.skip()
         steps = gr.Dropdown(choices=steps_of(desk, who(request), source), value=NEWEST)
