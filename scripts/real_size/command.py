@@ -27,9 +27,9 @@ def run_stage(name: str, place: Place, *, spare_gb: float) -> dict[str, Any]:
     report = place.report(name)
     report.unlink(missing_ok=True)
     python_path = os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH")]))
+    flags = [os.environ.get("XLA_FLAGS", ""), made(place.size).xla_flags, REMAT_FLAG if name == "train" else ""]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "PYTHONPATH": python_path}
-    if name == "train":
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {REMAT_FLAG}"
+    environment["XLA_FLAGS"] = " ".join(flags)
     command = [sys.executable, str(SCRIPT), "--run", name, "--size", place.size, "--folder", str(place.folder)]
     print(f"{name}:", flush=True)
     begin = time.monotonic()

@@ -37,6 +37,11 @@ class Place:
         return made(self.size).pixels or SIZES[self.size]["vae"]["sample_size"]
 
     @property
+    def side(self) -> int:
+        """Of the latents in the call beside PyTorch's."""
+        return made(self.size).side or self.pixels // 2 ** (len(SIZES[self.size]["vae"]["block_out_channels"]) - 1)
+
+    @property
     def call(self) -> Path:
         """Inputs and output of our UNet."""
         return self.folder / "unet.npz"
@@ -115,7 +120,7 @@ def unet(place: Place, mark: Journal) -> dict[str, Any]:
 
     module, params = load_module(place.model / "unet", UNET)
     mark("import and load")
-    inputs = unet_inputs(module.config, place.pixels // 2 ** (len(SIZES[place.size]["vae"]["block_out_channels"]) - 1))
+    inputs = unet_inputs(module.config, place.side)
 
     def call(params: Any, inputs: dict[str, Any]) -> Any:
         told = Condition(inputs["states"], inputs.get("pooled"), inputs.get("sizes"))
