@@ -2,13 +2,17 @@
 # Copyright The dreambooth_jax authors
 """Whatever is there for Stable Diffusion is there for XL: few runs, each with many things in it."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 import dreambooth_jax as dbx
+from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.target import Target
+from tests.assessment.towers import save_dino
 from tests.runs import draw_photos, tiny_config, weights
 from tests.xl import written
 
@@ -67,3 +71,34 @@ def test_two_subjects_with_one_encoder_alone(root, encoder):
 
     folder = dbx.train(load_config("two_subjects", [f"run_dir={root / encoder}", *options])).folder
     assert {name.split("/")[0] for name in weights(folder, 2)} == {"unet", encoder}
+
+
+PIVOTAL = [
+    *("adapter.kind=pivotal", "tokens.vectors=2", "tokens.alone=1", "tokens.stop=2", "text_encoder.stop=-1"),
+    *("adapter.rank=2", "adapter.dora=output", "optimizer.learning_rate=1e-2", "tokens.learning_rate=1e-1"),
+    *("data.buckets=2", "data.bucket_step=8", "data.resolution=24", "samples.every=3", "prior.weight=0"),
+]
+
+
+def test_new_words_then_lora_and_what_is_said_of_it(root, tmp_path, capsys):
+    """A pivotal run: vectors of a word for both encoders, then DoRA of all networks, in buckets; it is drawn, measured
+    and examined as any run."""
+    folder = dbx.train(config_of(root, "pivotal", *PIVOTAL)).folder
+    before, after = weights(folder, 1), weights(folder, 3)
+    words = [name for name in after if name.endswith("/added")]
+    assert {name.split("/")[0] for name in words} == {"text_encoder", "text_encoder_2"}
+    for name in words:
+        assert np.abs(after[name] - before[name]).max() > 0
+    assert {name.split("/")[0] for name in after} == {"unet", "text_encoder", "text_encoder_2"}
+
+    save_dino(tmp_path / "dino")
+    (tmp_path / "prompts.txt").write_text("a {identifier} {class_noun}")
+    towers = [f"prompts={tmp_path / 'prompts.txt'}", "num_images=1", "num_class_images=1", "steps=2"]
+    towers += [f"evaluate.dino={tmp_path / 'dino'}"]
+    assert main(["evaluate", str(folder), *towers]) == 0
+    (source,) = json.loads((folder / "evaluation" / "scores.json").read_text())["sources"]
+    assert np.isfinite(source["scores"]["DINO"]["mean"])
+    capsys.readouterr()
+    assert main(["doctor", str(folder), "json=true"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert "no_prior" in {finding["name"] for finding in told["findings"]}

@@ -151,7 +151,7 @@ def _along_channels(factors: Float[Array, "..."], x: Array) -> Array:
 
 
 def _own(module: nn.Module, name: str) -> Any:
-    return module.get_variable(BESIDE, name) if module.has_variable(BESIDE, name) else None
+    return whole(module.get_variable(BESIDE, name)) if module.has_variable(BESIDE, name) else None
 
 
 def _dropped(x: Float[Array, "b *positions i"], one: Beside, path: str) -> Float[Array, "b *positions i"]:

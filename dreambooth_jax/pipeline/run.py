@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from dreambooth_jax.diffusion.loop import Registers, begin
@@ -22,7 +22,7 @@ from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared, generate
 from dreambooth_jax.pipeline.noise import ToolNoise
 from dreambooth_jax.pipeline.texts import by_length
-from dreambooth_jax.training.parallel.sharding import map_rows
+from dreambooth_jax.training.parallel.sharding import map_rows, placed
 from dreambooth_jax.trees import Tree
 
 
@@ -85,7 +85,7 @@ class Run:
         return np.asarray(registers.x), np.asarray(images)
 
     def _leg(self, leg: Leg, first: int, registers: Registers) -> tuple[Registers, Float[Array, "b H W 3"] | None]:
-        params = jax.device_put(leg.params, NamedSharding(self.mesh, PartitionSpec()))
+        params = placed(leg.params, self.mesh)
         total, dtype, images = int(leg.shared.table.length), leg.rows.noise.dtype, None
         needing = [row for row in rows_with_noise(leg.shared.table) if row >= first] if self.noise else []
         for last in stretches(first, leg.until, needing, each=self.on_step is not None):

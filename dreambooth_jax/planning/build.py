@@ -9,6 +9,7 @@ Nothing is allocated, and the devices need not be there.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -36,6 +37,7 @@ from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
+from dreambooth_jax.training.parallel.drawing import for_drawing
 from dreambooth_jax.training.parallel.mapper import with_shardings
 from dreambooth_jax.training.validation import rows_at_once, validation_batches, validation_loss
 from dreambooth_jax.trees import count, nbytes, shapes, short
@@ -112,12 +114,13 @@ def step_plan(
 def draw_plans(config: Config, setup: TrainSetup, pipe: Pipeline, *, compiler: Compiler) -> Iterator[DrawPlan]:
     """Class images and latents before the first step, by the pretrained ``pipe``; sample grids between steps."""
     target = setup.mapper.target
+    pipe, later = (_as_drawn_with(one, setup.mapper) for one in (pipe, setup.pipe))
     size, n, everyone = config.data.size, len(target.local), len(target.devices)
     done: dict[tuple[Any, ...], Usage] = {}
 
     def sampler(pipe: Pipeline, sampling: SamplingConfig, pictures: int) -> Usage:
         # of the settings, what a program is compiled for; the others are its arguments
-        key = (nbytes(pipe.params), pictures, sampling.height, sampling.width, sampling.guidance_scale > 1)
+        key = (bytes_per_device(pipe.params), pictures, sampling.height, sampling.width, sampling.guidance_scale > 1)
         if key not in done:
             lower = partial(pipe.lower, pictures * n, sampling=sampling)
             done[key] = compiler(f"sampler, {pictures} pictures at once", lower).usage
@@ -134,17 +137,22 @@ def draw_plans(config: Config, setup: TrainSetup, pipe: Pipeline, *, compiler: C
         pictures = class_batch(pipe, prior=config.prior, size=size, room=room, missing=missing, usage_at=usage_at)
         yield draw("class images", pictures, usage_at(pictures), 0)
     encoded = encoded_at_once(target)
-    whole = nbytes(pipe.params) - nbytes(pipe.params["vae"])
+    beside = bytes_per_device({name: tree for name, tree in pipe.params.items() if name != "vae"})
     lower = partial(pipe.lower_encode_images, encoded, **size._asdict())
-    yield draw("latents", encoded // n, compiler("encoder", lower).usage, whole)
+    yield draw("latents", encoded // n, compiler("encoder", lower).usage, beside)
     if config.samples.every:
         pictures = -(-config.samples.num_images // n)
-        usage = sampler(setup.pipe, config.samples.sampling(size=size), pictures)
+        usage = sampler(later, config.samples.sampling(size=size), pictures)
         yield draw("sample grids", pictures, usage, beside_a_model(setup, *setup.pipe.params))
     if config.validation.is_wanted:
         rows = rows_at_once(setup.batches.examples, everyone)
         usage = compiler("validation", partial(lower_validation, setup, rows)).usage
         yield draw("validation", rows, usage, beside_a_model(setup, "unet", *setup.encoders))
+
+
+def _as_drawn_with(pipe: Pipeline, mapper: Mapper) -> Pipeline:
+    """Its parameters as they lie while pictures are drawn."""
+    return replace(pipe, params=for_drawing(mapper.shapes(pipe.params), mapper.target))
 
 
 def beside_a_model(setup: TrainSetup, *networks: str) -> int:

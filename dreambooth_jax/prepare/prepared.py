@@ -31,7 +31,7 @@ from dreambooth_jax.prepare.words import check_used, taught
 from dreambooth_jax.runs import RunFolder, save_settings
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
-from dreambooth_jax.training.parallel.sharding import replicate
+from dreambooth_jax.training.parallel.drawing import for_drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +133,8 @@ def prepare(
 ) -> Prepared | None:
     """Read and check everything, then make class images and latents. None if a signal broke that off.
 
-    The model is loaded to where the mapper wants it. For class images and latents there is a whole copy on each device,
-    which is gone when this returns.
+    The model is loaded to where the mapper wants it. For class images and latents it lies as :func:`for_drawing` says,
+    in a copy that is gone when this returns.
 
     Args:
         config: of the run.
@@ -147,7 +147,7 @@ def prepare(
     pictures = read_own_pictures(config, begun_run(folder, steps=config.train.steps))
     before_loading()
     pipe = load_model(config, mapper.target, place=mapper.load)
-    whole = replace(pipe, params=replicate(pipe.params, mapper.target.mesh))
+    whole = replace(pipe, params=for_drawing(pipe.params, mapper.target))
     return prepare_with(pipe, config, folder, pictures, whole=whole, interrupt=interrupt, cache=folder.cache)
 
 
@@ -169,7 +169,7 @@ def prepare_with(
         config: of the run.
         folder: of the run, where its settings are saved.
         pictures: its own.
-        whole: the model with all parameters on each device.
+        whole: the model as pictures are drawn with it.
         interrupt: asked between batches.
         cache: folder of moments.
         known: of runs before; it learns what is made for this one.

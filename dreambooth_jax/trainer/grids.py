@@ -57,7 +57,7 @@ class Grids:
         """The pictures of a step, drawn once. All processes call it; process 0 alone draws, others have None."""
         if step not in self._drawn:
             self._drawn.clear()
-            params = training.best_params(state)
+            params = training.drawn_params(state)
             self._drawn[step] = self._draw(training.setup.pipe, params) if distributed.is_main() else None
         return self._drawn[step]
 

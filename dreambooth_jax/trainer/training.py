@@ -25,6 +25,7 @@ from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.loop import Hook, Phase, PhaseInputs, run_phases
 from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.parallel import Mapper
+from dreambooth_jax.training.parallel.drawing import for_drawing
 from dreambooth_jax.training.parallel.memories import on_devices
 from dreambooth_jax.training.parallel.sharding import replicate
 from dreambooth_jax.training.state import TrainState
@@ -134,13 +135,20 @@ class Training:
 
     def whole_params(self, trainable: Tree, *networks: str) -> Tree:
         """Some networks, or all, whole on each of this process's devices."""
+        return replicate(self._composed(trainable, *networks), self.setup.mapper.target.mesh)
+
+    def _composed(self, trainable: Tree, *networks: str) -> Tree:
         adapter, mapper = self.setup.adapter, self.setup.mapper
         frozen, trainable = part_for(adapter, networks or self.setup.pipe.params, self.frozen, trainable)
-        return replicate(composed(adapter, on_devices(frozen), mapper.place(trainable)), mapper.target.mesh)
+        return composed(adapter, on_devices(frozen), mapper.place(trainable))
 
     def best_params(self, state: TrainState, *networks: str) -> Tree:
-        """Some networks, or all, with the average, where one is kept: what is sampled and exported."""
+        """Some networks, or all, with the average, where one is kept: what is exported."""
         return self.whole_params(self.averaged(state) or state.trainable, *networks)
+
+    def drawn_params(self, state: TrainState) -> Tree:
+        """The same of all networks, as they lie while pictures are drawn."""
+        return for_drawing(self._composed(self.averaged(state) or state.trainable), self.setup.mapper.target)
 
     @property
     def is_rounded(self) -> bool:

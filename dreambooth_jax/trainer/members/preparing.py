@@ -21,7 +21,7 @@ from dreambooth_jax.trainer.members.begun import Begun
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
-from dreambooth_jax.training.parallel.sharding import replicate
+from dreambooth_jax.training.parallel.drawing import for_drawing
 from dreambooth_jax.trees import Tree
 
 
@@ -46,7 +46,7 @@ def prepare_members(
     pipe = load_model(members[0].config, mapper.target, place=mapper.load)
     for member in members[1:]:
         check_fit(pipe, member.config)
-    whole, known = replace(pipe, params=replicate(pipe.params, mapper.target.mesh)), Known()
+    whole, known = replace(pipe, params=for_drawing(pipe.params, mapper.target)), Known()
     found = []
     for member, own in zip(members, pictures):
         folder = RunFolder(Path(member.config.run_dir))

@@ -2,8 +2,9 @@
 # Copyright The dreambooth_jax authors
 """Programs over the rows of a batch, and parameters, on the devices of one process: a mesh with the axis ``rows``.
 
-``map_rows`` gives each device all parameters and its share of the rows. ``replicate`` brings parameters there that are
-sharded for training: 4 bytes a parameter on each device while it draws, 4.3 GB for Stable Diffusion 1.5.
+``map_rows`` gives each device all parameters and its share of the rows; of parameters that lie split along ``rows`` its
+part, and layers gather what they need (``models/parts.py``). ``replicate`` brings parameters there that are sharded for
+training: 4 bytes a parameter on each device while it draws, 4.3 GB for Stable Diffusion 1.5.
 """
 
 from collections.abc import Callable, Hashable
@@ -14,17 +15,42 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dreambooth_jax.models.parts import WHOLE, as_parts
 from dreambooth_jax.trees import Tree
+
+ROWS = "rows"
+"""The mesh's one axis."""
 
 
 def map_rows(mesh: Mesh, program: Callable, static: tuple[Hashable, ...], params: Tree, rows: Any, *shared: Any) -> Any:
     """``program(*static, params, rows, *shared)`` with the rows of a batch split over the mesh (``Target.mesh``)."""
     count = len(jax.tree.leaves(rows)[0])
     missing = rows_per_device(mesh, count) * mesh.size - count
-    rows = jax.device_put(_padded(rows, missing) if missing else rows, NamedSharding(mesh, PartitionSpec("rows")))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    results = _mapped(program, static, mesh, params, rows, *shared)
+    rows = jax.device_put(_padded(rows, missing) if missing else rows, NamedSharding(mesh, PartitionSpec(ROWS)))
+    params = placed(params, mesh)
+    results = _mapped(program, static, mesh, split_axes(params, mesh), params, rows, *shared)
     return _shortened(results, missing) if missing else results
+
+
+def placed(params: Tree, mesh: Mesh) -> Tree:
+    """Whole on each device, but for what lies split along the mesh's rows, which stays there."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    stays = jax.tree.map(lambda leaf: leaf.sharding if split_axis(leaf, mesh) != WHOLE else whole, params)
+    return jax.device_put(params, stays)
+
+
+def split_axis(leaf: Any, mesh: Mesh) -> int:
+    """The axis along which an array, or a shape with a sharding, lies split along the mesh's rows."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.mesh != mesh or ROWS not in sharding.spec:
+        return WHOLE
+    return sharding.spec.index(ROWS)
+
+
+def split_axes(params: Tree, mesh: Mesh) -> tuple[int, ...] | None:
+    """Those of all leaves; None if nothing is split."""
+    axes = tuple(split_axis(leaf, mesh) for leaf in jax.tree.leaves(params))
+    return None if set(axes) <= {WHOLE} else axes
 
 
 # Compiled, because otherwise each little operation on each array would be a program of its own.
@@ -44,12 +70,14 @@ def lower_rows(
 ) -> jax.stages.Lowered:
     """What :func:`map_rows` will compile, from shapes of parameters and rows, as many for each device."""
 
-    def placed(tree: Any, spec: PartitionSpec) -> Any:
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), tree)
+    def shape(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    params, rows = placed(params, PartitionSpec()), placed(rows, PartitionSpec("rows"))
-    return _mapped.lower(program, static, mesh, params, rows, *shared)
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(ROWS))
+    axes = split_axes(params, mesh)
+    params = jax.tree.map(lambda s: shape(s, s.sharding if split_axis(s, mesh) != WHOLE else whole), params)
+    rows = jax.tree.map(lambda s: shape(s, split), rows)
+    return _mapped.lower(program, static, mesh, axes, params, rows, *shared)
 
 
 def rows_per_device(mesh: Mesh, count: int) -> int:
@@ -57,17 +85,36 @@ def rows_per_device(mesh: Mesh, count: int) -> int:
     return -(-count // mesh.size)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _mapped(program: Callable, static: tuple[Hashable, ...], mesh: Mesh, params: Tree, rows: Any, *shared: Any) -> Any:
-    whole, split = PartitionSpec(), PartitionSpec("rows")
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _mapped(
+    program: Callable,
+    static: tuple[Hashable, ...],
+    mesh: Mesh,
+    axes: tuple[int, ...] | None,
+    params: Tree,
+    rows: Any,
+    *shared: Any,
+) -> Any:
+    whole, split = PartitionSpec(), PartitionSpec(ROWS)
+    axis_of = None if axes is None else jax.tree.unflatten(jax.tree.structure(params), axes)
+
+    def local(params: Tree, *rest: Any) -> Any:
+        if axis_of is not None:
+            params = as_parts(params, axes=axis_of, devices=ROWS, count=mesh.size, dtype=None)
+        return program(*static, params, *rest)
+
     mapped = jax.shard_map(
-        partial(program, *static),
+        local,
         mesh=mesh,
-        in_specs=(whole, split, *(whole for _ in shared)),
+        in_specs=(whole if axis_of is None else jax.tree.map(_spec, axis_of), split, *(whole for _ in shared)),
         out_specs=split,
         check_vma=False,
     )
     return mapped(params, rows, *shared)
+
+
+def _spec(axis: int) -> PartitionSpec:
+    return PartitionSpec() if axis == WHOLE else PartitionSpec(*[None] * axis, ROWS)
 
 
 @partial(jax.jit, static_argnames="sharding")

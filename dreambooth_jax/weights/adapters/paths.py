@@ -82,12 +82,14 @@ def layers_of(unet: Mapping[str, Any]) -> Layers:
 
 
 def from_kohya(name: str, layers: Layers = USUAL) -> str | None:
-    """Kohya's or sgm's -> ours; None for what is no name of a layer.
+    """Kohya's or sgm's -> ours; None for what is no name of a layer, or of none with so many layers before it.
 
     Args:
         name: of a layer.
         layers: of the denoiser that it is for; sgm's counts them.
 
+    >>> from_kohya("input_blocks_3_1_proj_in"), from_kohya("input_blocks_3_1_proj_in", layers=(1, 1))
+    (None, 'down_blocks_1/attentions_0/proj_in')
     >>> from_kohya("up_blocks_1_upsamplers_0_conv"), from_kohya("output_blocks_5_2_conv")
     ('up_blocks_1/upsamplers_0/conv', 'up_blocks_1/upsamplers_0/conv')
     >>> from_kohya("output_blocks_3_2_conv", layers=(1, 1))
@@ -117,8 +119,9 @@ def _from_sgm(name: str, layers: Layers) -> str | None:
     else:
         is_down, number, inner, rest = match[1] == "input_blocks", int(match[2]), int(match[3]), match[4]
         # on the way down a change of size is a piece of its own, on the way up the last part of a piece
-        counted = _counted(number - is_down, layers if is_down else layers[::-1])
-        if counted is None:
+        own = layers if is_down else layers[::-1]
+        counted = _counted(number - is_down, own)
+        if counted is None or not _has(counted[1], own[counted[0]], rest, is_down=is_down):
             return None
         kind = _sgm_kind(rest, inner, counted[1])
         place = f"{'down' if is_down else 'up'}_blocks_{counted[0]}/{kind}"
@@ -133,6 +136,12 @@ def _counted(number: int, layers: Layers) -> tuple[int, int] | None:
             return block, number
         number -= count + 1
     return None
+
+
+def _has(piece: int, layers: int, rest: str, *, is_down: bool) -> bool:
+    """Whether a block of so many layers can have such a name there. Denoisers with other layers count differently."""
+    is_last = piece == layers
+    return is_last == (rest == "op") if is_down else is_last or rest != "conv"
 
 
 def _sgm_kind(rest: str, inner: int, layer: int) -> str:

@@ -265,6 +265,10 @@ class TestRefused:
                 {"lora_unet_conv_in.diff": (2, 2), "other": (1,)},
                 "has 1 arrays that no adapter has, such as other: dreambooth-jax check",
             ),
+            (  # as a denoiser of one layer per block counts blocks
+                {f"lora_unet_{name}.diff": (2, 2) for name in ("input_blocks_1_0_in_layers_2", "input_blocks_2_0_op")},
+                "has 1 arrays that no adapter has, such as lora_unet_input_blocks_2_0_op.diff",
+            ),
         ],
     )
     def test_files_that_are_none(self, tmp_path, arrays, message):

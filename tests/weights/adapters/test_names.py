@@ -83,6 +83,8 @@ def test_blocks_of_other_depths_are_counted():
         assert from_kohya(name, counted) == path
         assert read_key(f"lora_unet_{name}.lora_up.weight", counted).path == path
     assert from_kohya("input_blocks_40_0_op", counted) is None
+    for name in ("input_blocks_3_0_op", "input_blocks_2_1_proj_in", "output_blocks_1_1_conv"):  # of other layers
+        assert from_kohya(name, counted) is None
 
 
 def test_default_targets_are_those_of_sd_scripts(layers):
