@@ -60,7 +60,7 @@ def test_every_part_is_gathered_where_a_layer_reads_it(split):
     )
     for params in (split.params, shapes):
         text = dataclasses.replace(split, params=params).lower(8, **RUN).as_text()
-        assert len(re.findall(r"stablehlo\.all_gather", text)) == len(in_parts - unread) > 100
+        assert len(re.findall(r"stablehlo\.all_gather", text)) == len(in_parts - unread) > 0
     whole = dataclasses.replace(split, params=trees.shapes(split.params)).lower(8, **RUN).as_text()
     assert "stablehlo.all_gather" not in whole
 

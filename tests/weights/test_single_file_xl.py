@@ -11,6 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from dreambooth_jax import save_pretrained
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.export.chosen import export
 from dreambooth_jax.models.families import SDXL_REFINER
@@ -151,6 +152,20 @@ def test_a_refiner_is_read_and_written(file, tmp_path):
     assert found.modules["unet"].config.transformer_layers_per_block == 2
     same_arrays(original, written(tmp_path / "again.safetensors", found))
     assert check_file(original).base == "refiner of Stable Diffusion XL, which predicts epsilon"
+
+
+@pytest.mark.parity
+def test_a_refiner_is_the_model_that_diffusers_makes_of_it(file, tmp_path):
+    """And its folder, as we write it, has what diffusers needs besides."""
+    diffusers = pytest.importorskip("diffusers")
+    original = REFINER.write(tmp_path / "refiner.safetensors")
+    ours = load_pretrained(original, tokenizer=file.parent)
+    save_pretrained(tmp_path / "folder", ours, ours.params)
+    theirs = diffusers.StableDiffusionXLImg2ImgPipeline.from_single_file(
+        str(original), config=str(tmp_path / "folder"), local_files_only=True
+    )
+    assert theirs.text_encoder is theirs.tokenizer is None
+    assert_same(ours.params, {name: torch_models.params_from_torch(getattr(theirs, name)) for name in ours.params})
 
 
 def test_what_it_says_of_itself(components, file, tmp_path):
