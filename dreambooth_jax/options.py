@@ -212,3 +212,7 @@ class AppOptions(Settings):
     """What can be trained: YAML files, or names of those that ship, such as sd15_lora."""
     most_jobs: int = setting(8, at_least=1, at_most=1000)
     """Jobs of one person that wait or run."""
+    models: tuple[str, ...] = setting(())
+    """More models that can be trained, each as NAME=MODEL or MODEL: folder, single file or hub id."""
+    demo: bool = False
+    """Tight limits, for a page that strangers try: few photos, short runs, and what they made is forgotten in a day."""

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import gradio as gr
 
+from dreambooth_jax.app.limits import limits_of
 from dreambooth_jax.app.login import is_loopback
+from dreambooth_jax.app.offers import offers_of
+from dreambooth_jax.app.people import PEOPLE
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.tabs import draw, measure, programs, runs, take_home, train
@@ -30,8 +33,15 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
         options: of the command line.
         queue: that its requests wait in.
     """
-    people = Path(options.folder).absolute() / "people"
-    desk = Desk(queue, people, options.configs, local=is_loopback(options.host) and options.user is None)
+    people = Path(options.folder).absolute() / PEOPLE
+    desk = Desk(
+        queue,
+        people,
+        options.configs,
+        local=is_loopback(options.host) and options.user is None,
+        models=offers_of(options.models),
+        limits=limits_of(options),
+    )
     with gr.Blocks(title="dreambooth_jax", analytics_enabled=False) as page:
         gr.Markdown("# DreamBooth\nPhotos of one subject in, a model that draws it out.")
         for name, build in TABS.items():

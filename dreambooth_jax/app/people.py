@@ -8,6 +8,8 @@ import secrets
 from typing import Any
 
 COOKIE = "dreambooth_jax"
+PEOPLE = "people"
+"""Folder with a folder for each of them."""
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 

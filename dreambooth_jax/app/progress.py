@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dreambooth_jax.app.bars import bar_of
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.queue import Queue
 
@@ -28,9 +29,10 @@ def said(queue: Queue, job: Job) -> str:
         ahead = queue.ahead(job)
         return f"{head}, at most {ahead} before it" if ahead else head
     own = Path(job.folder).parent
-    last = placeless(queue.files.last_line(job).replace(f"{own}/", ""))
+    line = queue.files.last_line(job)
+    last = placeless(str(bar_of(line) or line).replace(f"{own}/", "")) or "starting"
     if job.state == "failed":
-        return f"{head}\n{last.removeprefix('dreambooth-jax: ') or 'it ended without a word'}"
+        return f"{head}\n{last.removeprefix('dreambooth-jax: ') if line else 'it ended without a word'}"
     return f"{head}\n{last}" if job.state in ("running", "stopping") else head
 
 

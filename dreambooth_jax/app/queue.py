@@ -34,12 +34,13 @@ class Queue:
     Args:
         folder: of their files.
         most: jobs of one owner that wait or run.
+        whole: jobs of all that wait or run.
         command: what runs a job.
     """
 
-    def __init__(self, folder: Path, *, most: int, command: Command = command_of):
+    def __init__(self, folder: Path, *, most: int, whole: int = 1000, command: Command = command_of):
         self.files = JobFiles(folder)
-        self._most, self._command = most, command
+        self._most, self._whole, self._command = most, whole, command
         self._lock = threading.Lock()
         self._jobs = {job.number: job for job in self.files.read()}
         self._own: dict[int, subprocess.Popen] = {}
@@ -52,11 +53,14 @@ class Queue:
         """Ask for a command line.
 
         Raises:
-            InputError: if its owner has as many jobs as may wait.
+            InputError: if its owner has as many jobs as may wait, or all together have.
         """
         with self._lock:
-            if sum(job.owner == owner for job in self._of_state(*ACTIVE)) >= self._most:
+            active = self._of_state(*ACTIVE)
+            if sum(job.owner == owner for job in active) >= self._most:
                 raise InputError(f"{self._most} jobs of yours wait or run already: wait for one, or stop it")
+            if len(active) >= self._whole:
+                raise InputError(f"{self._whole} jobs of all wait or run already: come back later")
             number = 1 + max(self._jobs, default=0)
             return self._set(Job(number=number, owner=owner, words=tuple(words), folder=str(folder)))
 

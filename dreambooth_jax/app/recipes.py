@@ -19,13 +19,18 @@ def recipe(settings: Config, quality: int) -> list[str]:
         quality: a key of ``SHARES``.
     """
     share = SHARES[quality]
-    steps = max(1, round(share * settings.train.steps))
+    steps = steps_of(settings, quality)
     return [
         f"train.steps={steps}",
         f"prior.num_images={round(share * settings.prior.num_images)}",
         f"samples.every={max(1, round(steps / 4))}",
         *(f"{key}={max(1, round(share * step))}" for key, step in _moments(settings)),
     ]
+
+
+def steps_of(settings: Config, quality: int) -> int:
+    """Steps of a run at a place of the slider."""
+    return max(1, round(SHARES[quality] * settings.train.steps))
 
 
 def _moments(settings: Config) -> Iterator[tuple[str, int]]:

@@ -8,14 +8,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from dreambooth_jax.app.lifetime import forget
+from dreambooth_jax.app.limits import limits_of
 from dreambooth_jax.app.login import Login, login_of, names_of
 from dreambooth_jax.app.look import HEAD, readable_theme
-from dreambooth_jax.app.people import COOKIE, new_token
+from dreambooth_jax.app.people import COOKIE, PEOPLE, new_token
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.options import AppOptions
 
 TICK = 0.5
 """Seconds between two looks at the queue."""
+TIDY = 600.0
+"""Seconds between two looks for what is to be forgotten."""
 LARGEST_UPLOAD = "20mb"
 
 
@@ -28,7 +32,8 @@ def serve(options: AppOptions) -> None:
     login = login_of(options)
     import uvicorn
 
-    queue = Queue(Path(options.folder).absolute() / "jobs", most=options.most_jobs)
+    limits, folder = limits_of(options), Path(options.folder).absolute()
+    queue = Queue(folder / "jobs", most=limits.jobs, whole=limits.queue)
     server = app_of(options, queue, login)
     over = threading.Event()
 
@@ -36,7 +41,12 @@ def serve(options: AppOptions) -> None:
         while not over.wait(TICK):
             queue.tick()
 
-    threading.Thread(target=turn, daemon=True).start()
+    def tidy() -> None:
+        while limits.hours is not None and not over.wait(TIDY):
+            forget(queue, folder / PEOPLE, hours=limits.hours)
+
+    for work in (turn, tidy):
+        threading.Thread(target=work, daemon=True).start()
     print(f"http://{options.host}:{options.port}", flush=True)
     try:
         uvicorn.run(server, host=options.host, port=options.port, log_level="warning")

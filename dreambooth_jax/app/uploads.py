@@ -16,7 +16,8 @@ from dreambooth_jax.data.images import crop_resize, decode, full_size
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.size import Size
 
-PREVIEW = Size(192, 192)
+PREVIEW = 192
+"""Pixels of the longer side of what is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,28 +31,34 @@ class Bounds:
     """Of one picture."""
 
 
-def take(sent: Sequence[str | Path], folder: Path, bounds: Bounds = Bounds()) -> Path:
-    """Keep photos in a new folder, as PNG without their metadata.
+def read_all(sent: Sequence[str | Path], bounds: Bounds = Bounds()) -> list[Image.Image]:
+    """Photos, upright.
 
     Args:
         sent: files where the server has put them; their names are told nobody.
-        folder: in which the new one is made.
         bounds: of number and size.
-
-    Returns:
-        The new folder.
 
     Raises:
         InputError: if there is none, or too many, or one is too large, damaged or no picture.
     """
     if not 0 < len(sent) <= bounds.files:
-        raise InputError(f"{len(sent)} photos: send 1 to {bounds.files}")
-    pictures = [read(Path(file), f"photo {number}", bounds) for number, file in enumerate(sent, 1)]
+        raise InputError(f"photos: there are {len(sent)}, send 1 to {bounds.files}")
+    return [read(Path(file), f"photo {number}", bounds) for number, file in enumerate(sent, 1)]
+
+
+def keep(pictures: Sequence[Image.Image], folder: Path) -> Path:
+    """Write photos as PNG, without their metadata, into a new folder within ``folder``, which is returned."""
     place = folder / secrets.token_hex(8)
     place.mkdir(parents=True)
     for number, picture in enumerate(pictures, 1):
         picture.save(place / f"photo_{number:02d}.png")
     return place
+
+
+def preview(picture: Image.Image, *, size: Size) -> UInt8[np.ndarray, "h w 3"]:
+    """What training sees of a photo, reduced: the largest part in the middle that has the shape of ``size``."""
+    share = PREVIEW / max(size)
+    return crop_resize(picture, size=Size(*(max(1, round(share * side)) for side in size)))
 
 
 def read(file: Path | bytes, name: str, bounds: Bounds, *, keep_alpha: bool = False) -> Image.Image:
@@ -77,8 +84,3 @@ def read(file: Path | bytes, name: str, bounds: Bounds, *, keep_alpha: bool = Fa
     if size.height * size.width > bounds.megapixels * 1_000_000:
         raise InputError(f"{name}: more than {bounds.megapixels} megapixels; reduce it first")
     return decode(file, name=name, keep_alpha=keep_alpha)
-
-
-def previews(folder: Path) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """What training sees of the photos of a folder: the square in their middle."""
-    return [crop_resize(decode(file), size=PREVIEW) for file in sorted(folder.glob("*.png"))]

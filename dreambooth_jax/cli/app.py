@@ -34,6 +34,7 @@ APP = Verb(
     examples=(
         ("the embedded model, for this machine alone", "app"),
         ("Stable Diffusion too, by files of settings", 'app configs="quickstart; sd15_lora"'),
+        ("and any other model, by a name", "app models=dog_friend=/models/dog_friend.safetensors"),
         ("for others of the network", "app host=0.0.0.0 user=me password_file=secret.txt"),
     ),
 )

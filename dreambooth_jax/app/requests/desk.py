@@ -2,11 +2,13 @@
 # Copyright The dreambooth_jax authors
 """Where requests of everybody come in: who has what, and what is offered."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreambooth_jax.app.jobs import Job
+from dreambooth_jax.app.limits import USUAL, Limits
+from dreambooth_jax.app.offers import METHODS, Offer
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, load_config
@@ -24,12 +26,16 @@ class Desk:
         folder: with a folder for each owner.
         configs: names of what can be trained.
         local: is it for this machine alone, whose folders are no secret?
+        models: names of models that can be trained by any method, and where they are.
+        limits: of what may be asked for.
     """
 
     queue: Queue
     folder: Path
     configs: Sequence[str]
     local: bool = False
+    models: Mapping[str, Offer] = field(default_factory=dict)
+    limits: Limits = USUAL
 
     def __post_init__(self) -> None:
         """See that each can be trained on photos of one subject.
@@ -37,11 +43,51 @@ class Desk:
         Raises:
             InputError: naming the first that cannot.
         """
-        for name in self.configs:
-            try:
-                check_config(load_config(name, ["data.instance_images=photos", "data.class_noun=dog"]))
-            except InputError as error:
-                raise InputError(f"configs: {name}: {error}") from None
+        for kind, names in {"configs": self.configs, "models": self.models}.items():
+            for name in names:
+                try:
+                    check_config(self.settings(name, ["data.instance_images=photos", "data.class_noun=dog"]))
+                except InputError as error:
+                    raise InputError(f"{kind}: {name}: {error}") from None
+
+    @property
+    def offered(self) -> list[str]:
+        """Names of all that can be trained."""
+        return [*self.configs, *self.models]
+
+    def words(self, name: str, method: str = "") -> list[str]:
+        """Words of a command line that trains one of those that are offered.
+
+        Args:
+            name: of it.
+            method: one of ``METHODS``, for models; by default the first.
+
+        Raises:
+            InputError: if there is no such method, or a file of settings is trained as it says itself alone.
+        """
+        if method and method not in METHODS:
+            raise InputError(f"method {method!r} is not one of {', '.join(METHODS)}")
+        if name in self.models:
+            return [METHODS[method or next(iter(METHODS))], *self.models[name].words]
+        if method and load_config(name).adapter.kind != load_config(METHODS[method]).adapter.kind:
+            raise InputError(
+                f"method {method!r}: {name} is trained as its file says, leave it out or take another model"
+            )
+        return [name]
+
+    def settings(self, name: str, more: Sequence[str] = (), method: str = "") -> Config:
+        """Settings of one of those that are offered.
+
+        Args:
+            name: of it.
+            more: ``KEY=VALUE``, which win.
+            method: as in :meth:`words`.
+
+        Raises:
+            InputError: if a setting is wrong.
+        """
+        file, *own = self.words(name, method)
+        return load_config(file, [*own, *more])
 
     def place(self, owner: str) -> Path:
         """Folder of all that somebody has."""
@@ -98,8 +144,8 @@ class Desk:
         Raises:
             InputError: if not.
         """
-        if config not in self.configs:
-            raise InputError(f"{config!r} is not one of {', '.join(self.configs)}")
+        if config not in self.offered:
+            raise InputError(f"{config!r} is not one of {', '.join(self.offered)}")
 
 
 def share_of(job: Job) -> Path:

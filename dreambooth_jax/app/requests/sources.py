@@ -87,7 +87,7 @@ def offered(desk: Desk, owner: str) -> list[tuple[str, str]]:
     trained = sorted(last.values(), key=lambda job: (job.owner != owner, -job.number))
     return [
         *((f"{_shown(job)}{'' if job.owner == owner else ', shared'}", str(job.number)) for job in trained),
-        *((f"{Path(name).stem}, before training", name) for name in desk.configs),
+        *((f"{Path(name).stem}, before training", name) for name in desk.offered),
     ]
 
 

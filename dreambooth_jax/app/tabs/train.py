@@ -7,13 +7,17 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth_jax.app.beside import spread
 from dreambooth_jax.app.people import who
 from dreambooth_jax.app.progress import losses, pictures, placeless, said
-from dreambooth_jax.app.recipes import SHARES
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.requests.train import again, train
+from dreambooth_jax.app.requests.train import again, newest_of, stop, train
+from dreambooth_jax.app.tabs.attempt import attempt
 from dreambooth_jax.app.tabs.every import EVERY
+from dreambooth_jax.app.tabs.train_form import ASKED, FIELDS, form
 from dreambooth_jax.errors import InputError
+
+MOST_SAMPLES = 4
 
 
 def build(desk: Desk) -> None:
@@ -24,48 +28,62 @@ def build(desk: Desk) -> None:
     """
     with gr.Row():
         with gr.Column():
-            photos = gr.File(label="Photos of the subject", file_count="multiple", file_types=["image"])
-            noun = gr.Textbox(label="What they show, in one word", placeholder="dog", max_length=80)
-            identifier = gr.Textbox(label="Word for this one", value="sks", max_length=80)
-            config = gr.Dropdown(list(desk.configs), value=desk.configs[0], label="Model and method")
-            quality = gr.Slider(1, max(SHARES), value=1, step=1, label="Quality against time (1 is quickest)")
-            with gr.Row():
-                start = gr.Button("Train", variant="primary")
-                stop = gr.Button("Stop")
-                more = gr.Button("Go on")
+            asked, notes = form(desk)
+            start = gr.Button("Train", variant="primary")
         with gr.Column():
-            status = gr.Textbox(label="Progress", lines=3, interactive=False)
-            curve = gr.LinePlot(x="step", y="loss", label="Loss", height=200)
-            shown = gr.Gallery(label="Pictures on the way", columns=1)
+            status = _followed(desk)
 
-    def ask(sent: Any, config: str, noun: str, identifier: str, quality: float, request: gr.Request) -> str:
+    def wanted(owner: str, photos: Any, *values: Any) -> str:
+        told = dict(zip(ASKED, values))
+        told["quality"] = int(told["quality"])
+        return said(desk.queue, train(desk, owner, photos or [], **told))
+
+    def ask(
+        photos: Any, noun: str, identifier: str, config: str, method: str, quality: float, settings: str,
+        request: gr.Request,
+    ) -> list[str]:  # fmt: skip
+        values = (noun, identifier, config, method, quality, settings)
         try:
-            files = sent or []
-            asked: dict[str, Any] = {"config": config, "noun": noun, "identifier": identifier, "quality": int(quality)}
-            return said(desk.queue, train(desk, who(request), files, **asked))
+            return [wanted(who(request), photos, *values), *("" for _ in FIELDS)]
         except InputError as error:
-            return placeless(str(error))
+            *beside, elsewhere = spread(placeless(str(error)), FIELDS)
+            return [elsewhere or "not begun: why stands beside the field", *beside]
 
-    def end(request: gr.Request) -> str:
-        for job in desk.of(who(request), "train")[:1]:
-            desk.queue.stop(job.owner, job.number)
-        return look(request)[0]
+    def ask_by_program(
+        photos: Any, noun: str, identifier: str, config: str, method: str, quality: float, settings: str,
+        request: gr.Request,
+    ) -> str:  # fmt: skip
+        return attempt(lambda: wanted(who(request), photos, noun, identifier, config, method, quality, settings))
 
-    def go_on(request: gr.Request) -> str:
+    start.click(ask, asked, [status, *notes], api_visibility="private")
+    gr.on([], ask_by_program, asked, status, api_name="train")
+
+
+def _followed(desk: Desk) -> Any:
+    """A training as it goes on, and what stops it; returns the box that tells of it."""
+    number = gr.Number(label="Number of the training (0 is the newest)", value=0, precision=0, minimum=0, maximum=10**9)
+    with gr.Row():
+        end = gr.Button("Stop")
+        more = gr.Button("Go on")
+    status = gr.Textbox(label="Progress", lines=3, interactive=False)
+    curve = gr.LinePlot(x="step", y="loss", label="Loss", height=200)
+    shown = gr.Gallery(label="Pictures on the way", columns=1)
+
+    def halt(number: float | None, request: gr.Request) -> str:
+        return attempt(lambda: said(desk.queue, stop(desk, who(request), int(number or 0))))
+
+    def go_on(number: float | None, request: gr.Request) -> str:
+        return attempt(lambda: said(desk.queue, again(desk, who(request), int(number or 0))))
+
+    def look(number: float | None, request: gr.Request) -> tuple[Any, Any, Any]:
         try:
-            newest = desk.of(who(request), "train")[:1]
-            return said(desk.queue, again(desk, who(request), newest[0].number)) if newest else "nothing to go on with"
+            job = newest_of(desk, who(request), int(number or 0))
         except InputError as error:
-            return placeless(str(error))
+            return (placeless(str(error)) if number else gr.skip()), gr.skip(), gr.skip()
+        folder = Path(job.folder)
+        return said(desk.queue, job), losses(folder), pictures(folder / "samples", most=MOST_SAMPLES)
 
-    def look(request: gr.Request) -> tuple[Any, Any, Any]:
-        newest = desk.of(who(request), "train")[:1]
-        if not newest:
-            return gr.skip(), gr.skip(), gr.skip()
-        folder = Path(newest[0].folder)
-        return said(desk.queue, newest[0]), losses(folder), pictures(folder / "samples", most=1)
-
-    start.click(ask, [photos, config, noun, identifier, quality], status, api_name="train")
-    stop.click(end, None, status, api_name="stop")
-    more.click(go_on, None, status, api_name="go_on")
-    gr.Timer(EVERY).tick(look, None, [status, curve, shown], api_name="look", show_progress="hidden")
+    end.click(halt, number, status, api_name="stop")
+    more.click(go_on, number, status, api_name="go_on")
+    gr.Timer(EVERY).tick(look, number, [status, curve, shown], api_name="look", show_progress="hidden")
+    return status

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What comes of something, or why nothing does."""
+
+from collections.abc import Callable
+
+from dreambooth_jax.app.progress import placeless
+from dreambooth_jax.errors import InputError
+
+
+def attempt(do: Callable[[], str]) -> str:
+    """The words of ``do``, or of its ``InputError``, without folders of the server."""
+    try:
+        return do()
+    except InputError as error:
+        return placeless(str(error))
