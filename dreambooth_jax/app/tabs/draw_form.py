@@ -15,7 +15,6 @@ from dreambooth_jax.app.requests.sources import NEWEST
 from dreambooth_jax.app.requests.start import Sent
 from dreambooth_jax.app.tabs.fields import field_of
 from dreambooth_jax.app.tabs.prompt_help import prompt_help
-from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 
@@ -41,10 +40,10 @@ def fields(desk: Desk) -> dict[str, Any]:
 
 
 def _model(desk: Desk) -> dict[str, Any]:
-    first = desk.configs[0]
+    first = desk.offered[0]
     with gr.Row():
         source = gr.Dropdown(
-            [(f"{Path(name).stem}, before training", name) for name in desk.configs],
+            [(f"{Path(name).stem}, before training", name) for name in desk.offered],
             value=first, label="Model", allow_custom_value=True, info="Own trainings, and models before training.",
         )  # fmt: skip
         step = gr.Dropdown(
@@ -57,7 +56,7 @@ def _model(desk: Desk) -> dict[str, Any]:
 
 
 def _usual(desk: Desk) -> dict[str, Any]:
-    drawn = load_config(desk.configs[0]).samples
+    drawn = desk.settings(desk.offered[0]).samples
     found: dict[str, Any] = {"negative_prompt": gr.Textbox(label="What not to draw")}
     with gr.Row():
         found["steps"] = gr.Slider(1, MOST_STEPS, value=drawn.steps, step=1, label="Steps")
