@@ -11,6 +11,7 @@ import pytest
 from dreambooth_jax.app.people import COOKIE, new_token, owner_of
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
+from dreambooth_jax.app.requests.runs import share
 from dreambooth_jax.app.requests.take_home import FORMS, export, packed
 from dreambooth_jax.cli.export import EXPORT
 from dreambooth_jax.cli.parsing import read_call
@@ -47,8 +48,10 @@ def test_exports_that_are_refused(changed, desk):
 
 def test_a_stranger_exports_nothing_and_nothing_is_exported_before_it_is_saved(desk):
     run = put_run(desk, "ada")
-    with pytest.raises(InputError, match="no training"):
-        export(desk, "bob", of=run.number, form="LoRA", dtype="float16")
+    for shared in (False, True):
+        share(desk, "ada", run.number, shared=shared)
+        with pytest.raises(InputError, match="no training"):
+            export(desk, "bob", of=run.number, form="LoRA", dtype="float16")
     (Path(run.folder) / "checkpoints" / "4" / "_CHECKPOINT_METADATA").unlink()
     with pytest.raises(InputError, match="nothing was saved"):
         export(desk, "ada", of=run.number, form="LoRA", dtype="float16")

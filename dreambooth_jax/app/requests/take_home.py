@@ -83,8 +83,8 @@ def export(desk: Desk, owner: str, *, of: int, form: str, dtype: str) -> Job:
         raise InputError(f"{form!r} is not one of {', '.join(FORMS)}")
     if dtype not in DTYPES:
         raise InputError(f"{dtype!r} is not one of {', '.join(DTYPES)}")
-    config = desk.saved(owner, of)
-    run = desk.run(owner, of)
+    run = desk.own(owner, of)  # of others, what is shared may be drawn with, and is not theirs to give
+    config = desk.saved(owner, run.number)
     asked = FORMS[form]
     place = desk.place(owner) / "exports" / secrets.token_hex(32)
     told = {"out": str(place / f"{_name(config)}{asked.ending}"), "format": asked.format, "dtype": dtype}
