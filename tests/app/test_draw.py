@@ -74,6 +74,7 @@ LAYER[10:20, 30:40] = 255
         {"settings": {"steps": "5"}},
         {"settings": {"sampler": "../x"}},
         {"settings": {"width": 4096}},
+        {"settings": {"height": 63}},
         {"settings": {"hires_scale": 8.0, "width": 512}},
         {"settings": {"hires_steps": 1000}},
         {"settings": {"strength": 0.5}},

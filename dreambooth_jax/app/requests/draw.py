@@ -12,7 +12,7 @@ from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.matrix import grid_of
 from dreambooth_jax.app.requests.sources import NEWEST, Source, source_of, step_of, without
-from dreambooth_jax.app.requests.start import Sent, keep, opened
+from dreambooth_jax.app.requests.start import STEP, Sent, keep, opened
 from dreambooth_jax.app.requests.text import check_text
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import check_arguments
@@ -147,6 +147,9 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_size(source: Source, told: Mapping[str, Any]) -> None:
+    for name in ("width", "height"):
+        if (told.get(name) or 0) % STEP:
+            raise InputError(f"{name} = {told[name]}: must be a multiple of {STEP}")
     sides = [told.get(name) or side for name, side in source.size._asdict().items()]
     largest = round(max(sides) * told.get("hires_scale", 1))
     if largest > MOST_SIDE:
