@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -79,7 +80,7 @@ class JobFiles:
             lines = self.log(job).read_text(errors="replace")[-4000:].replace("\r", "\n").split("\n")
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return next((line.strip() for line in reversed(lines) if re.search(r"\w", line)), "")
 
     def _file(self, job: Job, ending: str) -> Path:
         return self.path / f"{job.number:06d}.{ending}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from dreambooth_jax.app.lifetime import HOUR
 from dreambooth_jax.app.limits import limits_of
 from dreambooth_jax.app.login import is_loopback
 from dreambooth_jax.app.offers import offers_of
@@ -33,16 +34,17 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
         options: of the command line.
         queue: that its requests wait in.
     """
-    people = Path(options.folder).absolute() / PEOPLE
+    limits, people = limits_of(options), Path(options.folder).absolute() / PEOPLE
     desk = Desk(
         queue,
         people,
         options.configs,
         local=is_loopback(options.host) and options.user is None,
         models=offers_of(options.models),
-        limits=limits_of(options),
+        limits=limits,
     )
-    with gr.Blocks(title="dreambooth_jax", analytics_enabled=False) as page:
+    old = (int(HOUR), int(limits.hours * HOUR)) if limits.hours else None
+    with gr.Blocks(title="dreambooth_jax", analytics_enabled=False, delete_cache=old) as page:
         gr.Markdown("# DreamBooth\nPhotos of one subject in, a model that draws it out.")
         for name, build in TABS.items():
             with gr.Tab(name):

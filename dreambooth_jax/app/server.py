@@ -5,6 +5,7 @@
 import asyncio
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ def serve(options: AppOptions) -> None:
 
     def turn() -> None:
         while not over.wait(TICK):
-            queue.tick()
+            with suppress(OSError):  # a full disk: the next time it may not be
+                queue.tick()
 
     def tidy() -> None:
         while limits.hours is not None and not over.wait(TIDY):
-            forget(queue, folder / PEOPLE, hours=limits.hours)
+            with suppress(OSError):  # somebody removes what is old, too
+                forget(queue, folder / PEOPLE, hours=limits.hours)
 
     for work in (turn, tidy):
         threading.Thread(target=work, daemon=True).start()

@@ -47,7 +47,19 @@ def test_a_browser_gets_a_cookie_once(client):
 
 def test_programs_find_what_the_page_does(client):
     named = client.get("/gradio_api/info").json()["named_endpoints"]
-    assert {"/train", "/stop", "/go_on", "/look", "/sample", "/look_at_pictures"} <= named.keys()
+    assert {
+        "/train",
+        "/stop",
+        "/go_on",
+        "/look",
+        "/look_at_photos",
+        "/tokens",
+        "/steps",
+        "/plan",
+        "/stop_planning",
+        "/sample",
+        "/look_at_pictures",
+    } <= named.keys()
     assert {"/runs", "/open_run", "/share_run", "/delete_run", "/evaluate", "/doctor", "/report"} <= named.keys()
     assert {"/export", "/download", "/wait"} <= named.keys()
     for name in ("/evaluate", "/doctor", "/export"):

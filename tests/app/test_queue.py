@@ -162,3 +162,17 @@ def test_what_cannot_be_begun_keeps_nobody_waiting(tmp_path):
     wait_for(queue, 2, "done")
     assert queue.of("ada")[0].state == "failed"
     assert "null" in queue.files.last_line(queue.of("ada")[0])
+
+
+def test_the_last_word_is_one(tmp_path):
+    """XLA puts rows of stars around what it says of long compilations."""
+    queue = Queue(tmp_path, most=9)
+    job = queue.add("ada", ("0",), tmp_path)
+    for printed, last in (
+        ("a\n b \n\n", "b"),
+        ("slow?\n*****\n", "slow?"),
+        ("x: 1%|\rx: 2%|", "x: 2%|"),
+        ("\n**\n", ""),
+    ):
+        queue.files.log(job).write_text(printed)
+        assert queue.files.last_line(job) == last

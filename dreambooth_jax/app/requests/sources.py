@@ -128,7 +128,7 @@ def source_of(desk: Desk, owner: str, asked: str) -> Source:
     if number is None:
         desk.check_offered(asked)
     job = None if number is None else desk.run(owner, number)
-    config = load_config(job.words[1], job.words[2:]) if job else load_config(asked)
+    config = load_config(job.words[1], job.words[2:]) if job else desk.settings(asked)
     return Source(
         base=_base(config),
         size=config.data.size,

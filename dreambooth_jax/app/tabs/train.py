@@ -14,6 +14,7 @@ from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.train import again, newest_of, stop, train
 from dreambooth_jax.app.tabs.attempt import attempt
 from dreambooth_jax.app.tabs.every import EVERY
+from dreambooth_jax.app.tabs.needed import needed
 from dreambooth_jax.app.tabs.train_form import ASKED, FIELDS, form
 from dreambooth_jax.errors import InputError
 
@@ -29,6 +30,7 @@ def build(desk: Desk) -> None:
     with gr.Row():
         with gr.Column():
             asked, notes = form(desk)
+            needed(desk, asked[3:])
             start = gr.Button("Train", variant="primary")
         with gr.Column():
             status = _followed(desk)
