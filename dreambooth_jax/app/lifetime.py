@@ -7,17 +7,18 @@ import time
 from pathlib import Path
 
 from dreambooth_jax.app.jobs import ACTIVE
+from dreambooth_jax.app.people import SERVED
 from dreambooth_jax.app.queue import Queue
 
 HOUR = 3600.0
 
 
 def forget(queue: Queue, people: Path, *, hours: float, now: float | None = None) -> list[Path]:
-    """Remove photos, runs and pictures that nobody wrote to for so long, but none that a job needs that has not ended.
+    """Remove photos, runs, pictures and exports that nobody wrote to for so long, but none that an unended job needs.
 
     Args:
         queue: whose jobs need theirs.
-        people: folder with a folder for each owner, with a folder for each kind of thing.
+        people: folder with a folder for each owner, with a folder for each kind of thing; beside it is what is served.
         hours: of rest.
         now: seconds since the epoch; by default what the clock says.
 
@@ -28,7 +29,7 @@ def forget(queue: Queue, people: Path, *, hours: float, now: float | None = None
     before = (time.time() if now is None else now) - hours * HOUR
     old = [
         place
-        for place in people.glob("*/*/*")
+        for place in (*people.glob("*/*/*"), *(people.parent / SERVED).glob("*"))
         if place.is_dir() and not place.is_symlink() and _written(place) < before
         if not any(str(place) in words for words in needed)
     ]

@@ -10,6 +10,8 @@ from typing import Any
 COOKIE = "dreambooth_jax"
 PEOPLE = "people"
 """Folder with a folder for each of them."""
+SERVED = "cache"
+"""Folder beside it of what is sent and fetched, each in a folder of its own."""
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 

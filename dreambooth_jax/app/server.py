@@ -13,7 +13,7 @@ from dreambooth_jax.app.lifetime import forget
 from dreambooth_jax.app.limits import limits_of
 from dreambooth_jax.app.login import Login, login_of, names_of
 from dreambooth_jax.app.look import HEAD, readable_theme
-from dreambooth_jax.app.people import COOKIE, PEOPLE, new_token
+from dreambooth_jax.app.people import COOKIE, PEOPLE, SERVED, new_token
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.options import AppOptions
 
@@ -70,7 +70,7 @@ def app_of(options: AppOptions, queue: Queue, login: Login | None = None) -> Any
     from dreambooth_jax.app.told import OnlyToWhomTold
 
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    cache = Path(options.folder).absolute() / "cache"
+    cache = Path(options.folder).absolute() / SERVED
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
 
     async def made() -> Any:  # where no event loop runs, Gradio opens one for each of its locks, and closes none

@@ -133,13 +133,16 @@ def test_models_are_what_the_server_offers_by_every_method(tmp_path):
 def test_what_is_old_is_forgotten_but_not_what_is_needed(desk):
     keeps, ended = (train(desk, "ada", SUBJECT[:1], **ASKED) for _ in range(2))
     desk.queue.stop("ada", ended.number)
-    for job in (keeps, ended):
-        Path(job.folder).mkdir(parents=True)
+    export = desk.cache / "ab" / "dog.safetensors"
+    for place in (Path(keeps.folder), Path(ended.folder), export.parent):
+        place.mkdir(parents=True)
+    export.touch()
     now = os.stat(keeps.folder).st_mtime
     assert forget(desk.queue, desk.folder, hours=1, now=now + 0.5 * HOUR) == []
     forgotten = forget(desk.queue, desk.folder, hours=1, now=now + 2 * HOUR)
     assert Path(ended.folder) in forgotten
-    assert len(forgotten) == 2  # and its photos
+    assert len(forgotten) == 3  # and its photos, and what was taken home
+    assert not export.exists()
     assert Path(keeps.folder).is_dir()
     assert load_config(keeps.words[1], keeps.words[2:]).data.instance_images not in map(str, forgotten)
     assert words_of("") == []

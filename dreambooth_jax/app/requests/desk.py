@@ -9,6 +9,7 @@ from pathlib import Path
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.limits import USUAL, Limits
 from dreambooth_jax.app.offers import METHODS, Offer
+from dreambooth_jax.app.people import SERVED
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, load_config
@@ -104,7 +105,7 @@ class Desk:
     @property
     def cache(self) -> Path:
         """Folder that files are served from, to those who were told of them."""
-        return self.folder.parent / "cache"
+        return self.folder.parent / SERVED
 
     def own(self, owner: str, number: int) -> Job:
         """A training of somebody, to go on with or to delete.
