@@ -3,12 +3,14 @@
 """What is asked for on the page becomes a command line that ``sample`` takes, or is refused."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dreambooth_jax.app.limits import DEMO
 from dreambooth_jax.app.requests.draw import MAIN, MORE, Drawing, draw
 from dreambooth_jax.app.requests.like import read_back
 from dreambooth_jax.app.requests.sources import offered, steps_of
@@ -108,6 +110,25 @@ def test_drawings_that_are_refused(changed, desk):
     assert "\n" not in str(error.value)
     assert desk.queue.of("ada") == []
     assert not desk.place("ada").exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"count": 5},
+        {"settings": {"steps": 51}},
+        {"settings": {"width": 520}},
+        {"varied": [("steps", "10, 51")]},
+        {"start": Sent(bytes(11_000_000))},
+    ],
+    ids=str,
+)
+def test_strangers_draw_less(changed, desk):
+    guarded = replace(desk, limits=DEMO)
+    asked = Drawing(**{**MODEL, "start": Sent(png(PICTURE)), "settings": {"steps": 10}, **changed})
+    with pytest.raises(InputError):
+        draw(guarded, "ada", asked)
+    draw(guarded, "ada", Drawing(**MODEL))
 
 
 @pytest.mark.parametrize("text", ["null", "--config=x", "out=/tmp/x", "[a, b]", "{a}", "-h", "#x", '"', "1e5", "a\nb"])

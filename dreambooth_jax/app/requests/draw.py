@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.app.jobs import Job
+from dreambooth_jax.app.limits import USUAL, Limits
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.matrix import grid_of
 from dreambooth_jax.app.requests.sources import NEWEST, Source, source_of, step_of, without
@@ -20,9 +21,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.prompts.named import expanded
 
-MOST_PICTURES, MOST_STEPS = 16, 150
-MOST_SIDE = 2048
-"""Pixels."""
+MOST_PICTURES, MOST_STEPS = USUAL.most["samples.num_images"], USUAL.most["samples.steps"]
 MAIN = ("negative_prompt", "sampler", "schedule", "steps", "guidance_scale", "width", "height", "strength")
 """Settings that most people want."""
 MORE = (
@@ -74,15 +73,17 @@ def draw(desk: Desk, owner: str, asked: Drawing) -> list[Job]:
     source = source_of(desk, owner, asked.source)
     if asked.before and source.run is None:
         raise InputError("before and after are of a training: choose one, or leave the tick out")
-    told = _told(source, asked)
+    told = _told(source, asked, desk.limits)
     models = {DRAWN: _model(source, asked)} | ({BEFORE: dict(source.base)} if asked.before else {})
     place = desk.place(owner) / "pictures" / secrets.token_hex(8)
-    start = opened(asked.start)
+    start = opened(asked.start, desk.limits.photos)
     others = {name for name, _ in asked.varied} | ({"width", "height"} if start else set())
     models = {name: without(model, others) for name, model in models.items()}
     for name, model in models.items():  # before anything is kept
         _words(model, told, place / name)
-    told |= keep(start, asked.start.percent, place, size=source.size, told=told, most_side=MOST_SIDE)
+    told |= keep(
+        start, asked.start.percent, place, size=source.size, told=told, most_side=desk.limits.most["data.resolution"]
+    )
     lines = {name: _words(model, told, place / name) for name, model in models.items()}
     jobs: list[Job] = []
     try:
@@ -106,23 +107,24 @@ def _model(source: Source, asked: Drawing) -> dict[str, Any]:
     return source.weighted(asked.weight)
 
 
-def _told(source: Source, asked: Drawing) -> dict[str, Any]:
+def _told(source: Source, asked: Drawing, limits: Limits) -> dict[str, Any]:
     """What every model is told."""
     check_text("the prompt", asked.prompt)
     if "{class_noun}" in asked.prompt and "class_noun" not in source.base:
         raise InputError("the prompt has {class_noun}, which only a training knows: choose one, or write the word")
-    settings = _settings(asked.settings)
+    settings = _settings(asked.settings, limits.most["samples.steps"])
     if not 0 <= asked.seed < 2**32 - MOST_PICTURES and settings.get("noise", "jax") == "jax":
         raise InputError(f"the seed is {asked.seed}: 0 to {2**32 - MOST_PICTURES - 1}")
-    _check_size(source, settings)
+    _check_size(source, settings, limits.most["data.resolution"])
     told = settings | {"seed": asked.seed, "prompts": (asked.prompt,)}
     if not asked.varied:
         if not asked.prompt.strip():
             raise InputError("write what to draw")
-        if not 1 <= asked.count * len(expanded([asked.prompt])) <= MOST_PICTURES:
-            raise InputError(f"{asked.count} pictures: 1 to {MOST_PICTURES}, not more")
+        most = limits.most["samples.num_images"]
+        if not 1 <= asked.count * len(expanded([asked.prompt])) <= most:
+            raise InputError(f"{asked.count} pictures: 1 to {most}, not more")
         return told | {"num_images": asked.count}
-    grid = grid_of(asked.varied, most_steps=MOST_STEPS)
+    grid = grid_of(asked.varied, most_steps=limits.most["samples.steps"])
     names = {name for name, _ in asked.varied}
     if "prompt" not in names and not asked.prompt.strip():
         raise InputError("write what to draw")
@@ -131,7 +133,7 @@ def _told(source: Source, asked: Drawing) -> dict[str, Any]:
     return without(told, names | ({"prompts"} if "prompt" in names else set())) | {"grid": grid}
 
 
-def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(given: Mapping[str, Any], most_steps: int) -> dict[str, Any]:
     """Those that are told, checked."""
     for name, value in given.items():
         if name not in (*MAIN, *MORE):
@@ -141,19 +143,19 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     told = {name: value for name, value in given.items() if value not in (None, "")}
     changed = DrawingConfig().changed(told)
     check_arguments(changed)
-    if max(changed.steps, changed.hires_steps or 0) > MOST_STEPS:
-        raise InputError(f"{changed.steps} steps: 1 to {MOST_STEPS}, not more")
+    if max(changed.steps, changed.hires_steps or 0) > most_steps:
+        raise InputError(f"{max(changed.steps, changed.hires_steps or 0)} steps: 1 to {most_steps}, not more")
     return told
 
 
-def _check_size(source: Source, told: Mapping[str, Any]) -> None:
+def _check_size(source: Source, told: Mapping[str, Any], most: int) -> None:
     for name in ("width", "height"):
         if (told.get(name) or 0) % STEP:
             raise InputError(f"{name} = {told[name]}: must be a multiple of {STEP}")
     sides = [told.get(name) or side for name, side in source.size._asdict().items()]
     largest = round(max(sides) * told.get("hires_scale", 1))
-    if largest > MOST_SIDE:
-        raise InputError(f"a picture of {largest} pixels on a side: at most {MOST_SIDE}")
+    if largest > most:
+        raise InputError(f"a picture of {largest} pixels on a side: at most {most}")
 
 
 def _words(model: Mapping[str, Any], told: Mapping[str, Any], out: Path) -> list[str]:

@@ -50,22 +50,28 @@ class Opened(NamedTuple):
     mask: Image.Image | None
 
 
-def opened(sent: Sent) -> Opened | None:
+def opened(sent: Sent, bounds: Bounds) -> Opened | None:
     """Decode what is sent; None if there is nothing to be seen in it, as in an editor that nobody has touched.
+
+    Args:
+        sent: what is sent.
+        bounds: of each file.
 
     Raises:
         InputError: if one is no picture, or too large; if something is painted on none, or none is to grow.
     """
     if not all(math.isfinite(one) and 0 <= one <= MOST_PERCENT for one in sent.percent):
         raise InputError(f"a picture grows by 0 to {MOST_PERCENT} percent on a side")
-    sheet = None if sent.picture is None else read(sent.picture, "the picture", Bounds(), keep_alpha=True)
+    sheet = None if sent.picture is None else read(sent.picture, "the picture", bounds, keep_alpha=True)
     if sent.picture is None or sheet is None or not np.asarray(sheet)[..., 3].any():
         if any(sent.percent):
             raise InputError("a picture is to grow, but there is none: load one to begin with")
-        if sheet and _mask(sent.painted, Size(sheet.height, sheet.width)):
+        if sheet and _mask(sent.painted, Size(sheet.height, sheet.width), bounds):
             raise InputError("there is no picture under what is painted: load one to begin with")
         return None
-    return Opened(read(sent.picture, "the picture", Bounds()), _mask(sent.painted, Size(sheet.height, sheet.width)))
+    return Opened(
+        read(sent.picture, "the picture", bounds), _mask(sent.painted, Size(sheet.height, sheet.width), bounds)
+    )
 
 
 def keep(
@@ -106,13 +112,13 @@ def keep(
     return kept | {name: pixels for name, pixels in zip(SIDES, (left, top, right, bottom)) if pixels}
 
 
-def _mask(painted: Sequence[Path | bytes], size: Size) -> Image.Image | None:
+def _mask(painted: Sequence[Path | bytes], size: Size, bounds: Bounds) -> Image.Image | None:
     """White where something is painted; None where nothing is."""
     if len(painted) > MOST_LAYERS:
         raise InputError(f"{len(painted)} layers are painted on: at most {MOST_LAYERS}")
     mask = np.zeros(size, np.uint8)
     for layer in painted:
-        image = read(layer, "what is painted", Bounds(), keep_alpha=True)
+        image = read(layer, "what is painted", bounds, keep_alpha=True)
         if (image.height, image.width) != size:
             raise InputError(f"what is painted is {image.width}x{image.height}, the picture {size.words}")
         mask = np.maximum(mask, np.asarray(image)[..., 3])
