@@ -127,7 +127,7 @@ def asked_of(values: dict[str, Any]) -> Drawing:
         settings={name: _told(values[name]) for name in (*MAIN, *MORE)},
         before=bool(values["before"]),
         start=Sent(sent["background"], tuple(sent["layers"] or ()), (left, top, right, bottom)),
-        varied=[one for one in ((across, across_values), (down, down_values)) if one[0]],
+        varied=[one for one in ((down, down_values), (across, across_values)) if one[0]],  # rows come first
     )
 
 
