@@ -16,15 +16,19 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from dreambooth_jax.app.claims import Claims, names_in
 from dreambooth_jax.app.people import token_of
 
 API = "/gradio_api/"
 _FILE = re.compile(rf"{API}(?:file=|file/|proxy=)(.*)", re.DOTALL)
 _PLACE = re.compile(rb'"path": ?"([^"\\]+)"')
 """Of a file, in an answer. Quotation marks within a text have a backslash before them: no echo looks like this."""
+_EVENT = re.compile(rb'"event_id": ?"(\w+)"')
 MOST_PLACES = 100_000
 LARGEST_REQUEST = 8_000_000
 """Bytes of what an event is given; files are sent apart."""
+LARGEST_UPLOAD = 250_000_000
+"""Bytes of all files that are sent at once."""
 
 
 class OnlyToWhomTold:
@@ -38,6 +42,7 @@ class OnlyToWhomTold:
     def __init__(self, app: Any, cache: Path):
         self._app, self._cache = app, os.path.abspath(cache)
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._claims = Claims()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
@@ -49,13 +54,28 @@ class OnlyToWhomTold:
             if self._may(who, fetched[1]):
                 return await self._app(scope, receive, send)
             return await _refuse(send, 403, "there is no such file of yours")
-        if scope["method"] == "POST" and not scope["path"].startswith(f"{API}upload"):
+        asked: Any = None
+        if scope["path"].startswith(f"{API}upload"):
+            length = HTTPConnection(scope).headers.get("content-length", "")
+            if scope["method"] == "POST" and not length.isdecimal():
+                return await _refuse(send, 411, "say how long it is")
+            if int(length or 0) > LARGEST_UPLOAD:
+                return await _refuse(send, 413, f"more than {LARGEST_UPLOAD} bytes at once")
+        elif scope["method"] == "POST":
             body = await _body(receive)
             if body is None:
                 return await _refuse(send, 413, f"more than {LARGEST_REQUEST} bytes")
-            if not all(self._may(who, place) for place in _places(body)):
+            try:
+                asked = json.loads(body)
+            except RecursionError:
+                return await _refuse(send, 400, "too many brackets")
+            except ValueError:
+                asked = None  # no JSON: it names nothing
+            if not all(self._may(who, place) for place in _places(asked)):
                 return await _refuse(send, 403, "there is no such file of yours")
             receive = _again(body, receive)
+        if not all(self._claims.may(who, name) for name in names_in(scope["path"], scope["query_string"], asked)):
+            return await _refuse(send, 403, "that is not of yours")
         await self._app(scope, receive, self._noting(who, scope["path"], send))
 
     def _may(self, who: str, place: str) -> bool:
@@ -81,6 +101,8 @@ class OnlyToWhomTold:
             if path.startswith(f"{API}upload") and body.startswith(b"["):
                 for place in json.loads(body):
                     self._note(who, place)
+            for event in _EVENT.findall(body):
+                self._claims.may(who, event.decode())
             for place in _PLACE.findall(body):
                 self._note(who, place.decode(errors="replace"))
             await send(message)
@@ -88,12 +110,9 @@ class OnlyToWhomTold:
         return noted
 
 
-def _places(body: bytes) -> Iterator[str]:
-    """All files that a request names; of what is no JSON, none."""
-    try:
-        waiting = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return
+def _places(asked: Any) -> Iterator[str]:
+    """All files that a request names."""
+    waiting = [asked]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
