@@ -365,10 +365,8 @@ def test_events_of_another_are_neither_heard_nor_cancelled(page):
     [
         "monitoring",
         "monitoring/summary",
-        "dev/reload",
         "vibe-edit",
         "vibe-code",
-        "runs",
         "docs",
         "openapi.json",
         "token",
