@@ -27,7 +27,7 @@ SETTINGS = [
     "samples.steps=1",
     "samples.num_images=1",
 ]
-RUNS, KILLS = 5, 4
+RUNS, KILLS = 3, 4
 """So many runs, each of which is killed so many times."""
 
 
