@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import Adapter
+from dreambooth_jax.models.parts import whole
 from dreambooth_jax.trees import flatten, unflatten
 
 NETWORKS = {"words": ("text_encoder",), "pictures": ("unet",)}
@@ -41,7 +42,8 @@ def low_rank(*groups: str) -> Adapter:
             for name, pair in group.items():
                 name = name.replace(".", "/")
                 if name in leaves:
-                    leaves[name] = leaves[name] + pair["up"] @ pair["down"]
+                    kernel, up, down = whole((leaves[name], pair["up"], pair["down"]))
+                    leaves[name] = kernel + up @ down
         return unflatten(leaves)
 
     return Adapter(init, compose, NETWORKS.__getitem__)
@@ -64,7 +66,8 @@ def words(
         network = embedding.split("/")[0]
         share = leaves.pop(f"{network}/adapter/share", None)
         if group in trainable and embedding in leaves:
-            leaves[embedding] = jnp.concatenate([leaves[embedding], share * trainable[group]["rows"]])
+            table, share, rows = whole((leaves[embedding], share, trainable[group]["rows"]))
+            leaves[embedding] = jnp.concatenate([table, share * rows])
         return unflatten(leaves)
 
     def extend(pipe):
