@@ -46,7 +46,9 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
     old = (int(HOUR), int(limits.hours * HOUR)) if limits.hours else None
     with gr.Blocks(title="dreambooth_jax", analytics_enabled=False, delete_cache=old) as page:
         gr.Markdown("# DreamBooth\nPhotos of one subject in, a model that draws it out.")
-        with gr.Tabs(overflow_behavior="wrap"):  # a menu of those that have no place would be no tabs for a screen reader
+        with gr.Tabs(
+            overflow_behavior="wrap"
+        ):  # a menu of those that have no place would be no tabs for a screen reader
             for name, build in TABS.items():
                 with gr.Tab(name):
                     build(desk)
