@@ -54,12 +54,13 @@ FORMS = {
         ending=".safetensors",
         format="ldm",
         loads="The whole model in one file. A1111 and Forge: `models/Stable-diffusion`. ComfyUI: `models/checkpoints`. "
-        "diffusers: `StableDiffusionPipeline.from_single_file(FILE, torch_dtype=torch.float16)`.",
+        "diffusers: `StableDiffusionPipeline.from_single_file(FILE, torch_dtype=torch.float16)`; of an XL model "
+        "`StableDiffusionXLPipeline`.",
     ),
     "diffusers folder": Form(
         ending="",
         format="safetensors",
-        loads="The whole model as a folder, zipped. diffusers: `StableDiffusionPipeline.from_pretrained(FOLDER, "
+        loads="The whole model as a folder, zipped. diffusers: `DiffusionPipeline.from_pretrained(FOLDER, "
         "torch_dtype=torch.float16)`. The command line: `model.path=FOLDER`. A1111 does not load it.",
     ),
 }

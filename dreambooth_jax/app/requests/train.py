@@ -88,10 +88,10 @@ def again(desk: Desk, owner: str, number: int) -> Job:
     Raises:
         InputError: if there is none of that number, or it has not ended.
     """
-    run = desk.own(owner, number)
-    if any(job.folder == run.folder and job.state in ACTIVE for job in desk.of(owner, "train")):
-        raise InputError(f"training {run.number} waits or runs already")
-    return desk.queue.add(owner, run.words, Path(run.folder))
+    newest = newest_of(desk, owner, number)
+    if newest.state in ACTIVE:
+        raise InputError(f"training {desk.own(owner, number).number} waits or runs already")
+    return desk.queue.add(owner, newest.words, Path(newest.folder))
 
 
 def stop(desk: Desk, owner: str, number: int) -> Job:
@@ -105,10 +105,7 @@ def stop(desk: Desk, owner: str, number: int) -> Job:
     Raises:
         InputError: if there is none of that number.
     """
-    run = desk.own(owner, number)
-    for job in desk.of(owner, "train"):
-        if job.folder == run.folder:  # it may have been asked for again since
-            desk.queue.stop(owner, job.number)
+    desk.queue.stop(owner, newest_of(desk, owner, number).number)
     return newest_of(desk, owner, number)
 
 
