@@ -24,8 +24,9 @@ _QUIET = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Playwright has an event loop run in this thread as long as it is there: no other test could begin one."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
@@ -34,7 +35,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(browser, tmp_path_factory):
     served = Served(tmp_path_factory.mktemp("served"))
     yield served
