@@ -16,6 +16,7 @@ from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.models.families import FAMILIES
 from dreambooth_jax.options import ExportOptions
 
 MOST_KEPT = 4
@@ -54,8 +55,8 @@ FORMS = {
         ending=".safetensors",
         format="ldm",
         loads="The whole model in one file. A1111 and Forge: `models/Stable-diffusion`. ComfyUI: `models/checkpoints`. "
-        "diffusers: `StableDiffusionPipeline.from_single_file(FILE, torch_dtype=torch.float16)`; of an XL model "
-        "`StableDiffusionXLPipeline`.",
+        "diffusers: `from_single_file(FILE, torch_dtype=torch.float16)` of the model's pipeline: "
+        f"{', '.join(FAMILIES)}.",
     ),
     "diffusers folder": Form(
         ending="",
