@@ -214,5 +214,7 @@ class AppOptions(Settings):
     """Jobs of one person that wait or run."""
     models: tuple[str, ...] = setting(())
     """More models that can be trained, each as NAME=MODEL or MODEL: folder, single file or hub id."""
+    controls: tuple[str, ...] = setting(())
+    """ControlNets and their like to draw by, each as NAME=NETWORK or NETWORK: folder, single file or hub id."""
     demo: bool = False
     """Tight limits, for a page that strangers try: few photos, short runs, and what they made is forgotten in a day."""

@@ -2,7 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Models that whoever serves the page offers besides files of settings, and the methods that train them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,34 @@ def offers_of(models: Sequence[str]) -> dict[str, Offer]:
         InputError: if one cannot be had, or two have one name.
     """
     found: dict[str, Offer] = {}
-    for text in models:
-        before, equals, after = text.partition("=")
-        path = after if equals else before
-        name = before if equals else Path(path).stem
-        if name in found or not (name.strip() and path.strip()):
-            raise InputError(f"models: {text!r}: write NAME=MODEL, with a name of its own for each")
+    for name, path in named("models", models).items():
         try:
             configs = open_source(source_of(path), weights=False).configs
         except InputError as error:
             raise InputError(f"models: {name}: {error}") from None
         found[name] = Offer(path=path, resolution=_native(configs))
+    return found
+
+
+def named(setting: str, texts: Sequence[str]) -> Mapping[str, str]:
+    """Name -> place of what is offered.
+
+    Args:
+        setting: that errors name.
+        texts: ``NAME=PLACE`` or ``PLACE``, whose name is then the last part of its own.
+
+    Raises:
+        InputError: if one has no name or no place, or two have one name.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        before, equals, after = text.partition("=")
+        place = after if equals else before
+        name = before if equals else Path(place).stem
+        if name in found or not (name.strip() and place.strip()):
+            kind = setting.removesuffix("s").upper()
+            raise InputError(f"{setting}: {text!r}: write NAME={kind}, with a name of its own for each")
+        found[name] = place
     return found
 
 

@@ -10,6 +10,7 @@ import gradio as gr
 from dreambooth_jax.app.lifetime import HOUR
 from dreambooth_jax.app.limits import limits_of
 from dreambooth_jax.app.login import is_loopback
+from dreambooth_jax.app.networks import networks_of
 from dreambooth_jax.app.offers import offers_of
 from dreambooth_jax.app.people import PEOPLE
 from dreambooth_jax.app.queue import Queue
@@ -41,6 +42,7 @@ def page_of(options: AppOptions, queue: Queue) -> gr.Blocks:
         options.configs,
         local=is_loopback(options.host) and options.user is None,
         models=offers_of(options.models),
+        networks=networks_of(options.controls, pictures=people),
         limits=limits,
     )
     old = (int(HOUR), int(limits.hours * HOUR)) if limits.hours else None

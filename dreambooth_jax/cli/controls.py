@@ -57,6 +57,28 @@ def read_control(text: str, maps: Sequence[str]) -> Told:
     return Told(network, picture, found[0] if found else None, "guess" in words, scale, start, end)
 
 
+def write_control(told: Told, maps: Sequence[str]) -> str:
+    """The text that says this.
+
+    Args:
+        told: what it is to say.
+        maps: known names of maps.
+
+    Raises:
+        InputError: if no text does: its network or picture has a colon in its name, or the name of a map.
+    """
+    words = [*([told.map] if told.map else []), *(["guess"] if told.guess else [])]
+    numbers = [repr(float(number)) for number in (told.scale, told.start, told.end)]
+    text = ":".join([*words, told.network, told.picture, *numbers])
+    try:
+        understood = read_control(text, maps) == told
+    except InputError:
+        understood = False
+    if not understood:
+        raise InputError(f"{told.network!r} and {told.picture!r}: no colon, and no name of a map, may be in their way")
+    return text
+
+
 def open_controls(texts: Sequence[str], pipe: "Pipeline") -> list["Control"]:
     """Networks and pictures of the command line, read, for a pipeline.
 

@@ -30,6 +30,11 @@ class ControlKind(NamedTuple):
     given: Callable[[Any, Any, int, Size], Any]
     misfits: Callable[[Any, UNetConfig, VAEConfig], Iterator[str]]
 
+    @property
+    def lies(self) -> bool:
+        """Does its picture lie on what is drawn, which has its size where none is told?"""
+        return self.given is maps
+
 
 def _controlnet(module: Any, *, guess: bool, with_guidance: bool) -> Guide:
     guess = guess or module.config.global_pool_conditions

@@ -18,7 +18,6 @@ from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline.arguments import check
 from dreambooth_jax.pipeline.control import IPAdapterGuide, weights_of_rows
 from dreambooth_jax.pipeline.control_kinds import IP_ADAPTER, ControlKind, kind_of
-from dreambooth_jax.pipeline.control_pictures import maps
 from dreambooth_jax.pipeline.generate import Networks, Rows, Shared
 from dreambooth_jax.pipeline.model import Model
 from dreambooth_jax.size import Size
@@ -66,15 +65,40 @@ class Control:
     def __post_init__(self) -> None:
         known = isinstance(self.model, ControlModel)
         check("control", type(self.model).__name__, known, "must be what load_control returns")
-        check("control scale", self.scale, bool(np.isfinite(self.scale)), "must be a finite number")
-        within = 0 <= self.start < self.end <= 1
-        check("control start and end", (self.start, self.end), within, "must be from 0 to 1, start before end")
+        check_amount(self.scale, self.start, self.end)
 
     def about(self) -> dict[str, Any]:
         """All but the picture, for metadata."""
         return {"model": self.model.name, "scale": self.scale, "start": self.start, "end": self.end} | (
             {"guess": True} if self.guess else {}
         )
+
+
+def check_amount(scale: float, start: float, end: float) -> None:
+    """Can a control count so much, and then?
+
+    Args:
+        scale, start, end: of a :class:`Control`.
+
+    Raises:
+        InputError: if not.
+    """
+    check("control scale", scale, bool(np.isfinite(scale)), "must be a finite number")
+    check("control start and end", (start, end), 0 <= start < end <= 1, "must be from 0 to 1, start before end")
+
+
+def kind_at(source: str | Path, *, revision: str | None = None, variant: str | None = None) -> ControlKind:
+    """The kind of a network that :func:`load_control` would read; of the hub no weights are fetched for it.
+
+    Raises:
+        InputError: if there is no such network, or it is of no kind that we know.
+    """
+    file = at_home(str(source))
+    if is_single_file(file) and is_ip_adapter(file):
+        return IP_ADAPTER
+    # the kinds' configurations have names in common: which kind it is, the first tells
+    found = open_module(source, CONTROLNET, revision=revision, variant=variant, weights=False)
+    return kind_of(found.config.get("_class_name"), where=str(source))
 
 
 def load_control(
@@ -106,13 +130,10 @@ def load_control(
         del name
         return jax.device_put(array, whole)
 
-    file = at_home(str(source))
-    if is_single_file(file) and is_ip_adapter(file):
-        return _load_ip_adapter(file, pipe, image_encoder, place, **how)
+    kind = kind_at(source, revision=revision, variant=variant)
+    if kind is IP_ADAPTER:
+        return _load_ip_adapter(at_home(str(source)), pipe, image_encoder, place, **how)
     check("image_encoder", str(image_encoder), image_encoder is None, "only an IP-Adapter has one")
-    # the kinds' configurations and weights have names in common: which kind it is, the first tells
-    found = open_module(source, CONTROLNET, revision=revision, variant=variant)
-    kind = kind_of(found.config.get("_class_name"), where=str(source))
     module, params = load_module(source, kind.component, place, revision=revision, variant=variant, **how)
     for misfit in kind.misfits(module.config, pipe.unet.config, pipe.vae.config):
         raise InputError(f"{source} does not fit {pipe.components.folder}: {misfit}")
@@ -148,7 +169,7 @@ def controls_of(control: "Control | Sequence[Control] | None") -> tuple[Control,
 
 def first_map(controls: Sequence[Control]) -> Picture | None:
     """The first picture that lies on what is drawn, whose size is drawn where none is told."""
-    lying = [one.image for one in controls if one.model.kind.given is maps]
+    lying = [one.image for one in controls if one.model.kind.lies]
     return read_pictures(lying[0], name="control image")[0] if lying else None
 
 

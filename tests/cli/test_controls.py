@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from dreambooth_jax.cli import main
-from dreambooth_jax.cli.controls import read_control
+from dreambooth_jax.cli.controls import Told, read_control, write_control
 from dreambooth_jax.cli.parsing import read_call
 from dreambooth_jax.cli.sample import SAMPLE
+from dreambooth_jax.cli.words import quoted_list
 from dreambooth_jax.data.control_maps import MAPS, canny
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.metadata.ours import KEYWORD
@@ -37,6 +38,29 @@ def test_what_a_text_says(text, expected):
 def test_another_form_is_refused_with_the_right_one(text):
     with pytest.raises(InputError, match=r"must be \[MAP:\].*NETWORK:PICTURE.*canny, scribble, depth"):
         read_control(text, tuple(MAPS))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told("net", "a.png", None, False, 1.0, 0.0, 1.0),
+        Told("org/net", "/a b/é;c.png", "canny", True, 1 / 3, 1e-7, 0.1 + 0.2),
+        Told("./depth", "guess", "scribble", False, -1.5, 0.0, 0.6),
+    ],
+)
+def test_what_is_written_is_read(told):
+    text = write_control(told, tuple(MAPS))
+    assert read_control(text, tuple(MAPS)) == told
+    words = ["model", "a dog", f"control={quoted_list([text, text])}"]
+    assert read_call(SAMPLE, words).settings.control == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("network", "picture"), [("a:b", "c"), ("a", "b:0.5"), ("canny", "a"), ("guess", "a"), ("", "a")]
+)
+def test_what_no_text_says_is_not_written(network, picture):
+    with pytest.raises(InputError, match="no colon"):
+        write_control(Told(network, picture, None, False, 1.0, 0.0, 1.0), tuple(MAPS))
 
 
 def test_the_option_may_be_repeated():

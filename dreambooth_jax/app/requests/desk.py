@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.limits import USUAL, Limits
+from dreambooth_jax.app.networks import Network
 from dreambooth_jax.app.offers import METHODS, Offer
 from dreambooth_jax.app.people import SERVED
 from dreambooth_jax.app.queue import Queue
@@ -28,6 +29,7 @@ class Desk:
         configs: names of what can be trained.
         local: is it for this machine alone, whose folders are no secret?
         models: names of models that can be trained by any method, and where they are.
+        networks: names of networks that guide what is drawn, and where they are.
         limits: of what may be asked for.
     """
 
@@ -36,6 +38,7 @@ class Desk:
     configs: Sequence[str]
     local: bool = False
     models: Mapping[str, Offer] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
     limits: Limits = USUAL
 
     def __post_init__(self) -> None:

@@ -10,11 +10,14 @@ from typing import Any
 
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.limits import USUAL, Limits
+from dreambooth_jax.app.requests import guide
 from dreambooth_jax.app.requests.desk import Desk
+from dreambooth_jax.app.requests.guide import Guiding
 from dreambooth_jax.app.requests.matrix import grid_of
 from dreambooth_jax.app.requests.sources import NEWEST, Source, source_of, step_of, without
 from dreambooth_jax.app.requests.start import STEP, Sent, keep, opened
 from dreambooth_jax.app.requests.text import check_text
+from dreambooth_jax.cli.words import quoted_list
 from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.config.setting import check_arguments
 from dreambooth_jax.errors import InputError
@@ -49,6 +52,7 @@ class Drawing:
         settings: of ``MAIN`` and ``MORE``; what is None or empty is as in the samples of the training.
         before: draw the same with the model before training, too.
         start: a picture to begin with.
+        guides: pictures that guide, by networks.
         varied: (setting, its values as text) of a matrix.
     """
 
@@ -61,6 +65,7 @@ class Drawing:
     settings: Mapping[str, Any] = field(default_factory=dict)
     before: bool = False
     start: Sent = field(default_factory=Sent)
+    guides: Sequence[Guiding] = ()
     varied: Sequence[tuple[str, str]] = ()
 
 
@@ -77,13 +82,14 @@ def draw(desk: Desk, owner: str, asked: Drawing) -> list[Job]:
     models = {DRAWN: _model(source, asked)} | ({BEFORE: dict(source.base)} if asked.before else {})
     place = desk.place(owner) / "pictures" / secrets.token_hex(8)
     start = opened(asked.start, desk.limits.photos)
+    guides = guide.opened(asked.guides, desk.networks, desk.limits.photos)
     others = {name for name, _ in asked.varied} | ({"width", "height"} if start else set())
     models = {name: without(model, others) for name, model in models.items()}
     for name, model in models.items():  # before anything is kept
         _words(model, told, place / name)
-    told |= keep(
-        start, asked.start.percent, place, size=source.size, told=told, most_side=desk.limits.most["data.resolution"]
-    )
+    most_side = int(desk.limits.most["data.resolution"] / told.get("hires_scale", 1)) // STEP * STEP
+    told |= keep(start, asked.start.percent, place, size=source.size, told=told, most_side=most_side)
+    told |= guide.keep(guides, place, size=source.size, told=told, most_side=most_side)
     lines = {name: _words(model, told, place / name) for name, model in models.items()}
     jobs: list[Job] = []
     try:
@@ -173,4 +179,6 @@ def _words(model: Mapping[str, Any], told: Mapping[str, Any], out: Path) -> list
 
 
 def _as_word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return quoted_list(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -99,11 +99,12 @@ def keep(
         return {}
     own = Size(start.picture.height, start.picture.width)
     keeps = any(told.get(name) is not None for name in ("width", "height", "mask_padding"))
-    wanted = _within(own, most_side) if keeps else _of_area(own, size, most_side)
+    wanted = _within(own, most_side) if keeps else of_area(own, size, most_side)
+    told_size(wanted, told, most_side)
     left, top, right, bottom = _pixels(percent, wanted)
     if max(wanted.width + left + right, wanted.height + top + bottom) > most_side:
         raise InputError(f"the picture would grow to more than {most_side} pixels on a side: let it grow less")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     kept = {}
     for name, image in (("image", start.picture), ("mask", start.mask)):
         if image is not None:
@@ -130,10 +131,30 @@ def _pixels(percent: Sequence[float], size: Size) -> list[int]:
     return [round(share / 100 * side / STEP) * STEP for share, side in zip(percent, along)]
 
 
-def _of_area(own: Size, size: Size, most_side: int) -> Size:
-    """The aspect of one with the area of the other."""
+def told_size(own: Size, told: Mapping[str, Any], most_side: int) -> Size | None:
+    """The height and width that are told, of which one alone keeps the shape of a picture; None where neither is.
+
+    Raises:
+        InputError: if a side that is not told would be longer than ``most_side``.
+    """
+    height, width = told.get("height"), told.get("width")
+    if not (height or width):
+        return None
+    scale = height / own.height if height else width / own.width if width else 1.0
+    found = Size(height or _in_steps(scale * own.height), width or _in_steps(scale * own.width))
+    if max(found) > most_side:
+        raise InputError(f"the picture would be {found.words} with that size: at most {most_side} pixels on a side")
+    return found
+
+
+def _in_steps(pixels: float) -> int:
+    return max(round(pixels / STEP), 1) * STEP
+
+
+def of_area(own: Size, size: Size, most_side: int) -> Size:
+    """The aspect of one with the area of the other, in multiples of ``STEP`` and no longer than that on a side."""
     scale = math.sqrt(size.height * size.width / (own.height * own.width))
-    return Size(*(min(max(round(scale * side / STEP), 1) * STEP, most_side) for side in own))
+    return Size(*(min(_in_steps(scale * side), most_side) for side in own))
 
 
 def _within(own: Size, most_side: int) -> Size:

@@ -2,7 +2,6 @@
 # Copyright The dreambooth_jax authors
 """What is told of pictures: the fields of the tab, by name."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from dreambooth_jax.app.requests.matrix import VARIED
 from dreambooth_jax.app.requests.sources import NEWEST
 from dreambooth_jax.app.requests.start import Sent
 from dreambooth_jax.app.tabs.fields import field_of
+from dreambooth_jax.app.tabs.guide import guide_fields, guides_of
 from dreambooth_jax.app.tabs.prompt_help import prompt_help
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.app.tabs.sent import number, undecoded
 from dreambooth_jax.options import SampleOptions
 
 LABELS = {"schedule": "Schedule (which noise levels the steps visit)", "strength": "Strength (for a picture)"}
@@ -32,11 +32,12 @@ def fields(desk: Desk) -> dict[str, Any]:
     usual = _usual(desk)
     with gr.Accordion("A picture to begin with: change it, paint what is to be drawn anew, let it grow", open=False):
         start = _start()
+    guides = guide_fields(desk)
     with gr.Accordion("Matrix: two settings with several values each", open=False):
         matrix = _matrix()
     with gr.Accordion("More settings", open=False):
         more = {name: field_of(SampleOptions, name) for name in MORE}
-    return {**model, **prompt, **usual, **start, **matrix, **more}
+    return {**model, **prompt, **usual, **start, **matrix, **more, **guides}
 
 
 def _model(desk: Desk) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _start() -> dict[str, Any]:
         sources=("upload", "clipboard"),
         brush=gr.Brush(colors=["#ff00ff"], color_mode="fixed"),
     )
-    painted.convert_and_format_image = _as_sent  # type: ignore[method-assign, assignment] # decoded within our bounds, not before
+    painted.convert_and_format_image = undecoded  # type: ignore[method-assign, assignment] # decoded within our bounds, not before
     found: dict[str, Any] = {
         "picture": painted,
         "strength": field_of(SampleOptions, "strength", label=LABELS["strength"]),
@@ -89,11 +90,6 @@ def _start() -> dict[str, Any]:
             label = f"Grow at the {side}, in percent of the {of}"
             found[side] = gr.Number(0, label=label, min_width=120)
     return found
-
-
-def _as_sent(file: Any, flatten_on_white: bool = False) -> Path | bytes | None:
-    """A picture of the editor as it has come: a file that the server has put somewhere, or bytes."""
-    return Path(file.path) if hasattr(file, "path") else None if file is None else bytes(file)
 
 
 def _matrix() -> dict[str, Any]:
@@ -115,18 +111,19 @@ def asked_of(values: dict[str, Any]) -> Drawing:
         InputError: for what is no number where there should be one.
     """
     sent = values["picture"] or {"background": None, "layers": []}
-    left, top, right, bottom = (_number(f"what it grows at the {side}", values[side]) for side in GROWS)
+    left, top, right, bottom = (number(f"what it grows at the {side}", values[side]) for side in GROWS)
     across, across_values, down, down_values = (str(values[name] or "") for name in MATRIX)
     return Drawing(
         source=str(values["source"]),
         step=str(values["step"] or ""),
-        weight=_number("the weight", 1 if values["weight"] is None else values["weight"]),
+        weight=number("the weight", values["weight"], usual=1),
         prompt=values["prompt"] or "",
-        seed=round(_number("the seed", values["seed"])),
-        count=round(_number("how many pictures", values["count"])),
+        seed=round(number("the seed", values["seed"])),
+        count=round(number("how many pictures", values["count"])),
         settings={name: _told(values[name]) for name in (*MAIN, *MORE)},
         before=bool(values["before"]),
         start=Sent(sent["background"], tuple(sent["layers"] or ()), (left, top, right, bottom)),
+        guides=guides_of(values),
         varied=[one for one in ((down, down_values), (across, across_values)) if one[0]],  # rows come first
     )
 
@@ -136,9 +133,3 @@ def _told(value: Any) -> Any:
     if value is False or value == "":
         return None
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _number(what: str, value: Any) -> float:
-    if not isinstance(value or 0, int | float) or not math.isfinite(value or 0):
-        raise InputError(f"{what} is no number")
-    return value or 0
