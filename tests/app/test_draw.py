@@ -74,6 +74,8 @@ LAYER[10:20, 30:40] = 255
         {"settings": {"guidance_scale": float("nan")}},
         {"settings": {"steps": 10**9}},
         {"settings": {"steps": "5"}},
+        {"settings": {"clip_skip": 1.5}},
+        {"settings": {"eta": float("inf")}},
         {"settings": {"sampler": "../x"}},
         {"settings": {"width": 4096}},
         {"settings": {"height": 63}},

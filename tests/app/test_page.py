@@ -7,9 +7,11 @@ import re
 import pytest
 
 from dreambooth_jax.app.queue import Queue
-from dreambooth_jax.options import AppOptions
+from dreambooth_jax.errors import InputError
+from dreambooth_jax.options import AppOptions, SampleOptions
 
 pytest.importorskip("gradio")
+from dreambooth_jax.app.tabs.fields import told_by
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +90,34 @@ def test_jobs_of_others_are_not_served(client, tmp_path_factory):
 def test_a_program_asks_for_pictures_with_as_few_words_as_it_likes(client):
     told = client.get("/gradio_api/info").json()["named_endpoints"]["/sample"]["parameters"]
     assert [one["parameter_name"] for one in told if not one["parameter_has_default"]] == []
-    assert {"source", "prompt", "steps", "count", "picture", "across", "sampler"} <= {
+    assert {"source", "prompt", "steps", "count", "picture", "across", "sampler", "guide", "guide_picture"} <= {
         one["parameter_name"] for one in told
     }
+
+
+def test_no_field_of_numbers_is_empty(client):
+    """Of an empty one the browser makes 0, and sends that: what may be left empty is a field of text."""
+    numbers = [one for one in client.get("/config").json()["components"] if one["type"] == "number"]
+    assert numbers
+    assert [one["props"]["label"] for one in numbers if one["props"].get("value") is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        *(("width", empty, None) for empty in (None, "")),
+        *(("width", "72", 72), ("width", 72, 72), ("strength", "0.5", 0.5), ("eta", "0", 0), ("mask_blur", 0, 0)),
+        *(("tiled", False, None), ("tiled", True, True), ("emphasis", "", None), ("negative_prompt", "7", "7")),
+    ],
+)
+def test_fields_tell_what_stands_in_them(name, value, told):
+    found = told_by(SampleOptions, name, value)
+    assert (found, type(found)) == (told, type(told))
+
+
+def test_a_text_that_should_be_a_number_is_refused():
+    with pytest.raises(InputError, match="^width = 'wide': must be a number"):
+        told_by(SampleOptions, "width", "wide")
 
 
 def test_every_field_has_a_label(client):

@@ -12,7 +12,7 @@ from dreambooth_jax.app.requests.draw import MAIN, MORE, MOST_PICTURES, MOST_STE
 from dreambooth_jax.app.requests.matrix import VARIED
 from dreambooth_jax.app.requests.sources import NEWEST
 from dreambooth_jax.app.requests.start import Sent
-from dreambooth_jax.app.tabs.fields import field_of
+from dreambooth_jax.app.tabs.fields import field_of, told_by
 from dreambooth_jax.app.tabs.guide import guide_fields, guides_of
 from dreambooth_jax.app.tabs.prompt_help import prompt_help
 from dreambooth_jax.app.tabs.sent import number, undecoded
@@ -120,16 +120,9 @@ def asked_of(values: dict[str, Any]) -> Drawing:
         prompt=values["prompt"] or "",
         seed=round(number("the seed", values["seed"])),
         count=round(number("how many pictures", values["count"])),
-        settings={name: _told(values[name]) for name in (*MAIN, *MORE)},
+        settings={name: told_by(SampleOptions, name, values[name]) for name in (*MAIN, *MORE)},
         before=bool(values["before"]),
         start=Sent(sent["background"], tuple(sent["layers"] or ()), (left, top, right, bottom)),
         guides=guides_of(values),
         varied=[one for one in ((down, down_values), (across, across_values)) if one[0]],  # rows come first
     )
-
-
-def _told(value: Any) -> Any:
-    """A setting as the program has it: nothing where a field is empty, and whole numbers of sliders."""
-    if value is False or value == "":
-        return None
-    return int(value) if isinstance(value, float) and value.is_integer() else value
