@@ -322,3 +322,18 @@ def test_what_says_nothing_is_refused_on_one_line(sent, tmp_path):
         read_back(tmp_path / "sent.png")
     assert str(tmp_path) not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_painted_on_comes_as_it_was_sent(tmp_path, desk):
+    """The editor asks for its parts with words of its own, and none of them may be decoded before our bounds."""
+    import gradio as gr
+    from gradio.components.image_editor import EditorData
+    from gradio.data_classes import FileData
+
+    from dreambooth_jax.app.tabs.draw_form import fields
+
+    sheet, layer = (FileData(path=str(tmp_path / name)) for name in ("no_picture.png", "neither.png"))
+    with gr.Blocks():
+        painted = fields(desk)["picture"]
+    sent = painted.preprocess(EditorData(background=sheet, layers=[layer], composite=sheet))
+    assert (sent["background"], sent["layers"]) == (Path(sheet.path), [Path(layer.path)])

@@ -12,7 +12,7 @@ from dreambooth_jax.app.limits import USUAL
 from dreambooth_jax.app.plans import Plans
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
-from dreambooth_jax.app.requests.needs import command, memory, time_of
+from dreambooth_jax.app.requests.needs import command, fits, memory, time_of
 from dreambooth_jax.config import load_config, save_config
 from dreambooth_jax.errors import InputError
 
@@ -78,6 +78,25 @@ def test_what_ends_without_a_word_and_what_is_wrong_are_told(plans):
     plans.ask("ada", asked(0, {"error": "/srv/models/x is no model"}))
     wait_for(plans, "ada", lambda told: told.done)
     assert memory(plans, "ada") == "x is no model"
+
+
+@pytest.mark.parametrize(
+    ("lines", "done", "lives"),
+    [
+        ([], False, False),
+        ([{"held": 2e9, "room": 8e9}], False, True),
+        ([{"held": 2e9, "room": None}], False, True),
+        ([{"held": 9e9, "room": 8e9}], False, False),
+        ([{"held": 2e9, "room": 8e9}, {"peak": 9e9, "room": 8e9, "advice": []}], True, False),
+        ([{"error": "x is no model"}], True, False),
+        ([], True, True),  # nothing can be found out: whoever wants to may try
+    ],
+)
+def test_a_training_may_begin_when_it_is_known_to_fit(plans, lines, done, lives):
+    assert not fits(plans, "ada"), "nothing was asked"
+    plans.ask("ada", asked(0 if done else 60, *lines))
+    wait_for(plans, "ada", lambda told: told.done if done else not lines or told.known)
+    assert fits(plans, "ada") == lives
 
 
 @pytest.fixture

@@ -53,6 +53,15 @@ def memory(plans: Plans, owner: str) -> str:
     return f"memory: {held}{waits}"
 
 
+def fits(plans: Plans, owner: str) -> bool:
+    """Has what somebody wants to train place on the device, by all that can be known, or by shapes so far?"""
+    told = plans.told(owner)
+    if told is None or "error" in told.known:
+        return False
+    need, room = told.known.get("peak", told.known.get("held")), told.known.get("room")
+    return told.done if need is None else not room or need <= room
+
+
 def time_of(desk: Desk, config: Config) -> str:
     """How long the steps of a run will take, by the newest run of the same model, method and size; in words."""
     for job in reversed(desk.queue.of_all()):

@@ -3,6 +3,9 @@
 """What comes of something, or why nothing does."""
 
 from collections.abc import Callable
+from html import escape
+
+import gradio as gr
 
 from dreambooth_jax.app.progress import placeless
 from dreambooth_jax.errors import InputError
@@ -14,3 +17,10 @@ def attempt(do: Callable[[], str]) -> str:
         return do()
     except InputError as error:
         return placeless(str(error))
+
+
+def refused(error: InputError) -> str:
+    """Why something was not begun, in a notice besides: boxes that follow what runs would take the words away again."""
+    text = placeless(str(error))
+    gr.Warning(escape(text), duration=None)
+    return text

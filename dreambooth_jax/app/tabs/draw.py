@@ -15,6 +15,7 @@ from dreambooth_jax.app.requests.draw import MAIN, MORE, MOST_PICTURES, draw
 from dreambooth_jax.app.requests.like import read_back
 from dreambooth_jax.app.requests.matrix import MOST_CELLS
 from dreambooth_jax.app.requests.sources import NEWEST, offered, source_of, steps_of
+from dreambooth_jax.app.tabs.attempt import refused
 from dreambooth_jax.app.tabs.draw_form import asked_of, fields
 from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.app.tabs.named import named
@@ -43,7 +44,7 @@ def build(desk: Desk) -> None:
         try:
             jobs = draw(desk, who(request), asked_of(values))
         except InputError as error:
-            return placeless(str(error))
+            return refused(error)
         return "\n".join(said(desk.queue, job) for job in jobs)
 
     def end(request: gr.Request) -> str:
@@ -54,7 +55,8 @@ def build(desk: Desk) -> None:
     start.click(named(ask, list(form)), list(form.values()), status, api_name="sample")
     stop.click(end, None, status, api_name="stop_drawing")
     _choosing(desk, form)
-    _looking(desk, form["source"], status, way, shown)
+    _listing(desk, form["source"])
+    _looking(desk, status, way, shown)
     _reading(form, like, status)
 
 
@@ -73,27 +75,42 @@ def _choosing(desk: Desk, form: dict[str, Any]) -> None:
     form["source"].change(choose, form["source"], outputs, api_name="choose_model", show_progress="hidden")
 
 
-def _looking(desk: Desk, source: Any, status: Any, way: Any, shown: Any) -> None:
-    """Now and then, what has changed."""
+def _listing(desk: Desk, source: Any) -> None:
+    """The list of models follows what is trained."""
 
-    def look(choices: Any, files: Any, request: gr.Request) -> tuple[Any, ...]:
-        owner = who(request)
-        now = offered(desk, owner)
-        listed = gr.skip() if now == choices else gr.Dropdown(choices=now)
-        jobs = newest(desk, owner)
+    def look(chosen: str, choices: Any, request: gr.Request) -> tuple[Any, Any]:
+        now = offered(desk, who(request))
+        return now, gr.skip() if now == choices else gr.Dropdown(choices=now, value=_preferred(now, chosen))
+
+    known = gr.State([])
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.Timer(EVERY).tick(look, [source, known], [known, source], **private)
+
+
+def _preferred(choices: list[tuple[str, str]], chosen: str) -> str:
+    """What is chosen stays; whoever has just trained wants to draw with that, rather than with the model before."""
+    newest = choices[0][1]
+    return chosen if chosen.isdecimal() or not newest.isdecimal() else newest
+
+
+def _looking(desk: Desk, status: Any, way: Any, shown: Any) -> None:
+    """Now and then, what has changed of the newest pictures."""
+
+    def look(files: Any, request: gr.Request) -> tuple[Any, ...]:
+        jobs = newest(desk, who(request))
         if not jobs:
-            return now, listed, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         found = gallery(jobs, desk.cache, most=max(MOST_PICTURES, MOST_CELLS))
         picture = on_the_way(jobs)
         return (
-            *(now, listed, "\n".join(said(desk.queue, job) for job in jobs)),
+            "\n".join(said(desk.queue, job) for job in jobs),
             gr.Image(value=picture, visible=picture is not None),
             *(found, gr.skip() if found == files else found),
         )
 
-    known, files = gr.State([]), gr.State([])
-    outputs = [known, source, status, way, files, shown]
-    gr.Timer(EVERY).tick(look, [known, files], outputs, api_name="look_at_pictures", show_progress="hidden")
+    files = gr.State([])
+    outputs = [status, way, files, shown]
+    gr.Timer(EVERY).tick(look, files, outputs, api_name="look_at_pictures", show_progress="hidden")
 
 
 def _reading(form: dict[str, Any], like: Any, status: Any) -> None:

@@ -9,9 +9,10 @@ import gradio as gr
 
 from dreambooth_jax.app.jobs import Job
 from dreambooth_jax.app.people import who
-from dreambooth_jax.app.progress import placeless, said
+from dreambooth_jax.app.progress import said
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.measure import MEASURES, MOST_PICTURES, measure, report
+from dreambooth_jax.app.tabs.attempt import refused
 from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.errors import InputError
 
@@ -44,7 +45,7 @@ def build(desk: Desk) -> None:
             try:
                 return said(desk.queue, measure(desk, who(request), verb, of=int(of or 0), count=int(count)))
             except InputError as error:
-                return placeless(str(error))
+                return refused(error)
 
         return ask
 

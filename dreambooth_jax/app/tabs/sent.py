@@ -27,7 +27,7 @@ def number(what: str, value: Any, *, usual: float = 0) -> float:
     return value
 
 
-def undecoded(file: Any, *_: Any) -> Path | bytes | None:
+def undecoded(file: Any, *_: Any, **__: Any) -> Path | bytes | None:
     """A picture as it has come: a file that the server has put somewhere, or bytes.
 
     In the place of what components do with pictures: they are decoded within our bounds, not before.

@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from dreambooth_jax.app.people import who
-from dreambooth_jax.app.progress import placeless, said
+from dreambooth_jax.app.progress import said
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.take_home import DTYPES, FORMS, export, packed
+from dreambooth_jax.app.tabs.attempt import refused
 from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.errors import InputError
 
@@ -38,7 +39,7 @@ def build(desk: Desk) -> None:
         try:
             return said(desk.queue, export(desk, who(request), of=int(of or 0), form=form, dtype=dtype))
         except InputError as error:
-            return placeless(str(error))
+            return refused(error)
 
     def end(request: gr.Request) -> str:
         newest = desk.of(who(request), "export")[:1]

@@ -30,8 +30,9 @@ def build(desk: Desk) -> None:
     with gr.Row():
         with gr.Column():
             asked, notes = form(desk)
-            needed(desk, asked[3:])
-            start = gr.Button("Train", variant="primary")
+            start = gr.Button("Train", variant="primary", interactive=False, render=False)
+            needed(desk, asked[3:], photos=asked[0], start=start)
+            start.render()
         with gr.Column():
             status = _followed(desk)
 

@@ -39,7 +39,7 @@ def form(desk: Desk) -> tuple[list[Any], list[Any]]:
     noun = gr.Textbox(label="What they show, in one word", placeholder="dog", max_length=80)
     no_noun = gr.Markdown()
     identifier = gr.Textbox(label="Word for this one", value="sks", max_length=80)
-    of_words, no_identifier = gr.Markdown(), gr.Markdown()
+    of_words, no_identifier = gr.Markdown(line_breaks=True), gr.Markdown()
     config = gr.Dropdown(desk.offered, value=desk.offered[0], label="Model")
     method = gr.Radio([(OWN, ""), *((name, name) for name in METHODS)], value="", label="Method")
     no_method = gr.Markdown()
