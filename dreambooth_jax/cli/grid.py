@@ -111,7 +111,8 @@ def draw_grid(options: SampleOptions, prompts: Sequence[str], axes: "Sequence[Ax
         if 0 < len(records) < len(cells):
             log.info("%d of %d pictures are made; they are in %s", len(records), len(cells), sheet)
         if pictures:  # also those that were made before Ctrl-C
-            title = " · ".join([name, *([] if "prompt" in keys else prompts)])
+            short = Path(name).name  # folders are long, and nobody's business to whom the sheet is shown
+            title = " · ".join([short, *([] if "prompt" in keys else prompts)])
             about = {"prompt": "".join(prompts), "seed": options.seed, "grid": options.grid, "model": name}
             save_png(sheet, labelled_matrix(pictures, axes, title=title), about)
             contents = {"grid": options.grid, "axes": {axis.key: axis.texts for axis in axes}, "cells": records}

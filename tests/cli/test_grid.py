@@ -4,6 +4,7 @@
 
 import json
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from dreambooth_jax.cli import main
 from dreambooth_jax.cli.grid import draw_grid
 from dreambooth_jax.config.drawing import DrawingConfig
+from dreambooth_jax.evaluation import matrix
 from dreambooth_jax.evaluation.axes import read_axes
 from dreambooth_jax.options import SampleOptions
 from dreambooth_jax.pipeline import Pipeline
@@ -52,6 +54,17 @@ def test_a_cell_is_what_sample_draws(tmp_path):
     picture, sheet = (np.asarray(Image.open(tmp_path / name)) for name in ("000-seed4.png", "grid-2.png"))
     windows = np.lib.stride_tricks.sliding_window_view(sheet, picture.shape)
     assert (np.abs(windows.astype(int) - picture).max(axis=(-3, -2, -1)) <= 1).any()
+
+
+def test_a_sheet_names_no_folder(tmp_path, monkeypatch):
+    """It is shown to others; what is written beside it says where the model was."""
+    titles = []
+    drawn = matrix.labelled_matrix
+    monkeypatch.setattr(
+        matrix, "labelled_matrix", lambda *parts, title: titles.append(title) or drawn(*parts, title=title)
+    )
+    assert call(tmp_path, "a dog", "--grid", "steps=1,2") == 0
+    assert titles == [f"{Path(MODEL).name} · a dog"]
 
 
 def test_models_and_prompts_vary_too(tmp_path):
