@@ -12,6 +12,8 @@ new MutationObserver(named).observe(document.documentElement, {childList: true, 
 </script>
 """
 """What Gradio's own markup leaves out."""
+CSS = ".grid-wrap, .labelled { padding-top: 2rem !important; }"
+"""A label in a corner stands above what it tells of, not on it."""
 
 
 def readable_theme() -> Any:

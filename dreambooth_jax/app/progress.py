@@ -48,7 +48,8 @@ def losses(run: Path) -> Any:
                 rows.append({"step": values["step"], "loss": values["loss"]})
     except (OSError, ValueError):  # not there yet, or a line is being written
         pass
-    return pandas.DataFrame(rows, columns=["step", "loss"])
+    # of a table that is empty yet, a plot would take both for names, and never change its mind
+    return pandas.DataFrame(rows, columns=["step", "loss"]).astype({"step": int, "loss": float})
 
 
 def pictures(folder: Path, *, most: int) -> list[np.ndarray]:

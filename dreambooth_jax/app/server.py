@@ -12,7 +12,7 @@ from typing import Any
 from dreambooth_jax.app.lifetime import forget
 from dreambooth_jax.app.limits import limits_of
 from dreambooth_jax.app.login import Login, login_of, names_of
-from dreambooth_jax.app.look import HEAD, readable_theme
+from dreambooth_jax.app.look import CSS, HEAD, readable_theme
 from dreambooth_jax.app.people import COOKIE, PEOPLE, SERVED, new_token
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.options import AppOptions
@@ -102,6 +102,7 @@ def _mounted(options: AppOptions, queue: Queue, login: Login | None) -> Any:
         ssr_mode=False,
         theme=readable_theme(),
         head=HEAD,
+        css=CSS,
     )
 
 

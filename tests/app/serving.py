@@ -27,7 +27,7 @@ checkpoint: {every: 2}
 samples: {prompts: ['a {identifier} {class_noun}'], class_prompts: [], num_images: 1, steps: 2}
 """
 """What the slider's first place makes six steps of."""
-CONFIG = "short.yaml"
+SHORTEST = "short.yaml"
 
 
 class Served:
@@ -39,9 +39,11 @@ class Served:
     """
 
     def __init__(self, folder: Path, *told: str):
-        self.folder, self.told = folder, told
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(SHORT)
+        (folder / SHORTEST).write_text(SHORT)
+        config = os.environ.get("DREAMBOOTH_JAX_PAGE") or SHORTEST
+        self._words = [f"configs={config}", *told]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -50,7 +52,7 @@ class Served:
 
     def start(self) -> None:
         """Begin, and wait until it answers."""
-        words = ["app", f"port={self.port}", "folder=app", f"configs={CONFIG}", *self.told]
+        words = ["app", f"port={self.port}", "folder=app", *self._words]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dreambooth_jax.app.bars import bar_of
 from dreambooth_jax.app.beside import place_of, spread
-from dreambooth_jax.app.progress import said
+from dreambooth_jax.app.progress import losses, said
 from dreambooth_jax.app.queue import Queue
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.photos import look_over
@@ -23,6 +23,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.load import EMBEDDED
 
 pytest.importorskip("gradio")
+from dreambooth_jax.app.tabs import attempt
 
 SUBJECT = sorted((EMBEDDED / "subject").glob("*.png"))
 ASKED = {"config": "quickstart", "noun": "alien", "identifier": "sks", "quality": 1}
@@ -141,3 +142,24 @@ def test_any_training_is_stopped_and_goes_on_by_its_number(desk):
     with pytest.raises(InputError, match="no training"):
         stop(desk, "bob", second.number)
     assert newest_of(desk, "ada", second.number).state == "waiting"
+
+
+def test_a_loss_is_a_number_before_there_is_one(tmp_path):
+    """A plot that has once drawn a table of texts goes on to draw numbers as names, in the order of their coming."""
+    import gradio as gr
+
+    sent = gr.LinePlot(x="step", y="loss").postprocess(losses(tmp_path))
+    assert sent.datatypes == {"step": "quantitative", "loss": "quantitative"}
+
+
+def test_why_something_was_refused_stays_in_a_notice(monkeypatch):
+    notices = []
+    monkeypatch.setattr(attempt.gr, "Warning", lambda text, **how: notices.append((text, how)))
+
+    def refuse():
+        raise InputError("/srv/people/x.png: <b>no</b> picture")
+
+    assert attempt.press(refuse) == "x.png: <b>no</b> picture"
+    assert notices == [("x.png: &lt;b&gt;no&lt;/b&gt; picture", {"duration": None})]
+    assert attempt.press(lambda: "number 1") == attempt.attempt(lambda: "number 1") == "number 1"
+    assert len(notices) == 1

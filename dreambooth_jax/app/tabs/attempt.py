@@ -19,8 +19,16 @@ def attempt(do: Callable[[], str]) -> str:
         return placeless(str(error))
 
 
+def press(do: Callable[[], str]) -> str:
+    """As ``attempt``, of a button whose box follows what runs, and takes the words away again."""
+    try:
+        return do()
+    except InputError as error:
+        return refused(error)
+
+
 def refused(error: InputError) -> str:
-    """Why something was not begun, in a notice besides: boxes that follow what runs would take the words away again."""
+    """Why something was not done: in these words, and in a notice that stays until it is closed."""
     text = placeless(str(error))
     gr.Warning(escape(text), duration=None)
     return text

@@ -15,7 +15,7 @@ from dreambooth_jax.app.requests.draw import MAIN, MORE, MOST_PICTURES, draw
 from dreambooth_jax.app.requests.like import read_back
 from dreambooth_jax.app.requests.matrix import MOST_CELLS
 from dreambooth_jax.app.requests.sources import NEWEST, offered, source_of, steps_of
-from dreambooth_jax.app.tabs.attempt import refused
+from dreambooth_jax.app.tabs.attempt import press
 from dreambooth_jax.app.tabs.draw_form import asked_of, fields
 from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.app.tabs.named import named
@@ -39,13 +39,13 @@ def build(desk: Desk) -> None:
             way = gr.Image(label="On the way", interactive=False, visible=False, height=256)
             shown = gr.Gallery(label="Pictures", columns=2, object_fit="contain")
             like = gr.File(label="Picture whose settings are to be read: ours, A1111's, ComfyUI's, InvokeAI's")
+            found = gr.Textbox(label="What was read", lines=2, interactive=False)
 
     def ask(values: dict[str, Any], request: gr.Request) -> str:
-        try:
-            jobs = draw(desk, who(request), asked_of(values))
-        except InputError as error:
-            return refused(error)
-        return "\n".join(said(desk.queue, job) for job in jobs)
+        def do() -> str:
+            return "\n".join(said(desk.queue, job) for job in draw(desk, who(request), asked_of(values)))
+
+        return press(do)
 
     def end(request: gr.Request) -> str:
         for job in newest(desk, who(request)):
@@ -57,7 +57,7 @@ def build(desk: Desk) -> None:
     _choosing(desk, form)
     _listing(desk, form["source"])
     _looking(desk, status, way, shown)
-    _reading(form, like, status)
+    _reading(form, like, found)
 
 
 def _choosing(desk: Desk, form: dict[str, Any]) -> None:
@@ -113,8 +113,8 @@ def _looking(desk: Desk, status: Any, way: Any, shown: Any) -> None:
     gr.Timer(EVERY).tick(look, files, outputs, api_name="look_at_pictures", show_progress="hidden")
 
 
-def _reading(form: dict[str, Any], like: Any, status: Any) -> None:
-    """A picture's settings, back into the fields."""
+def _reading(form: dict[str, Any], like: Any, note: Any) -> None:
+    """A picture's settings, back into the fields; a note says what was found, or why nothing was."""
     names = ("prompt", "seed", *MAIN, *MORE)
 
     def read(file: str | None) -> list[Any]:
@@ -127,7 +127,7 @@ def _reading(form: dict[str, Any], like: Any, status: Any) -> None:
         told = {"prompt": found.prompt, "seed": found.seed} | found.settings
         return ["\n".join(found.lines), *(told.get(name, _empty(form[name])) for name in names)]
 
-    like.upload(read, like, [status, *(form[name] for name in names)], api_name="read_back")
+    like.upload(read, like, [note, *(form[name] for name in names)], api_name="read_back")
 
 
 def _empty(field: Any) -> Any:

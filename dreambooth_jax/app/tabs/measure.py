@@ -12,9 +12,8 @@ from dreambooth_jax.app.people import who
 from dreambooth_jax.app.progress import said
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.measure import MEASURES, MOST_PICTURES, measure, report
-from dreambooth_jax.app.tabs.attempt import refused
+from dreambooth_jax.app.tabs.attempt import press
 from dreambooth_jax.app.tabs.every import EVERY
-from dreambooth_jax.errors import InputError
 
 
 def build(desk: Desk) -> None:
@@ -34,7 +33,7 @@ def build(desk: Desk) -> None:
         starts = {verb: gr.Button(verb.capitalize(), variant="primary") for verb in reversed(MEASURES)}
         stop = gr.Button("Stop measuring")
     status = gr.Textbox(label="Progress of the measuring", lines=3, interactive=False)
-    told = gr.HTML(label="Report", show_label=True, container=True)
+    told = gr.HTML(label="Report", show_label=True, container=True, padding=True, elem_classes="labelled")
     shown = gr.State(0)
 
     def newest(request: gr.Request) -> list[Job]:
@@ -42,10 +41,7 @@ def build(desk: Desk) -> None:
 
     def asking(verb: str) -> Callable[..., str]:
         def ask(of: float | None, count: float, request: gr.Request) -> str:
-            try:
-                return said(desk.queue, measure(desk, who(request), verb, of=int(of or 0), count=int(count)))
-            except InputError as error:
-                return refused(error)
+            return press(lambda: said(desk.queue, measure(desk, who(request), verb, of=int(of or 0), count=int(count))))
 
         return ask
 

@@ -9,11 +9,13 @@ import gradio as gr
 
 from dreambooth_jax.app.people import who
 from dreambooth_jax.app.plans import Plans
+from dreambooth_jax.app.progress import placeless
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.needs import command, fits, memory, time_of
 from dreambooth_jax.app.tabs.attempt import attempt
 from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.config import load_config
+from dreambooth_jax.errors import InputError
 
 BEFORE = "With photos you will see here what the training needs; then it can begin."
 
@@ -33,22 +35,33 @@ def needed(desk: Desk, asked: Sequence[Any], *, photos: Any, start: Any) -> None
         leave = gr.Button("Do not wait for the plan")
     told = gr.Markdown(BEFORE)
 
-    def found(owner: str, config: str, method: str, quality: float, settings: str) -> str:
+    def ask(owner: str, config: str, method: str, quality: float, settings: str) -> str:
+        """Begin to find out what is needed; the time is known at once."""
         words = command(desk, config=config, method=method, quality=int(quality), settings=settings)
         plans.ask(owner, words)
-        return f"{memory(plans, owner)}; {time_of(desk, load_config(words[0], words[1:]))}"
+        return time_of(desk, load_config(words[0], words[1:]))
 
     def begin(config: str, method: str, quality: float, settings: str, request: gr.Request) -> str:
-        return attempt(lambda: found(who(request), config, method, quality, settings))
+        def both() -> str:
+            time = ask(who(request), config, method, quality, settings)
+            return f"{memory(plans, who(request))}; {time}"
+
+        return attempt(both)
 
     def arrive(photos: Any, config: str, method: str, quality: float, settings: str, request: gr.Request) -> Any:
         return begin(config, method, quality, settings, request) if photos else gr.skip()
 
-    def renew(config: str, method: str, quality: float, settings: str, request: gr.Request) -> tuple[Any, Any]:
-        if plans.told(who(request)) is None:
-            return gr.skip(), gr.skip()
-        line = begin(config, method, quality, settings, request)
-        return line, gr.Button(interactive=fits(plans, who(request)))
+    def renew(
+        seen: Any, config: str, method: str, quality: float, settings: str, request: gr.Request
+    ) -> tuple[Any, Any, Any]:
+        owner, values = who(request), (config, method, quality, settings)
+        if plans.told(owner) is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        try:  # the settings of files and runs are read where something has changed, not at each look
+            seen = seen if seen[0] == values else (values, ask(owner, *values))
+        except InputError as error:
+            return ((), ""), placeless(str(error)), gr.skip()
+        return seen, f"{memory(plans, owner)}; {seen[1]}", gr.Button(interactive=fits(plans, owner))
 
     def end(request: gr.Request) -> tuple[str, Any]:
         plans.cancel(who(request))
@@ -63,4 +76,5 @@ def needed(desk: Desk, asked: Sequence[Any], *, photos: Any, start: Any) -> None
     leave.click(end, None, [told, start], api_name="stop_planning", show_progress="hidden")
     photos.change(arrive, [photos, *asked], told, **private)
     start.click(begun, None, None, **private)
-    gr.Timer(EVERY).tick(renew, asked, [told, start], **private)
+    seen = gr.State(((), ""))
+    gr.Timer(EVERY).tick(renew, [seen, *asked], [seen, told, start], **private)

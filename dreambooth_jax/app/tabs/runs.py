@@ -129,7 +129,7 @@ def _deleting(desk: Desk, of: Any, status: Any, *, remove: Any, sure: Any, reall
 
 def _opened() -> list[Any]:
     """What is shown of a run, in the order in which it is told."""
-    pictures = gr.Gallery(label="Its samples, step by step", columns=2)
+    pictures = gr.Gallery(label="Its samples, step by step", columns=2, object_fit="contain")
     curve = gr.LinePlot(x="step", y="loss", label="Its loss", height=200)
     with gr.Accordion("Its settings", open=False):
         settings = gr.Code(label="Settings", language="yaml", interactive=False)

@@ -10,9 +10,8 @@ from dreambooth_jax.app.people import who
 from dreambooth_jax.app.progress import said
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.take_home import DTYPES, FORMS, export, packed
-from dreambooth_jax.app.tabs.attempt import refused
+from dreambooth_jax.app.tabs.attempt import press
 from dreambooth_jax.app.tabs.every import EVERY
-from dreambooth_jax.errors import InputError
 
 
 def build(desk: Desk) -> None:
@@ -36,10 +35,7 @@ def build(desk: Desk) -> None:
             shown = gr.State(0)
 
     def ask(of: float | None, form: str, dtype: str, request: gr.Request) -> str:
-        try:
-            return said(desk.queue, export(desk, who(request), of=int(of or 0), form=form, dtype=dtype))
-        except InputError as error:
-            return refused(error)
+        return press(lambda: said(desk.queue, export(desk, who(request), of=int(of or 0), form=form, dtype=dtype)))
 
     def end(request: gr.Request) -> str:
         newest = desk.of(who(request), "export")[:1]

@@ -12,7 +12,7 @@ from dreambooth_jax.app.people import who
 from dreambooth_jax.app.progress import losses, pictures, placeless, said
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.train import again, newest_of, stop, train
-from dreambooth_jax.app.tabs.attempt import attempt
+from dreambooth_jax.app.tabs.attempt import press, refused
 from dreambooth_jax.app.tabs.every import EVERY
 from dreambooth_jax.app.tabs.needed import needed
 from dreambooth_jax.app.tabs.train_form import ASKED, FIELDS, form
@@ -49,14 +49,14 @@ def build(desk: Desk) -> None:
         try:
             return [wanted(who(request), photos, *values), *("" for _ in FIELDS)]
         except InputError as error:
-            *beside, elsewhere = spread(placeless(str(error)), FIELDS)
+            *beside, elsewhere = spread(refused(error), FIELDS)
             return [elsewhere or "not begun: why stands beside the field", *beside]
 
     def ask_by_program(
         photos: Any, noun: str, identifier: str, config: str, method: str, quality: float, settings: str,
         request: gr.Request,
     ) -> str:  # fmt: skip
-        return attempt(lambda: wanted(who(request), photos, noun, identifier, config, method, quality, settings))
+        return press(lambda: wanted(who(request), photos, noun, identifier, config, method, quality, settings))
 
     start.click(ask, asked, [status, *notes], api_visibility="private")
     gr.on([], ask_by_program, asked, status, api_name="train")
@@ -70,13 +70,13 @@ def _followed(desk: Desk) -> Any:
         more = gr.Button("Go on")
     status = gr.Textbox(label="Progress", lines=3, interactive=False)
     curve = gr.LinePlot(x="step", y="loss", label="Loss", height=200)
-    shown = gr.Gallery(label="Pictures on the way", columns=1)
+    shown = gr.Gallery(label="Pictures on the way", columns=1, object_fit="contain")
 
     def halt(number: float | None, request: gr.Request) -> str:
-        return attempt(lambda: said(desk.queue, stop(desk, who(request), int(number or 0))))
+        return press(lambda: said(desk.queue, stop(desk, who(request), int(number or 0))))
 
     def go_on(number: float | None, request: gr.Request) -> str:
-        return attempt(lambda: said(desk.queue, again(desk, who(request), int(number or 0))))
+        return press(lambda: said(desk.queue, again(desk, who(request), int(number or 0))))
 
     def look(number: float | None, request: gr.Request) -> tuple[Any, Any, Any]:
         try:

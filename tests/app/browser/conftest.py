@@ -16,8 +16,9 @@ pytest.importorskip("gradio")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WIDTHS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-PATIENCE = 150_000
+PATIENCE = 300_000
 """Milliseconds that a slow machine has for what is waited for."""
+sync_api.expect.set_options(timeout=PATIENCE)
 _QUIET = (
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--disable-dev-shm-usage",
