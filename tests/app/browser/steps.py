@@ -38,7 +38,7 @@ class Walk:
         if settings:
             self._panel.get_by_role("button", name="Advanced").click()
             self._panel.get_by_label("More settings").fill("\n".join(settings))
-        self._are_seen("Photos, as training sees them", len(SUBJECT))
+        self._are_seen("Photos, as training sees them", at_least=len(SUBJECT))
         expect(self._panel.get_by_text("memory: ")).to_be_visible()
         expect(button).to_be_enabled()
         self.shot("photos")
@@ -49,7 +49,7 @@ class Walk:
         self._block("Pictures on the way").locator("img:visible").first.wait_for()
         self.reads("Progress", ": running")
         self.ends("Progress")
-        self._are_seen("Pictures on the way", 4)
+        self._are_seen("Pictures on the way", at_least=2)
         self.shot("trained")
 
     def compare(self) -> None:
@@ -67,9 +67,9 @@ class Walk:
 
     def inpaint(self) -> None:
         """Paint over the middle of a picture; it is drawn anew there."""
-        fold = self.page.get_by_role("button", name="A picture to begin with")
-        fold.click()
+        self.page.get_by_role("button", name="A picture to begin with").click()
         editor = self._block("Picture to begin with")
+        editor.locator("canvas").first.wait_for()
         editor.locator("input[type=file]").first.set_input_files(SUBJECT[0])
         editor.get_by_role("button", name="Brush").click()
         box = editor.locator("canvas").first.bounding_box()
@@ -82,7 +82,6 @@ class Walk:
         self._draws(1)
         self.shot("inpainted")
         editor.get_by_role("button", name="Clear canvas").click()
-        fold.click()
 
     def matrix(self) -> None:
         """Steps across, guidance down: one sheet of four."""
@@ -90,6 +89,7 @@ class Walk:
         for place, setting, values in (("across", "steps", "1, 2"), ("down", "guidance scale", "1, 3")):
             self.field(f"What varies {place}").click()
             self.page.get_by_role("option", name=setting, exact=True).click()
+            expect(self.page.get_by_role("option")).to_have_count(0)
             self._panel.get_by_label(f"Its values {place}").fill(values)
         self.press("Draw")
         self._draws(1)
@@ -148,11 +148,12 @@ class Walk:
         """A button of the tab that is open."""
         self._panel.get_by_role("button", name=button, exact=True).click()
 
-    def _are_seen(self, label: str, many: int) -> None:
-        """So many pictures, which have come."""
+    def _are_seen(self, label: str, *, at_least: int) -> None:
+        """Pictures, all of which have come."""
         images = self._block(label).locator("img:visible")
-        expect(images).to_have_count(many)
-        for number in range(many):
+        images.nth(at_least - 1).wait_for()
+        for number in range(images.count()):
+            images.nth(number).scroll_into_view_if_needed()  # until then a browser does not ask for it
             expect(images.nth(number)).to_have_js_property("complete", value=True)
         assert all(images.evaluate_all("all => all.map(one => one.naturalWidth)"))
 
@@ -162,4 +163,4 @@ class Walk:
 
     def _draws(self, many: int) -> None:
         self.ends("Progress of the drawing")
-        self._are_seen("Pictures", many)
+        self._are_seen("Pictures", at_least=many)
