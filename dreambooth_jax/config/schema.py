@@ -198,6 +198,8 @@ class TrainConfig(Settings):
     """Dtype of large weights that are never trained; auto is dtype where small matrices stand beside them."""
     remat: Literal["nothing", "blocks", "attention"] = setting("nothing", resumable=True)
     """What the backward pass computes again instead of keeping it: blocks saves most memory for a third more time."""
+    scan: bool = setting(True, resumable=True)
+    """Compile one of several transformer blocks in a row and loop over them: XL compiles in half the time."""
     ema_decay: float = setting(0.0, at_least=0, below=1)
     """Decay of a moving average of what is trained; 0 keeps none."""
     parallel: Literal["auto", "pmap", "fsdp"] = setting("auto", resumable=True)

@@ -80,9 +80,14 @@ def _network(params: Tree, layers: Mapping[str, Beside], keys: Key[Array, "b"] |
         if f"{path}/{'embedding' if one.added is not None else 'kernel'}" not in known:
             raise ValueError(f"there is no layer {path} to put anything beside")
         dropped = one.dropout is not None and keys is not None
-        one = one._replace(keys=keys) if dropped else one._replace(dropout=None)
+        one = one._replace(keys=_of_layer(keys, path)) if dropped else one._replace(dropout=None)
         leaves |= {f"{path}/{name}": part for name, part in one._asdict().items() if part is not None}
     return {**params, BESIDE: unflatten(leaves)}
+
+
+def _of_layer(keys: Key[Array, "b"], path: str) -> Key[Array, "b"]:
+    """Each layer's own, by its name: no two drop the same."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, zlib.crc32(path.encode())))(keys)
 
 
 def apply(module: nn.Module, params: Tree, *inputs: Any, method: str | None = None) -> Any:
@@ -127,7 +132,7 @@ def _intercept(
         x = x * _along_channels(one.inputs, x)
     y = layer(x)
     if one.down is not None:
-        small = x if one.keys is None else _dropped(x, one, "/".join(module.path))
+        small = x if one.keys is None else _dropped(x, one)
         y = y + _product(module, small, one.down.astype(y.dtype), one.up.astype(y.dtype))
     if one.outputs is None:
         return y
@@ -154,12 +159,11 @@ def _own(module: nn.Module, name: str) -> Any:
     return whole(module.get_variable(BESIDE, name)) if module.has_variable(BESIDE, name) else None
 
 
-def _dropped(x: Float[Array, "b *positions i"], one: Beside, path: str) -> Float[Array, "b *positions i"]:
-    """Each row by its own key and the layer's name; what stays is as much larger."""
+def _dropped(x: Float[Array, "b *positions i"], one: Beside) -> Float[Array, "b *positions i"]:
+    """Each row by its own key; what stays is as much larger."""
 
     def dropped(row: Array, key: Key[Array, ""], share: Array) -> Array:
-        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        kept = jax.random.bernoulli(own, 1 - share, row.shape)
+        kept = jax.random.bernoulli(key, 1 - share, row.shape)
         return jnp.where(kept, row / (1 - share).astype(row.dtype), 0)
 
     shares = per_row(jnp.atleast_1d(one.dropout), x.shape[0])

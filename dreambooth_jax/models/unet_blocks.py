@@ -7,6 +7,7 @@ up:    x -> [x ∥ skip -> resnet (-> transformer)] * (layers + 1) (-> double si
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from dreambooth_jax.models.attention import Attention, Context
 from dreambooth_jax.models.configs import UNetConfig, UNetEncoderConfig
+from dreambooth_jax.models.in_a_loop import alike, in_a_loop
 from dreambooth_jax.models.layers import Downsample, GroupNorm, LayerNorm, Remat, Upsample, conv, gelu, recomputed
 from dreambooth_jax.models.resnet import ResnetBlock
 from dreambooth_jax.target import CPU, Arch
@@ -87,6 +89,7 @@ class Transformer(nn.Module):
         linear: project by dense layers rather than by 1x1 convolutions.
         only_cross_attention: as in :class:`TransformerBlock`.
         dtype, remat, arch: as in :class:`TransformerBlock`.
+        scan: compile one of several blocks, and loop over them.
     """
 
     heads: int
@@ -97,6 +100,7 @@ class Transformer(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    scan: bool = False
 
     @nn.compact
     def __call__(self, x: Features, text: Text) -> Features:
@@ -109,18 +113,40 @@ class Transformer(nn.Module):
 
         h = GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
         h = project("proj_in", h).reshape(x.shape[0], -1, channels)
-        cls = recomputed(TransformerBlock, self.remat == "blocks" and self.layers > 1)
-        for i in range(self.layers):
-            block = cls(
-                self.heads,
-                self.only_cross_attention,
-                dtype=self.dtype,
-                remat=self.remat,
-                arch=self.arch,
-                name=f"transformer_blocks_{i}",
-            )
-            h = block(h, text)
-        return x + project("proj_out", h.reshape(x.shape))
+        return x + project("proj_out", self._row(h, text).reshape(x.shape))
+
+    def _row(self, h: Float[Array, "b t c"], text: Text) -> Float[Array, "b t c"]:
+        """One block after the other: in a loop, if asked to, where all are alike in what stands next to them, too."""
+        names = [f"transformer_blocks_{i}" for i in range(self.layers)]
+        again = self.remat == "blocks" and self.layers > 1
+        if self.scan and self.layers > 1 and not self.is_initializing():
+            own = [(self._variables(name), self._images(name, text)) for name in names]
+            if alike(own):
+                block = self._block(TransformerBlock, parent=None)
+                return in_a_loop(lambda tree, h: block.apply(tree[0], h, _with(text, tree[1])), own, h, again=again)
+        cls = recomputed(TransformerBlock, again)
+        for name in names:
+            h = self._block(cls, name=name)(h, text)
+        return h
+
+    def _block(self, cls: type[nn.Module], **place: Any) -> nn.Module:
+        how = {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
+        return cls(self.heads, self.only_cross_attention, **how, **place)
+
+    def _variables(self, name: str) -> dict[str, Any]:
+        """Of a block, by their collections."""
+        return {kind: tree[name] for kind, tree in self.variables.items() if name in tree}
+
+    def _images(self, name: str, text: Text) -> dict[str, Any]:
+        """What a block's attentions look at besides the text, by their paths in the block."""
+        place = "/".join((*self.path, name, ""))
+        images = text.images if isinstance(text, Context) else {}
+        return {path.removeprefix(place): value for path, value in images.items() if path.startswith(place)}
+
+
+def _with(text: Text, images: dict[str, Any]) -> Text:
+    """What one block looks at."""
+    return Context(text.states, images) if isinstance(text, Context) else text
 
 
 class _Block(nn.Module):
@@ -132,6 +158,7 @@ class _Block(nn.Module):
         dtype: what to compute in.
         remat: what the backward pass computes again.
         arch: what to compute on.
+        scan: as in :class:`Transformer`.
     """
 
     config: UNetEncoderConfig
@@ -139,6 +166,7 @@ class _Block(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    scan: bool = False
 
     @property
     def features(self) -> int:
@@ -161,6 +189,7 @@ class _Block(nn.Module):
             dtype=self.dtype,
             remat=self.remat,
             arch=self.arch,
+            scan=self.scan,
         )
 
     def _layers(self, depths: tuple[int, ...], block_type: str) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -40,12 +40,14 @@ class UNetEncoder(nn.Module):
         dtype: what to compute in.
         remat: what the backward pass computes again: nothing, each resnet and transformer, or each attention.
         arch: what to compute on.
+        scan: compile one of several transformer blocks in a row, and loop over them.
     """
 
     config: UNetEncoderConfig
     dtype: DTypeLike = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    scan: bool = False
 
     def setup(self) -> None:
         config = self.config
@@ -59,7 +61,7 @@ class UNetEncoder(nn.Module):
 
     @property
     def _how(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
+        return {"dtype": self.dtype, "remat": self.remat, "arch": self.arch, "scan": self.scan}
 
     def _embed(
         self,

@@ -94,7 +94,7 @@ def objective_of(
     """
     values, remat = objective_values(config.objective, pipe.schedule), config.train.remat
     return DenoisingObjective(
-        unet=pipe.unet.clone(remat=remat),
+        unet=pipe.unet.clone(remat=remat, scan=config.train.scan),
         conditioner=pipe.conditioner.clone(remat=remat),
         schedule=pipe.schedule,
         scaling_factor=pipe.vae.config.scaling_factor,

@@ -33,13 +33,16 @@ class Level(nn.Module):
     """What denoisers are made of: a resnet, and a transformer of two blocks."""
 
     remat: str
+    scan: bool
 
     @nn.compact
     def __call__(self, x, time, text):
         resnet = recomputed(ResnetBlock, self.remat == "blocks")
         x = nn.Dense(CHANNELS, dtype=x.dtype, name="first")(x)
         x = resnet(CHANNELS, 4, 1e-5, dtype=x.dtype, name="resnet")(x, time)
-        return Transformer(2, 2, 4, linear=True, dtype=x.dtype, remat=self.remat, name="transformer")(x, text)
+        return Transformer(2, 2, 4, linear=True, dtype=x.dtype, remat=self.remat, scan=self.scan, name="transformer")(
+            x, text
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +58,9 @@ def rng_of(name):
     return np.random.default_rng(list(name.encode()))
 
 
-def step_and_state(adapter, remat="nothing"):
+def step_and_state(adapter, remat="nothing", scan=False):
     """A step of gradient descent at a rate of one: what a parameter moves by is its gradient."""
-    net = Level(remat)
+    net = Level(remat, scan)
 
     def objective(params, batch, *, root_key, step):
         out = apply(net, params["unet"], *(batch[name] for name in SHAPES))
@@ -105,8 +108,8 @@ def test_gradients_are_those_of_whole_parameters_in_any_mesh():
     adapter = full("unet/.*")
     with jax.enable_x64(True):
         expected = moved(alone(), *step_and_state(adapter))
-        for group, remat in ((8, "blocks"), (4, "nothing"), (1, "attention")):
-            assert_alike(moved(spread(group), *step_and_state(adapter, remat)), expected)
+        for group, remat, scan in ((8, "blocks", True), (4, "nothing", False), (1, "attention", True)):
+            assert_alike(moved(spread(group), *step_and_state(adapter, remat, scan)), expected)
 
 
 @pytest.mark.slow
@@ -116,8 +119,9 @@ def test_gradients_of_adapters_are_those_of_whole_parameters(kind):
     config = AdapterConfig(rank=4, dora="output" if kind == "lora" else None)
     adapter = KINDS[kind](config, all_layers)
     with jax.enable_x64(True):
-        expected, found = (moved(mapper, *step_and_state(adapter, "blocks")) for mapper in (alone(), spread(4)))
-        assert_alike(found, expected)
+        expected = moved(alone(), *step_and_state(adapter, "blocks"))
+        for scan in (False, True):
+            assert_alike(moved(spread(4), *step_and_state(adapter, "blocks", scan)), expected)
 
 
 def test_what_a_block_computes_again_it_gathers_again():
