@@ -27,9 +27,10 @@ def run_stage(name: str, place: Place, *, spare_gb: float) -> dict[str, Any]:
     report = place.report(name)
     report.unlink(missing_ok=True)
     python_path = os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH")]))
-    flags = [os.environ.get("XLA_FLAGS", ""), made(place.size).xla_flags, REMAT_FLAG if name == "train" else ""]
+    own = {"train": REMAT_FLAG, "compiled": ""}.get(name, made(place.size).xla_flags)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "PYTHONPATH": python_path}
-    environment["XLA_FLAGS"] = " ".join(flags)
+    if flags := " ".join(filter(None, [os.environ.get("XLA_FLAGS"), own])):
+        environment["XLA_FLAGS"] = flags
     command = [sys.executable, str(SCRIPT), "--run", name, "--size", place.size, "--folder", str(place.folder)]
     print(f"{name}:", flush=True)
     begin = time.monotonic()

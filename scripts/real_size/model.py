@@ -129,7 +129,7 @@ class Made:
         dtype: of its files, and of its parameters where they are only loaded; what computes has them in float32.
         pixels: side of the pictures that are drawn; None is the model's own.
         side: of the latents in the call beside PyTorch's; None is that of the pictures' latents.
-        xla_flags: with which it is compiled.
+        xla_flags: with which its other programs than training's are compiled.
         stages: that are run unless others are asked for; none stands for all.
     """
 
@@ -147,7 +147,7 @@ _XL = Made(
     pixels=512,
     side=16,
     xla_flags="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",  # half the time, on a CPU
-    stages=("build", "load", "unet", "torch", "sample"),  # its whole UNet with AdamW in float32 takes 41 GB
+    stages=("build", "load", "unet", "torch", "compiled", "sample"),  # its whole UNet with AdamW in float32 takes 41 GB
 )
 MADE: dict[str, Made] = {"sdxl": _XL, "tiny_xl": replace(_XL, pixels=None, side=None)}
 """Of sizes that are not made as Stable Diffusion 1 and 2 are."""

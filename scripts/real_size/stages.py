@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from real_size.model import SIZES, made, write_model
+from real_size.model import SIZES, made, write_model, write_skeleton
 
 GB = 1e9
 TRAINING_STEPS = 2
@@ -178,6 +178,30 @@ def torch(place: Place, mark: Journal) -> dict[str, Any]:
         return {"difference_per_scale": float(np.abs(call["output"] - theirs).max() / np.abs(theirs).max())}
 
 
+def compiled(place: Place, mark: Journal) -> dict[str, Any]:
+    """The training step of the whole UNet, by shapes alone: processor seconds of tracing and of compiling it."""
+    import jax
+
+    from dreambooth_jax.config import load_config
+    from dreambooth_jax.prepare.model import describe_model
+    from dreambooth_jax.target import Target
+    from dreambooth_jax.train_setup import build_train_setup, mapper_of
+
+    told = [f"model.path={write_skeleton(place.folder / 'shapes', place.size)}", "data.class_noun=dog"]
+    told += [f"data.resolution={place.pixels}", "text_encoder.stop=0", "train.remat=blocks", "train.dtype=float32"]
+    config, target = load_config(None, told), Target.of(jax.devices()[:1])
+    setup = build_train_setup(config, describe_model(config, target), mapper_of(config, target))
+    mark("import and describe")
+    (active,), (size,) = setup.steps, setup.buckets
+    start = time.process_time()
+    program = setup.lower(active, size)
+    mark("trace")
+    traced = time.process_time()
+    program.compile()
+    mark("compile")
+    return {"trace_cpu_seconds": traced - start, "compile_cpu_seconds": time.process_time() - traced}
+
+
 def sample(place: Place, mark: Journal) -> dict[str, Any]:
     """A guided picture in two steps; the second time without compiling."""
     import numpy as np
@@ -247,4 +271,4 @@ def draw_photo(folder: str, pixels: int) -> str:
     return folder
 
 
-STAGES: dict[str, Stage] = {stage.__name__: stage for stage in (build, load, unet, torch, sample, train)}
+STAGES: dict[str, Stage] = {stage.__name__: stage for stage in (build, load, unet, torch, compiled, sample, train)}
