@@ -50,9 +50,10 @@ class SummedUNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: Remat = "nothing"
     arch: Arch = CPU
+    scan: bool = False
 
     def setup(self):
-        self.unet = UNet2DConditionModel(self.config, self.dtype, self.remat, self.arch)
+        self.unet = UNet2DConditionModel(self.config, self.dtype, self.remat, self.arch, self.scan)
         self.summary = nn.Dense(self.config.out_channels)
 
     def __call__(self, latents, timesteps, condition):

@@ -52,7 +52,8 @@ class ComponentKind:
 
     Attributes:
         config_cls: reads the ``config.json``.
-        module_cls: the Flax module; made of a ``config_cls`` and those of dtype, remat and arch that it has.
+        module_cls: the Flax module; made of a ``config_cls`` and those of dtype, remat and arch that it has. A denoiser
+            has these and ``scan``, which training sets.
         library_class: (library, class) in PyTorch, as ``model_index.json`` says it.
         stems: of its weight files.
         dummy_inputs: config -> shapes of inputs, small ones, that the module can be initialised with.
