@@ -12,7 +12,9 @@ import dreambooth_jax as dbx
 from dreambooth_jax.cli import main
 from dreambooth_jax.config import load_config
 from dreambooth_jax.target import Target
+from dreambooth_jax.trainer.members import run_group
 from tests.assessment.towers import save_dino
+from tests.members.groups import LORA, assert_as_alone, draw_pictures, members
 from tests.runs import draw_photos, tiny_config, weights
 from tests.xl import written
 
@@ -71,6 +73,16 @@ def test_two_subjects_with_one_encoder_alone(root, encoder):
 
     folder = dbx.train(load_config("two_subjects", [f"run_dir={root / encoder}", *options])).folder
     assert {name.split("/")[0] for name in weights(folder, 2)} == {"unet", encoder}
+
+
+def test_subjects_at_once_are_what_they_are_alone(root):
+    """Their small matrices go through the loop over transformer blocks, a row of them for each block."""
+    draw_pictures(root)
+    settings = [*LORA, f"model.path={root / 'model'}"]
+    group = members(root, "together", settings, dog=[], cat=[])
+    assert all(one.result.finished for one in run_group(group, root / "groups"))
+    (alone,) = members(root, "alone", settings, cat=[])
+    assert_as_alone(root / "together" / "cat", alone.config)
 
 
 PIVOTAL = [
