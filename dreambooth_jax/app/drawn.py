@@ -16,8 +16,8 @@ from dreambooth_jax.app.progress import placeless
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.draw import BEFORE
 
-LABELS = {True: "before training", False: "after training"}
-"""Of the two pictures of a pair."""
+LABELS = {False: "before training", True: "after training"}
+"""Of the two pictures of a pair: is it drawn after training?"""
 
 
 def newest(desk: Desk, owner: str) -> list[Job]:
@@ -27,7 +27,7 @@ def newest(desk: Desk, owner: str) -> list[Job]:
 
 
 def gallery(jobs: Sequence[Job], cache: Path, *, most: int) -> list[tuple[str, str]]:
-    """(file, caption) of the pictures of a drawing; those of a pair are side by side.
+    """(file, caption) of the pictures of a drawing; those of a pair are side by side, before training first.
 
     Args:
         jobs: of :func:`newest`.
@@ -41,13 +41,13 @@ def gallery(jobs: Sequence[Job], cache: Path, *, most: int) -> list[tuple[str, s
         for file in sorted(folder.glob(pattern))[:most]:
             place = cache / folder.parent.name / folder.name / file.name
             if copied(file, place):
-                found.append((file.name, folder.name == BEFORE, str(place)))
-    return [(place, _caption(name, before, pair=len(jobs) > 1)) for name, before, place in sorted(found)]
+                found.append((file.name, folder.name != BEFORE, str(place)))
+    return [(place, _caption(name, after, pair=len(jobs) > 1)) for name, after, place in sorted(found)]
 
 
-def _caption(name: str, before: bool, *, pair: bool) -> str:
+def _caption(name: str, after: bool, *, pair: bool) -> str:
     of = name.partition("-")[2].removesuffix(".png").replace("seed", "seed ")
-    return ", ".join(filter(None, (LABELS[before] if pair else "", of)))
+    return ", ".join(filter(None, (LABELS[after] if pair else "", of)))
 
 
 def copied(file: Path, place: Path) -> bool:

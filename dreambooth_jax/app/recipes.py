@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dreambooth_jax.config import Config
 
 SHARES = {1: 0.15, 2: 0.4, 3: 1.0}
-"""Place of the slider -> share of the steps and class images of the file."""
+"""Place of the slider -> share of the steps, class images and sample pictures of the file."""
+DEFAULT = 2
+"""The embedded model's subject is itself after these steps, not after the first place's."""
 MOMENTS = {"tokens": ("start", "stop", "alone"), "text_encoder": ("start", "stop")}
 
 
@@ -24,6 +26,7 @@ def recipe(settings: Config, quality: int) -> list[str]:
         f"train.steps={steps}",
         f"prior.num_images={round(share * settings.prior.num_images)}",
         f"samples.every={max(1, round(steps / 4))}",
+        f"samples.num_images={max(1, int(share * settings.samples.num_images))}",
         *(f"{key}={max(1, round(share * step))}" for key, step in _moments(settings)),
     ]
 

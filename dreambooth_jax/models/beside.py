@@ -79,8 +79,10 @@ def _network(params: Tree, layers: Mapping[str, Beside], keys: Key[Array, "b"] |
     for path, one in layers.items():
         if f"{path}/{'embedding' if one.added is not None else 'kernel'}" not in known:
             raise ValueError(f"there is no layer {path} to put anything beside")
-        dropped = one.dropout is not None and keys is not None
-        one = one._replace(keys=_of_layer(keys, path)) if dropped else one._replace(dropout=None)
+        if one.dropout is None or keys is None:
+            one = one._replace(dropout=None)
+        else:
+            one = one._replace(keys=_of_layer(keys, path))
         leaves |= {f"{path}/{name}": part for name, part in one._asdict().items() if part is not None}
     return {**params, BESIDE: unflatten(leaves)}
 

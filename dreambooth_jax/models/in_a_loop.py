@@ -10,21 +10,20 @@ row of blocks at a time where the backward pass computes blocks again, which the
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from dreambooth_jax.trees import Tree
-
 _BEFORE = "before a block"
 
 
-def alike(trees: Sequence[Tree]) -> bool:
+def alike(trees: Sequence[Any]) -> bool:
     """Do trees of arrays differ in nothing but their numbers? Only these can be laid on top of each other."""
 
-    def kind(tree: Tree) -> tuple[object, ...]:
+    def kind(tree: Any) -> tuple[object, ...]:
         leaves, structure = jax.tree.flatten(tree)
         return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
@@ -32,7 +31,7 @@ def alike(trees: Sequence[Tree]) -> bool:
 
 
 def in_a_loop(
-    block: Callable[[Tree, Array], Array], trees: Sequence[Tree], h: Float[Array, "*shape"], *, again: bool
+    block: Callable[[Any, Array], Array], trees: Sequence[Any], h: Float[Array, "*shape"], *, again: bool
 ) -> Float[Array, "*shape"]:
     """What blocks make of ``h``, each of what the one before it has made.
 
@@ -43,10 +42,10 @@ def in_a_loop(
     """
     inside = jax.checkpoint(block, prevent_cse=False) if again else block
 
-    def step(h: Array, tree: Tree) -> tuple[Array, None]:
+    def step(h: Array, tree: Any) -> tuple[Array, None]:
         return inside(tree, checkpoint_name(h, _BEFORE)), None
 
-    def loop(trees: Sequence[Tree], h: Array) -> Array:
+    def loop(trees: Sequence[Any], h: Array) -> Array:
         return jax.lax.scan(step, h, jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees))[0]
 
     if again:

@@ -6,8 +6,8 @@ down:  x -> [resnet (-> transformer)] * layers (-> half size), each result is al
 up:    x -> [x ∥ skip -> resnet (-> transformer)] * (layers + 1) (-> double size)
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -122,12 +122,22 @@ class Transformer(nn.Module):
         if self.scan and self.layers > 1 and not self.is_initializing():
             own = [(self._variables(name), self._images(name, text)) for name in names]
             if alike(own):
-                block = self._block(TransformerBlock, parent=None)
-                return in_a_loop(lambda tree, h: block.apply(tree[0], h, _with(text, tree[1])), own, h, again=again)
+                return in_a_loop(self._apart(text), own, h, again=again)
         cls = recomputed(TransformerBlock, again)
         for name in names:
             h = self._block(cls, name=name)(h, text)
         return h
+
+    def _apart(self, text: Text) -> Callable[[Any, Array], Array]:
+        """A block that is told its variables and images."""
+        block = self._block(TransformerBlock, parent=None)
+
+        def call(own: tuple[dict[str, Any], dict[str, Any]], h: Array) -> Array:
+            variables, images = own
+            seen = Context(text.states, images) if isinstance(text, Context) else text
+            return cast("Array", block.apply(variables, h, seen))
+
+        return call
 
     def _block(self, cls: type[nn.Module], **place: Any) -> nn.Module:
         how = {"dtype": self.dtype, "remat": self.remat, "arch": self.arch}
@@ -142,11 +152,6 @@ class Transformer(nn.Module):
         place = "/".join((*self.path, name, ""))
         images = text.images if isinstance(text, Context) else {}
         return {path.removeprefix(place): value for path, value in images.items() if path.startswith(place)}
-
-
-def _with(text: Text, images: dict[str, Any]) -> Text:
-    """What one block looks at."""
-    return Context(text.states, images) if isinstance(text, Context) else text
 
 
 class _Block(nn.Module):

@@ -18,15 +18,15 @@ from dreambooth_jax.app.jobs import Job, JobFiles
 SHORT = """\
 model: {path: embedded}
 data: {instance_images: embedded, class_noun: alien, resolution: 64, instance_prompt: 'a {identifier} {class_noun}'}
-prior: {class_prompt: 'an {class_noun}', num_images: 8, steps: 2, batch_size: 8}
+prior: {class_prompt: 'an {class_noun}', num_images: 3, steps: 2, batch_size: 8}
 adapter: {kind: lora, targets: [attn-only]}
 optimizer: {learning_rate: 1e-3}
 text_encoder: {stop: -1}
-train: {steps: 40, batch_size: 1, log_every: 1}
+train: {steps: 15, batch_size: 1, log_every: 1}
 checkpoint: {every: 2}
 samples: {prompts: ['a {identifier} {class_noun}'], class_prompts: [], num_images: 1, steps: 2}
 """
-"""What the slider's first place makes six steps of."""
+"""What the slider's second place, which it begins at, makes six steps of."""
 SHORTEST = "short.yaml"
 
 

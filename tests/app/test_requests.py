@@ -134,7 +134,8 @@ def test_every_place_of_the_slider_is_a_run(name, tmp_path):
     Desk(Queue(tmp_path / "jobs", most=1), tmp_path, (name,))  # raises if it cannot be trained
     settings = load_config(name)
     places = [dict(word.split("=") for word in recipe(settings, quality)) for quality in SHARES]
-    for key, whole in {"train.steps": settings.train.steps, "prior.num_images": settings.prior.num_images}.items():
+    whole_of = {"train.steps": settings.train.steps, "prior.num_images": settings.prior.num_images}
+    for key, whole in (whole_of | {"samples.num_images": settings.samples.num_images}).items():
         values = [int(place[key]) for place in places]
         assert values == sorted(values)
         assert values[-1] == whole

@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth_jax.app.plans import Plans, Words
 from dreambooth_jax.app.progress import placeless
-from dreambooth_jax.app.recipes import recipe
+from dreambooth_jax.app.recipes import DEFAULT, recipe
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.settings import words_of
 from dreambooth_jax.config import Config, load_config
@@ -20,7 +20,7 @@ ANYBODY = ("data.instance_images=photos", "data.class_noun=thing")
 """No program depends on whom photos show."""
 
 
-def command(desk: Desk, *, config: str, method: str = "", quality: int = 1, settings: str = "") -> Words:
+def command(desk: Desk, *, config: str, method: str = "", quality: int = DEFAULT, settings: str = "") -> Words:
     """The settings of a run that its needs depend on.
 
     Raises:

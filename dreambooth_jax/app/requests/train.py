@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dreambooth_jax.app.jobs import ACTIVE, Job
 from dreambooth_jax.app.limits import check_limits
-from dreambooth_jax.app.recipes import SHARES, recipe, steps_of
+from dreambooth_jax.app.recipes import DEFAULT, SHARES, recipe, steps_of
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.settings import words_of
 from dreambooth_jax.app.requests.text import check_text
@@ -20,7 +20,7 @@ from dreambooth_jax.errors import InputError
 
 def train(
     desk: Desk, owner: str, sent: Sequence[str | Path], *, config: str, noun: str, identifier: str = "",
-    quality: int = 1, method: str = "", settings: str = "",
+    quality: int = DEFAULT, method: str = "", settings: str = "",
 ) -> Job:  # fmt: skip
     """Ask for a training.
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from dreambooth_jax.app.offers import METHODS
 from dreambooth_jax.app.progress import placeless
-from dreambooth_jax.app.recipes import SHARES
+from dreambooth_jax.app.recipes import DEFAULT, SHARES
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.photos import look_over
 from dreambooth_jax.app.requests.train import length
@@ -43,7 +43,7 @@ def form(desk: Desk) -> tuple[list[Any], list[Any]]:
     config = gr.Dropdown(desk.offered, value=desk.offered[0], label="Model")
     method = gr.Radio([(OWN, ""), *((name, name) for name in METHODS)], value="", label="Method")
     no_method = gr.Markdown()
-    quality = gr.Slider(1, max(SHARES), value=1, step=1, label="Quality against time (1 is quickest)")
+    quality = gr.Slider(1, max(SHARES), value=DEFAULT, step=1, label="Quality against time (1 is quickest)")
 
     def look_at_photos(photos: Any, config: str) -> tuple[Any, str]:
         if not photos:
@@ -60,7 +60,7 @@ def form(desk: Desk) -> tuple[list[Any], list[Any]]:
     def look_at_length(config: str, method: str, quality: float) -> str:
         return attempt(lambda: f"{length(desk, config=config, method=method, quality=int(quality))} steps")
 
-    of_quality, no_quality = gr.Markdown(look_at_length(desk.offered[0], "", 1)), gr.Markdown()
+    of_quality, no_quality = gr.Markdown(look_at_length(desk.offered[0], "", DEFAULT)), gr.Markdown()
     settings, no_settings = advanced()
     gr.on(
         [photos.change, config.change], look_at_photos, [photos, config], [seen, of_photos], api_name="look_at_photos"
