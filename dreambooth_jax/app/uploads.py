@@ -46,12 +46,20 @@ def read_all(sent: Sequence[str | Path], bounds: Bounds = Bounds()) -> list[Imag
     return [read(Path(file), f"photo {number}", bounds) for number, file in enumerate(sent, 1)]
 
 
-def keep(pictures: Sequence[Image.Image], folder: Path) -> Path:
-    """Write photos as PNG, without their metadata, into a new folder within ``folder``, which is returned."""
+def keep(pictures: Sequence[Image.Image], folder: Path, *, captions: Sequence[str] = ()) -> Path:
+    """Write photos as PNG, without their metadata, into a new folder within ``folder``, which is returned.
+
+    Args:
+        pictures: the photos.
+        folder: of their owner.
+        captions: of each, empty where it has none.
+    """
     place = folder / secrets.token_hex(8)
     place.mkdir(parents=True)
-    for number, picture in enumerate(pictures, 1):
+    for number, (picture, caption) in enumerate(zip(pictures, captions or [""] * len(pictures), strict=True), 1):
         picture.save(place / f"photo_{number:02d}.png")
+        if caption:
+            (place / f"photo_{number:02d}.txt").write_text(caption, encoding="utf-8")
     return place
 
 

@@ -71,6 +71,36 @@ def test_photos_are_kept_under_names_of_our_own(tmp_path):
     assert sorted(file.name for file in place.iterdir()) == ["photo_01.png", "photo_02.png"]
 
 
+def test_captions_go_with_their_photos(desk, tmp_path):
+    """Of that name, whatever the order; they are the run's."""
+    text = tmp_path / f"{SUBJECT[1].stem}.txt"
+    text.write_text("a {identifier} {class_noun}\non the grass")
+    job = train(desk, "ada", [text, *SUBJECT[:2]], **ASKED)
+    (folder,) = (word.partition("=")[2] for word in job.words if word.startswith("data.instance_images="))
+    assert [file.name for file in sorted(Path(folder).glob("*.txt"))] == ["photo_02.txt"]
+    assert (Path(folder) / "photo_02.txt").read_text() == "a {identifier} {class_noun} on the grass"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("stranger", b"a dog"),
+        (SUBJECT[0].stem, b"\xff\xfe\x00"),
+        (SUBJECT[0].stem, b"a" * 3000),
+        (SUBJECT[0].stem, b"a {noun}"),
+        (SUBJECT[0].stem, b"a <lora:x:1> dog"),
+    ],
+    ids=["of no photo", "no text", "long", "field", "file"],
+)
+def test_what_is_no_caption_is_refused(desk, tmp_path, name, content):
+    text = tmp_path / f"{name}.txt"
+    text.write_bytes(content)
+    with pytest.raises(InputError, match="caption 1|unknown field") as error:
+        train(desk, "ada", [SUBJECT[0], text], **ASKED)
+    assert str(tmp_path) not in str(error.value)
+    assert not desk.of("ada", "train")
+
+
 ASKED = {"config": "quickstart", "noun": "alien", "identifier": "sks", "quality": 1}
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from dreambooth_jax.app.requests.captions import apart
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.uploads import preview, read_all
 from dreambooth_jax.config.concepts import concepts_of
@@ -39,7 +40,7 @@ def look_over(desk: Desk, sent: Sequence[str | Path], *, config: str) -> Seen:
 
     Args:
         desk: that is asked.
-        sent: files where the server has put them.
+        sent: photos, and captions of them, where the server has put them.
         config: one of those that can be trained.
 
     Raises:
@@ -47,7 +48,7 @@ def look_over(desk: Desk, sent: Sequence[str | Path], *, config: str) -> Seen:
     """
     desk.check_offered(config)
     settings = desk.settings(config)
-    pictures = read_all(sent, desk.limits.photos)
+    pictures = read_all(apart(sent)[0], desk.limits.photos)
     side = min(settings.data.size)
     photos = [
         Photo(

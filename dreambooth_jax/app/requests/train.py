@@ -9,12 +9,14 @@ from pathlib import Path
 from dreambooth_jax.app.jobs import ACTIVE, Job
 from dreambooth_jax.app.limits import check_limits
 from dreambooth_jax.app.recipes import DEFAULT, SHARES, recipe, steps_of
+from dreambooth_jax.app.requests.captions import apart, captions
 from dreambooth_jax.app.requests.desk import Desk
 from dreambooth_jax.app.requests.settings import words_of
 from dreambooth_jax.app.requests.text import check_text
 from dreambooth_jax.app.uploads import keep, read_all
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
+from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.errors import InputError
 
 
@@ -27,7 +29,7 @@ def train(
     Args:
         desk: that is asked.
         owner: who asks.
-        sent: photos, where the server has put them.
+        sent: photos, and captions of them, where the server has put them.
         config: one of those that can be trained.
         noun: what the photos show.
         identifier: the word for this one; empty is that of the settings.
@@ -45,13 +47,14 @@ def train(
     check_text("what the photos show", noun)
     check_text("the word for this one", identifier)
     more = words_of(settings)
-    pictures = read_all(sent, desk.limits.photos)
+    pictures = read_all(apart(sent)[0], desk.limits.photos)
+    said = captions(sent, Subject(identifier=identifier, class_noun=noun))
     run = desk.place(owner) / "runs" / secrets.token_hex(8)
     words = [f"data.class_noun={noun.strip()}", f"run_dir={run}"]
     words += [f"data.identifier={identifier.strip()}"] if identifier.strip() else []
     words += [*recipe(desk.settings(config, method=method), quality), *more]
     _check(desk, desk.settings(config, ["data.instance_images=photos", *words], method))
-    photos = keep(pictures, desk.place(owner) / "photos")
+    photos = keep(pictures, desk.place(owner) / "photos", captions=said)
     file, *own = desk.words(config, method)
     return desk.queue.add(owner, ["train", file, *own, f"data.instance_images={photos}", *words], run)
 

@@ -33,7 +33,11 @@ OWN = "as its settings say"
 
 def form(desk: Desk) -> tuple[list[Any], list[Any]]:
     """What is told of a training, in the order in which it is asked for, and where errors of each stand."""
-    photos = gr.File(label="Photos of the subject", file_count="multiple", file_types=["image"])
+    photos = gr.File(
+        label="Photos of the subject, and captions (A.txt of A.jpg)",
+        file_count="multiple",
+        file_types=["image", ".txt"],
+    )
     seen = gr.Gallery(label="Photos, as training sees them", columns=5, height=180, visible=False)
     of_photos, no_photos = gr.Markdown(), gr.Markdown()
     noun = gr.Textbox(label="What they show, in one word", placeholder="dog", max_length=80)

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from dreambooth_jax.pipeline.load import EMBEDDED
 
 SUBJECT = sorted((EMBEDDED / "subject").glob("*.png"))
+CAPTIONS = sorted((EMBEDDED / "subject").glob("*.txt"))
 ACTIVE = re.compile(r": (waiting|running|stopping)\b")
 PROMPT = "a sks alien on a red background"
 
@@ -29,11 +30,11 @@ class Walk:
         self.page, self._shoot, self._name = page, shoot, name
 
     def upload(self, *settings: str) -> None:
-        """The five shipped pictures, all at once; they are shown as training cuts them, and then it may begin."""
+        """The five shipped pictures with what is said of them, all at once; it may begin when they are seen."""
         self.open("Train")
         button = self._panel.get_by_role("button", name="Train", exact=True)
         expect(button).to_be_disabled()
-        self._block("Photos of the subject").locator("input[type=file]").set_input_files(SUBJECT)
+        self._block("Photos of the subject").locator("input[type=file]").set_input_files([*SUBJECT, *CAPTIONS])
         self.field("What they show, in one word").fill("alien")
         if settings:
             self._panel.get_by_role("button", name="Advanced").click()
