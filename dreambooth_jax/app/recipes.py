@@ -9,7 +9,7 @@ from dreambooth_jax.config import Config
 SHARES = {1: 0.15, 2: 0.4, 3: 1.0}
 """Place of the slider -> share of the steps, class images and sample pictures of the file."""
 DEFAULT = 2
-"""The embedded model's subject is itself after these steps, not after the first place's."""
+"""With captions the embedded model's subject is itself after these steps, not after the first place's."""
 MOMENTS = {"tokens": ("start", "stop", "alone"), "text_encoder": ("start", "stop")}
 
 
