@@ -95,7 +95,7 @@ def test_captions_go_with_their_photos(desk, tmp_path):
 def test_what_is_no_caption_is_refused(desk, tmp_path, name, content):
     text = tmp_path / f"{name}.txt"
     text.write_bytes(content)
-    with pytest.raises(InputError, match="caption 1|unknown field") as error:
+    with pytest.raises(InputError, match="^caption 1") as error:
         train(desk, "ada", [SUBJECT[0], text], **ASKED)
     assert str(tmp_path) not in str(error.value)
     assert not desk.of("ada", "train")

@@ -39,7 +39,10 @@ def captions(sent: Sequence[str | Path], subject: Subject) -> list[str]:
             raise InputError(f"{name}: no photo is called as it is; send A.txt with A.jpg")
         said[file.stem] = _read(file, name)
         check_text(name, said[file.stem])
-        subject.fill(said[file.stem])
+        try:
+            subject.fill(said[file.stem])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     return [said.get(photo.stem, "") for photo in photos]
 
 

@@ -18,7 +18,7 @@ from dreambooth_jax.app.tabs.attempt import attempt
 from dreambooth_jax.errors import InputError
 
 FIELDS = {
-    "photos": ("photo", "caption", "unknown field", "data.instance_images"),
+    "photos": ("photo", "caption", "data.instance_images"),
     "noun": ("what the photos show", "data.class_noun"),
     "identifier": ("the word for this one", "data.identifier"),
     "method": ("method",),
