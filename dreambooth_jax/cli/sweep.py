@@ -119,7 +119,9 @@ def planned(call: Call, axes: "Sequence[Axis]", *, within: str) -> "tuple[Sweep,
                 raise InputError(f"data.subjects and data.{key} are both given: leave one out")
         # a file that brings a subject of its own, as the quick start does, speaks of that one's class
         of_another = data.instance_images and "data.class_noun" not in call.told
-        axes = [subjects_axis(data.subjects, class_noun="" if of_another else data.class_noun), *axes]
+        varied = [axis.choices[0].text for axis in axes if axis.key == "data.class_noun"]  # takes its place in each
+        (noun, *_) = [*varied, "" if of_another else data.class_noun]
+        axes = [subjects_axis(data.subjects, class_noun=noun), *axes]
     grid, trained = grid_of(axes)
     members, cells = expand(call.words, trained, folder=folder, within=within)
     return Sweep(folder=folder, within=within, axes=axis_names(trained), cells=cells, grid=grid), members

@@ -154,6 +154,19 @@ def _canonical(key: str, text: str) -> str:
     return written(load_yaml(text, name=key)) if text.strip() and text.strip()[0] not in "[{" else text
 
 
+def text_of(key: str, value: Any) -> str:
+    """A value of YAML as a command line has it of a setting, or of a name.
+
+    Raises:
+        InputError: for no, on or 1e-3 where a text stands, which a person may well have meant.
+    """
+    kind = _kind(key, key_types(Config) | {"name": str})
+    no_text = (bool, float, type(None)) if kind is str else (bool, float) if kind == str | None else ()
+    if isinstance(value, no_text):
+        raise InputError(f"{key} is {written(value)}, which YAML takes for no text: put it in quotes, or leave it out")
+    return written(value)
+
+
 def written(value: Any) -> str:
     """A value of YAML as a command line has it: 1e-6, true, null."""
     if isinstance(value, float):

@@ -17,7 +17,7 @@ from dreambooth_jax.config import Config
 from dreambooth_jax.config.files import SWEEP as SWEEP
 from dreambooth_jax.config.parse import check_known, key_types
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.members.axes import Axis, Choice, axis_of, flat_settings, written
+from dreambooth_jax.members.axes import Axis, Choice, axis_of, flat_settings, text_of
 
 
 def listed_axes(listed: Any, *, name: str) -> list[Axis]:
@@ -44,9 +44,11 @@ def _axis(key: str, value: Any, *, name: str) -> Axis:
         raise InputError(f"{name}: {SWEEP}.{key} is no list of values: write {key}: [VALUE, VALUE]")
     if key not in key_types(Config):
         check_known(key, list(key_types(Config)))
-    return axis_of(key, [written(one) for one in value])
+    return axis_of(key, [text_of(key, one) for one in value])
 
 
 def settings_beside(settings: Mapping[Any, Any]) -> list[str]:
     """Settings, but for the sweep, as a command line has them."""
-    return [f"--{key}={written(value)}" for key, value in flat_settings(settings) if key.partition(".")[0] != SWEEP]
+    return [
+        f"--{key}={text_of(key, value)}" for key, value in flat_settings(settings) if key.partition(".")[0] != SWEEP
+    ]

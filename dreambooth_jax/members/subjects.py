@@ -12,15 +12,17 @@ list.yaml   - {name: rex, photos: photos/rex, identifier: sks, class_noun: dog, 
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from dreambooth_jax.config.files import LARGEST_FILE, load_yaml
 from dreambooth_jax.config.setting import shown
 from dreambooth_jax.data.picture_table import METADATA
 from dreambooth_jax.data.sources import COMPANY, is_picture
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.members.axes import Axis, Choice, flat_settings, written
+from dreambooth_jax.members.axes import ONE, Axis, Choice, flat_settings, text_of
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.text_files import read_text
 
@@ -31,7 +33,9 @@ LIST, DATA_SET = "subjects.yaml", "prompts_and_classes.txt"
 SHORT = {"photos": "data.instance_images", "identifier": "data.identifier", "class_noun": "data.class_noun"}
 """What an entry may say instead of a key."""
 MOST = 1000
-_NAME = re.compile(r"\w[\w .+-]*")
+_NAME = re.compile(r"[^/\\|\x00-\x1f]*\w[^/\\|\x00-\x1f]*")
+"""What a folder can be called after, and a table can show."""
+_HEADER = re.compile(r"\s*subject_name\s*,\s*class\s*")
 
 
 def subjects_axis(place: str, *, class_noun: str = "") -> Axis:
@@ -46,9 +50,10 @@ def subjects_axis(place: str, *, class_noun: str = "") -> Axis:
     """
     path = at_home(place)
     if path.is_dir():
-        found = _of_list(path / LIST, of_folder=True) if (path / LIST).is_file() else _of_folder(path, class_noun)
+        list_of = path / LIST
+        found = _of_list(list_of, class_noun, of_folder=True) if list_of.is_file() else _of_folder(path, class_noun)
     elif path.is_file():
-        found = _of_list(path)
+        found = _of_list(path, class_noun)
     else:
         raise InputError(f"data.subjects: {place}: no such folder of folders of photos, and no such list (YAML)")
     if not found:
@@ -68,10 +73,10 @@ def _of_folder(folder: Path, class_noun: str) -> list[Choice]:
         raise InputError(
             f"data.subjects: {folder} holds photos, not folders of photos: for one subject set data.instance_images"
         )
-    known = classes_of(read_text(folder / DATA_SET)) if (folder / DATA_SET).is_file() else {}
+    known = _classes_in(folder / DATA_SET) if (folder / DATA_SET).is_file() else {}
     found = []
     for one in inside:
-        noun = known.get(one.name) or class_noun or noun_of(one.name)
+        noun = known.get(_composed(one.name)) or class_noun or noun_of(one.name)
         if not noun.strip():
             raise InputError(
                 f"data.subjects: the folder {one} does not say what its subject is: call it so, such as dog1, set "
@@ -81,21 +86,39 @@ def _of_folder(folder: Path, class_noun: str) -> list[Choice]:
     return found
 
 
+def _composed(name: str) -> str:
+    """A name in Unicode's form C: macOS takes é of a folder's name apart, into a letter and a sign that is none."""
+    return normalize("NFC", name)
+
+
 def noun_of(name: str) -> str:
     """What a folder's name says of its subject: dog6 is a dog, rc_car-2 an rc car; empty where it says nothing."""
-    return re.sub(r"[\W\d_]+$", "", re.sub(r"^[\W\d_]+", "", name)).replace("_", " ").replace("-", " ")
+    word = re.sub(r"[\W\d_]+$", "", re.sub(r"^[\W\d_]+", "", _composed(name)))
+    return word.replace("_", " ").replace("-", " ")
+
+
+def _classes_in(file: Path) -> dict[str, str]:
+    """Those of :func:`classes_of`. Raises InputError if there is none."""
+    found = classes_of(read_text(file))
+    if not found:
+        raise InputError(
+            f"data.subjects: {file} has no table of classes: write a line subject_name,class and behind it lines "
+            "dog6,dog, or take the file away"
+        )
+    return found
 
 
 def classes_of(text: str) -> dict[str, str]:
     """Name -> class of the DreamBooth data set's ``prompts_and_classes.txt`` (github.com/google/dreambooth): lines
     ``dog6,dog`` after ``subject_name,class``, up to an empty one."""
-    _, header, table = text.partition("subject_name,class\n")
-    lines = table.partition("\n\n")[0].splitlines() if header else []
-    pairs = [line.split(",", 1) for line in lines if "," in line]
-    return {name.strip(): noun.strip() for name, noun in pairs}
+    lines = iter(text.splitlines())
+    if not any(_HEADER.fullmatch(line) for line in lines):
+        return {}
+    pairs = [line.split(",", 1) for line in takewhile(str.strip, lines) if "," in line]  # what follows the header
+    return {_composed(name.strip()): noun.strip() for name, noun in pairs}
 
 
-def _of_list(file: Path, *, of_folder: bool = False) -> list[Choice]:
+def _of_list(file: Path, class_noun: str, *, of_folder: bool = False) -> list[Choice]:
     """The subjects of a YAML file; of one in a folder of subjects, photos are by default in the folder of the name."""
     if file.stat().st_size > LARGEST_FILE:
         raise InputError(f"data.subjects: {file} has more than {LARGEST_FILE} bytes: it is no list of subjects")
@@ -107,20 +130,37 @@ def _of_list(file: Path, *, of_folder: bool = False) -> list[Choice]:
     if not isinstance(loaded, list) or not all(isinstance(one, Mapping) for one in loaded):
         example = "{name: rex, photos: photos/rex, class_noun: dog}"
         raise InputError(f"data.subjects: {file} is no list of subjects: write - {example}, and so on")
-    found = []
-    for number, one in enumerate(loaded):
-        entry = dict(one)
-        name = str(entry.pop("name", "") or Path(str(entry.get("photos", ""))).name)
-        if of_folder:
-            entry.setdefault("photos", name)
-        settings = {SHORT.get(key, key): value for key, value in flat_settings(entry)}
-        if not settings.get("data.instance_images"):
-            raise InputError(
-                f"data.subjects: {file}, entry {number} ({name or 'no name'}) has no photos: name their folder"
-            )
-        settings["data.instance_images"] = _beside(file, str(settings["data.instance_images"]))
-        found.append(_choice(name, settings, where=f"{file}, entry {number}"))
-    return found
+    return [
+        _of_entry(one, file, class_noun, where=f"{file}, entry {number}", of_folder=of_folder)
+        for number, one in enumerate(loaded)
+    ]
+
+
+def _of_entry(said: Mapping[Any, Any], file: Path, class_noun: str, *, where: str, of_folder: bool) -> Choice:
+    """A subject of a list, which says of it what is not empty."""
+    entry = {key: value for key, value in said.items() if value is not None}
+    name = text_of("name", entry.pop("name", "")) or Path(str(entry.get("photos", ""))).name
+    where = f"{where} ({name or 'no name'})"
+    if of_folder and SHORT["photos"] not in entry:
+        entry.setdefault("photos", name)
+    settings: dict[str, Any] = {}
+    for key, value in flat_settings(entry):
+        if (meant := SHORT.get(key, key)) in settings:
+            raise InputError(f"data.subjects: {where} says {meant} twice, once by its short name: leave one out")
+        if meant in ONE:
+            raise InputError(f"data.subjects: {where} has {meant}, but {ONE[meant]}: leave it out")
+        settings[meant] = value
+    if not settings.get("data.instance_images"):
+        raise InputError(f"data.subjects: {where} has no photos: name their folder")
+    settings["data.instance_images"] = _beside(file, str(settings["data.instance_images"]))
+    noun = settings.setdefault("data.class_noun", class_noun or (noun_of(name) if of_folder else ""))
+    choice = _choice(name, settings, where=where)
+    if not str(noun).strip():
+        raise InputError(
+            f"data.subjects: {where} does not say what its subject is: write class_noun: dog, say, or set "
+            "data.class_noun for all"
+        )
+    return choice
 
 
 def _beside(file: Path, photos: str) -> str:
@@ -135,6 +175,7 @@ def _choice(name: str, settings: Mapping[str, Any], *, where: str) -> Choice:
     Raises:
         InputError: if its name cannot be one of a folder, or there is no photo.
     """
+    name = _composed(name)
     if not _NAME.fullmatch(name):
         raise InputError(f"data.subjects: {where}: {shown(name)} is no name for a folder: use letters and digits")
     photos = at_home(str(settings["data.instance_images"]))
@@ -142,7 +183,7 @@ def _choice(name: str, settings: Mapping[str, Any], *, where: str) -> Choice:
         raise InputError(f"data.subjects: {photos} holds no photos: put some in, or take it away")
     if not photos.exists() and "/" not in str(settings["data.instance_images"]):
         raise InputError(f"data.subjects: {where}: there is no folder {photos}")
-    return Choice(name, tuple(f"{key}={written(value)}" for key, value in settings.items()))
+    return Choice(name, tuple(f"{key}={text_of(key, value)}" for key, value in settings.items()))
 
 
 def _holds_pictures(folder: Path) -> bool:

@@ -125,7 +125,8 @@ def _table(sweep: Sweep, rows: Sequence[Row], score: str) -> Table:
     named = [axis.key.rpartition(".")[2] for axis in sweep.axes]
     others = [name for name in SCORES if name != score and any(name in row.scores for row in rows)]
     table = [[*named, "taken", *(name.replace("_", " ") for name in (score, *others)), ""]]
-    best = min((row.scores[score] for row in rows if row.status.finished and score in row.scores), default=None)
+    known = [row.scores[score] for row in rows if row.status.finished and score in row.scores]
+    best = (max if SCORES[score].better == "higher" else min)(known, default=None)
     for row in rows:
         texts = [axis.texts[number] for axis, number in zip(sweep.axes, row.cell.place)]
         said = row.status.error or ("" if row.status.finished else "not finished")

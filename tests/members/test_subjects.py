@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from PIL import Image
@@ -86,15 +87,32 @@ def test_a_list_in_the_folder_says_classes(tmp_path):
         (lambda root: folder(root, "dog") / "dog", "holds photos, not folders of photos"),
         (lambda root: ((root / "dog").mkdir(), root)[1], "dog holds no photos"),
         (lambda root: folder(root, "001"), "does not say what its subject is"),
-        (lambda root: listed(root, "- {name: a, photos: x}\n- {name: A, photos: x}"), "two subjects of the name a"),
+        (
+            lambda root: listed(
+                root, "- {name: a, photos: x, class_noun: dog}\n- {name: A, photos: x, class_noun: dog}"
+            ),
+            "two subjects of the name a",
+        ),
         (lambda root: listed(root, "- {name: a, class_noun: dog}"), "entry 0 (a) has no photos"),
         (lambda root: listed(root, "- {name: ../a, photos: x}"), "is no name for a folder"),
         (lambda root: listed(root, "a"), "is no list of subjects"),
         (lambda root: listed(root, ""), "is no list of subjects"),
         (lambda root: listed(root, "[]"), "has no subjects"),
         (lambda root: listed(root, "- {name: a, photos: nowhere}"), "there is no folder nowhere"),
-        (lambda root: listed(root, "- {name: a, photos: x, train.stepz: 3}"), "a: unknown key train.stepz"),
+        (
+            lambda root: listed(root, "- {name: a, photos: x, class_noun: dog, train.stepz: 3}"),
+            "a: unknown key train.stepz",
+        ),
         (lambda root: listed(root, "a: dog\na: cat"), "line 2: a stands here twice"),
+        (lambda root: listed(root, "a: {photos: x}"), "entry 0 (a) does not say what its subject is"),
+        (lambda root: listed(root, "a: {photos: x, class_noun: }"), "entry 0 (a) does not say what its subject is"),
+        (lambda root: listed(root, "a: {photos: x, class_noun: no}"), "data.class_noun is false, which YAML takes"),
+        (lambda root: listed(root, "- {name: on, photos: x, class_noun: a}"), "name is true, which YAML takes"),
+        (lambda root: listed(root, "a: {photos: x, identifier: 1e-3}"), "data.identifier is 0.001, which YAML takes"),
+        (lambda root: listed(root, "a: {photos: x, run_dir: y}"), "has run_dir, but all members of a set are in one"),
+        (lambda root: listed(root, "a: {photos: x, data.subjects: y}"), "has data.subjects, but put all subjects"),
+        (lambda root: listed(root, "a: {photos: x, data.instance_images: y}"), "says data.instance_images twice"),
+        (lambda root: table(folder(root, "dog"), "dog,pet\n"), "prompts_and_classes.txt has no table of classes"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, make, message):
@@ -102,6 +120,24 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, make, message):
         members(make(tmp_path), "--data.class_noun=dog" if "stepz" in message else "--data.class_noun=")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_list_that_says_no_class_has_that_of_all(tmp_path):
+    found = members(listed(tmp_path, "a: {photos: x}\nb: {photos: x, class_noun: cat}"), class_noun="dog")
+    assert [config.data.class_noun for config in found.values()] == ["dog", "cat"]
+
+
+def test_names_of_folders_need_not_be_words(tmp_path):
+    """Signs become dashes, and letters that macOS takes apart are put together again."""
+    folder(tmp_path, "dog (1)", normalize("NFD", "bébé"))
+    found = members(table(tmp_path, "subject_name, class \nbébé,baby\n \ndog (1),lamp\n"))
+    assert {name: config.data.class_noun for name, config in found.items()} == {"bébé": "baby", "dog-1": "dog"}
+    assert found["dog-1"].data.instance_images == str(tmp_path / "dog (1)")
+
+
+def table(root: Path, text: str) -> Path:
+    (root / "prompts_and_classes.txt").write_text(text)
+    return root
 
 
 def listed(root: Path, text: str) -> Path:

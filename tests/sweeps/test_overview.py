@@ -15,7 +15,7 @@ from dreambooth_jax.sweeps.jobs import stages_of
 from dreambooth_jax.sweeps.overview import interval, write_overview
 from dreambooth_jax.sweeps.pictures import headings
 from dreambooth_jax.sweeps.run import left_of
-from dreambooth_jax.sweeps.scores import SCORES, scores_of
+from dreambooth_jax.sweeps.scores import SCORES, Score, scores_of
 from dreambooth_jax.sweeps.status import is_done, say_error, status_of
 from dreambooth_jax.sweeps.sweep import read_sweep
 from tests.sweeps.folders import finish, planned
@@ -70,9 +70,25 @@ def test_members_are_compared_by_validation_where_all_have_it(six):
     assert "best" in next(line for line in write_overview(sweep).splitlines() if "0.1" in line)
 
 
+def test_members_are_compared_by_what_evaluation_measured_on_the_way(six):
+    """Of which more may be better; the validation loss goes before, the training loss behind."""
+    sweep, members = six
+    for number, member in enumerate(members):
+        finish(member, loss=1.0 - number, scores={"scores/dino": 0.1 * number, "scores/pres": 0.2})
+    text = write_overview(sweep)
+    said = json.loads((sweep.folder / "overview.json").read_text())
+    assert said["compared_by"] == "dino"
+    assert said["members"][5]["scores"] == {"dino": 0.5, "pres": 0.2, "training_loss": -4.0}
+    assert [line.split()[:2] for line in text.splitlines() if line.endswith("best")] == [["3e-6", "2"]]
+    for member in members:
+        finish(member, loss=1.0, validation_loss=0.5, scores={"scores/dino": 0.1})
+    write_overview(sweep)
+    assert json.loads((sweep.folder / "overview.json").read_text())["compared_by"] == "validation_loss"
+
+
 def test_a_later_score_is_a_line(six, monkeypatch):
     sweep, _ = six
-    monkeypatch.setitem(SCORES, "letters", lambda folder: float(len(folder.name)))
+    monkeypatch.setitem(SCORES, "letters", Score(lambda folder: float(len(folder.name))))
     assert scores_of(sweep.run_dir(sweep.cells[0].name))["letters"] == len(sweep.cells[0].name)
     assert "letters" in write_overview(sweep)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from dreambooth_jax.cli import main
 from dreambooth_jax.cli.parsing import read_call
 from dreambooth_jax.cli.sweep import SWEEP, planned
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.sweeps.sweep import read_sweep
 from tests.runs import MODEL, draw_photos, weights
 
@@ -155,6 +156,18 @@ def test_the_subject_of_a_file_gives_way_to_those_of_a_folder(tmp_path, photos):
         _, members = planned(call, call.taken, within="subjects")
         assert [member.config.data.class_noun for member in members] == expected
         assert {Path(member.config.data.instance_images).parent for member in members} == {tmp_path / "subjects"}
+
+
+def test_subjects_of_a_list_are_not_of_the_class_of_a_files_own(tmp_path, photos):
+    """The quick start's alien."""
+    (tmp_path / "list.yaml").write_text(f"rex: {{photos: {photos}}}\n")
+    words = ["quickstart", f"data.subjects={tmp_path / 'list.yaml'}", f"run_dir={tmp_path / 'run'}"]
+    with pytest.raises(InputError, match="rex.*does not say what its subject is"):
+        planned(read_call(SWEEP, words), [], within="subjects")
+    for nouns in ("pet", "pet,dog"):
+        call = read_call(SWEEP, [*words, f"data.class_noun={nouns}"])
+        _, members = planned(call, call.taken, within="subjects")
+        assert [member.config.data.class_noun for member in members] == nouns.split(",")
 
 
 @pytest.mark.slow
