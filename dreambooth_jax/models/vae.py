@@ -161,8 +161,11 @@ class AutoencoderKL(nn.Module):
 
     Attributes:
         config: the network's shape.
-        dtype: what to compute in; float32 in the place of float16 where the configuration says ``force_upcast``.
+        dtype: what to decode in; float32 in the place of float16 where the configuration says ``force_upcast``.
         arch: what to compute on.
+
+    Pictures are encoded in at least float32: once each, before a run or a picture begins, and all that follows is made
+    of what the rounding left.
     """
 
     config: VAEConfig
@@ -174,22 +177,27 @@ class AutoencoderKL(nn.Module):
             self.dtype = jnp.float32
         super().__post_init__()
 
+    @property
+    def encoding_dtype(self) -> jnp.dtype:
+        """What it encodes in."""
+        return wide(self.dtype)
+
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, dtype=self.dtype, arch=self.arch)
-        self.quant_conv = conv(2 * self.config.latent_channels, size=1, dtype=self.dtype)
+        self.encoder = Encoder(self.config, dtype=self.encoding_dtype, arch=self.arch)
+        self.quant_conv = conv(2 * self.config.latent_channels, size=1, dtype=self.encoding_dtype)
         self.post_quant_conv = conv(self.config.latent_channels, size=1, dtype=self.dtype)
         self.decoder = Decoder(self.config, dtype=self.dtype, arch=self.arch)
 
     def encode(self, images: Float[Array, "b H W c"]) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
         """Mean and log variance of z given images in [-1, 1]: raw, not scaled, in at least float32."""
-        return self._moments(self.encoder(images.astype(self.dtype)))
+        return self._moments(self.encoder(images.astype(self.encoding_dtype)))
 
     def encode_end(self, features: Features) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
         """What :meth:`encode` makes of the down blocks' result."""
         return self._moments(self.encoder.end(features))
 
     def _moments(self, encoded: Features) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
-        mean, logvar = jnp.split(self.quant_conv(encoded).astype(wide(self.dtype)), 2, axis=-1)
+        mean, logvar = jnp.split(self.quant_conv(encoded), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:

@@ -62,7 +62,7 @@ def encode(
 ) -> tuple[Float[np.ndarray, "h w z"], Float[np.ndarray, "h w z"]]:
     """Mean and log variance of the raw latents of a picture in [-1, 1]; arguments as of :func:`decode`."""
     groups, encoder = vae.config.norm_num_groups, params["encoder"]
-    x = _convolved(np.asarray(image).astype(vae.dtype), encoder["conv_in"], rows=rows)
+    x = _convolved(np.asarray(image).astype(vae.encoding_dtype), encoder["conv_in"], rows=rows)
     for block in _numbered(encoder, "down_blocks"):
         for resnet in _numbered(block, "resnets"):
             x = _resnet(x, resnet, groups, rows)

@@ -3,7 +3,7 @@
 """Frozen towers run once: moments of every view of every photo, states of every text.
 
 Moments are kept on disk too, under a name made from all that they depend on (the photos' contents, their views and
-size, the model and the dtype that it computes in), so that a resumed run does not encode again and a changed photo
+size, the model and the dtype that it encodes in), so that a resumed run does not encode again and a changed photo
 cannot be missed.
 
 Several processes encode a share of the photos each, and all get the moments of all.
@@ -76,7 +76,7 @@ def latent_moments(
         views: v views each.
         folder: of the cache; made if it is not there.
         model: fingerprint of the weights.
-        dtype: that the autoencoder computes in.
+        dtype: that the autoencoder encodes in.
         batch_size: views encoded at once. Always so many, so that the encoder compiles once.
 
     Raises:
@@ -89,7 +89,7 @@ def latent_moments(
     mean, logvar = _encode_shares(pipe, photos, views, batch_size)
     for photo, m, v in zip(photos, mean, logvar):
         if not (np.isfinite(m).all() and np.isfinite(v).all()):
-            raise InputError(f"{photo.name}: the autoencoder gives NaN; use train.dtype=float32 or another model")
+            raise InputError(f"{photo.name}: the autoencoder gives NaN, in {dtype}; use another one as model.vae")
     if distributed.is_main():
         _write(path, mean, logvar)
     return mean, logvar
@@ -245,7 +245,7 @@ class Encoder:
                 views,
                 folder=self.cache,
                 model=pipe.components.fingerprint,
-                dtype=np.dtype(pipe.vae.dtype).name,
+                dtype=np.dtype(pipe.vae.encoding_dtype).name,
                 batch_size=encoded_at_once(pipe.target),
             )
             self.given[key] = Examples(

@@ -127,6 +127,7 @@ def test_examples_do_not_see_each_other(network):
 
 
 def test_bfloat16_vae():
+    """It encodes as in float32, and decodes in 16 bits."""
     images = normal(1, 16, 8, 3)
     exact, rough = (AutoencoderKL(VAE, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
     params = random_params(exact, images)
@@ -134,8 +135,13 @@ def test_bfloat16_vae():
         fast(functools.partial(module.apply, method="encode"))(params, images) for module in (exact, rough)
     )
     assert mean.shape == logvar.shape == (1, 8, 4, 4)
-    assert mean16.dtype == logvar16.dtype == jnp.float32
-    assert 0 < np.linalg.norm(mean16 - mean) < 0.03 * np.linalg.norm(mean)
+    np.testing.assert_array_equal(mean16, mean)
+    np.testing.assert_array_equal(logvar16, logvar)
+    decoded, decoded16 = (
+        fast(functools.partial(module.apply, method="decode"))(params, mean) for module in (exact, rough)
+    )
+    assert decoded16.dtype == jnp.float32
+    assert 0 < np.linalg.norm(decoded16 - decoded) < 0.03 * np.linalg.norm(decoded)
 
 
 def test_log_variance_is_bounded():

@@ -96,7 +96,7 @@ def test_with_buckets_photos_have_the_nearest_shape_and_class_images_that_of_the
     monkeypatch.setattr(cache, "latent_moments", lambda pipe, some, views, **of: seen.append(views) or (blank, blank))
     monkeypatch.setattr(cache, "encoded_at_once", lambda target: 1)
     pipe = FakePipeline()
-    plain = SimpleNamespace(dtype="float32", config=SimpleNamespace(takes_sizes=False))
+    plain = SimpleNamespace(encoding_dtype="float32", config=SimpleNamespace(takes_sizes=False))
     modules = {"vae": plain, "unet": plain}
     pipe.__dict__.update(components=SimpleNamespace(fingerprint="m", modules=modules), target=None)
     overrides = ("data.resolution=512", "data.buckets=3", "data.crop=random", "data.flip=true")
@@ -120,6 +120,19 @@ def test_a_photo_that_encodes_to_nan_is_named(photos, tmp_path):
 
     with pytest.raises(InputError, match=r"0\.png: the autoencoder gives NaN"):
         moments(Broken(), photos, tmp_path)
+
+
+def test_latents_of_a_run_in_16_bits_are_those_of_float32(photos, tmp_path):
+    """And so is the file that they are kept in: what earlier versions encoded in 16 bits has another name."""
+    given = []
+    for dtype in ("bfloat16", "float32"):
+        pipe = load_pretrained(runs.MODEL, dtype=dtype)
+        data = load_config(None, ["data.resolution=16"]).data
+        given.append(cache.Encoder(pipe=pipe, data=data, seed=0, cache=tmp_path / dtype).prior(photos[:1]).moments)
+    for found, expected in zip(*given, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    first, second = (next((tmp_path / dtype).iterdir()).name for dtype in ("bfloat16", "float32"))
+    assert first == second
 
 
 def test_texts_are_stored_once(photos):
