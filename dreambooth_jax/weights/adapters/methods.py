@@ -92,6 +92,26 @@ def odd_shape(tensors: Mapping[str, Any]) -> str | None:
     return None
 
 
+_MEETING = (
+    ("lora_down", "lora_up"),
+    *((f"hada_w{n}_b", f"hada_w{n}_a") for n in (1, 2)),
+    *((f"lokr_w{n}_b", f"lokr_w{n}_a") for n in (1, 2)),
+)
+"""Factors that are multiplied: the columns of the first meet the rows of the second."""
+
+
+def unmet_ranks(tensors: Mapping[str, Any]) -> str | None:
+    """What is wrong where factors cannot be multiplied, of tensors without odd shapes; None where they can."""
+    has_core = any(name in tensors for name in ("hada_t1", "hada_t2", "lokr_t2"))
+    for first, second in _MEETING:
+        if first not in tensors or second not in tensors or (has_core and not first.startswith("lora")):
+            continue
+        columns, rows = tensors[first].shape[-1], tensors[second].shape[-2]
+        if columns != rows:
+            return f"{first} has {columns} columns, {second} {rows} rows: the ranks differ"
+    return None
+
+
 def to_ours(array: np.ndarray) -> np.ndarray:
     """A tensor of a file, as a view that lies as kernels do."""
     if array.ndim == 4:

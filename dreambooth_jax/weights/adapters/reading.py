@@ -14,7 +14,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.dialects import MAGNITUDE, Key, read_key
 from dreambooth_jax.weights.adapters.lidb_seed import with_seed
-from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape, to_ours
+from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape, to_ours, unmet_ranks
 from dreambooth_jax.weights.adapters.paths import USUAL, Layers
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.files import Leaf
@@ -65,6 +65,8 @@ def read_adapter(path: str | Path, *, layers: Layers = USUAL) -> AdapterFile:
             f"{file} has {len(unknown)} arrays that no adapter has, such as {unknown[0]}: "
             f"dreambooth-jax check {file} tells more"
         )
+    if same := named_twice(keys):
+        raise InputError(f"{file} is broken: {same[0]} and {same[1]} are the same tensor of the same layer")
     networks: dict[str, dict[str, Module]] = {}
     for (network, layer), names in by_layer(keys).items():
         tensors = {tensor: _loaded(file, name, leaves[name]) for tensor, name in names.items()}
@@ -81,6 +83,16 @@ def by_layer(keys: Mapping[str, Key]) -> dict[tuple[str, str], dict[str, str]]:
     for name, key in keys.items():
         layers.setdefault((key.network, key.path), {})[key.tensor] = name
     return layers
+
+
+def named_twice(keys: Mapping[str, Key]) -> tuple[str, str] | None:
+    """Two names that mean the same, as where a file has a layer in two dialects; None where there are none."""
+    names: dict[tuple[str, str, str], str] = {}
+    for name, key in keys.items():
+        first = names.setdefault(key[1:], name)
+        if first != name:
+            return first, name
+    return None
 
 
 def _loaded(file: Path, name: str, leaf: Leaf) -> np.ndarray:
@@ -105,6 +117,8 @@ def _module(file: Path, layer: str, tensors: Mapping[str, Any]) -> Module:
         )
     if odd := odd_shape(ours):
         raise InputError(f"{file}: {odd} of {layer} has the shape {list(ours[odd].shape)}, which no adapter gives it")
+    if unmet := unmet_ranks(ours):
+        raise InputError(f"{file} is broken: of {layer} {unmet}")
     return Module(method, ours)
 
 

@@ -14,16 +14,16 @@ from dreambooth_jax.weights.adapters.dialects import Key, read_key
 from dreambooth_jax.weights.adapters.lidb_seed import with_seed
 from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
-from dreambooth_jax.weights.adapters.reading import EMBEDDINGS, by_layer, laid_out
+from dreambooth_jax.weights.adapters.reading import EMBEDDINGS, by_layer, laid_out, named_twice
+from dreambooth_jax.weights.checking.bases import REFINER, XL, base_of
+from dreambooth_jax.weights.checking.judging import damage_of_places, judged
 from dreambooth_jax.weights.checking.layers import UNKNOWN, Layer, dora_axis_of, layers_of, misfits, network_reports
 from dreambooth_jax.weights.checking.tools import tool_reports
+from dreambooth_jax.weights.checking.ways_out import refusal_of, ways_out
 from dreambooth_jax.weights.files import Leaf
 
-BASES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-"""By the width of the text that cross-attention sees."""
-_COUNTED = (BASES[2048],)
+_COUNTED = (XL.name, REFINER.name)
 """Whose blocks diffusers knows by the original code's numbers."""
-_TEXT_WIDTHS = {768: BASES[768], 1024: BASES[1024]}
 _CALLED = {
     "lora": "LoRA",
     "dora": "DoRA",
@@ -52,8 +52,13 @@ def adapter_facts(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str,
     words = sorted(name for name in others if name.startswith(EMBEDDINGS))
     layers, damage = _layers(file, keys, leaves, metadata)
     base = base_of(layers)
+    layers = [judged(layer, base) for layer in layers]
+    if same := named_twice(keys):
+        damage.append(f"{same[0]} and {same[1]} are the same tensor of the same layer")
     for layer in layers:
         damage += misfits(layer)
+    places = list(damage_of_places(layers, base))
+    damage += places
     damage += [f"{name} belongs to no layer" for name in sorted(others) if name not in words]
     methods = Counter(layer.module.method for layer in layers)
     called = " and ".join(_CALLED.get(method, method) for method, _ in methods.most_common())
@@ -62,7 +67,8 @@ def adapter_facts(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str,
         facts["words"] = f"{len(words)} arrays of new words come with it"
     if axes := sorted({axis for layer in layers if (axis := dora_axis_of(layer))}):
         facts["magnitudes"] = f"along the {' and '.join(axes)}"
-    tools = tool_reports(layers, others, counted=base in _COUNTED)
+    refusal = refusal_of(file) or (f"refuses it for such a model: {places[0]}" if places else None)
+    tools = tool_reports(layers, others, counted=base in _COUNTED, refusal=refusal)
     return {
         "kind": f"an adapter: {called}{', with new words' if words else ''}",
         "base": base,
@@ -70,7 +76,7 @@ def adapter_facts(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str,
         "facts": facts,
         "damage": tuple(damage),
         "tools": tools,
-        "ways_out": tuple(_ways_out(file, layers, any(tool.notes for tool in tools))),
+        "ways_out": () if refusal else tuple(ways_out(file, layers, tools, has_words=bool(words))),
     }
 
 
@@ -113,42 +119,3 @@ def _alpha_is_not_rank(module: Module) -> bool:
 def _module(tensors: Mapping[str, np.ndarray]) -> Module:
     ours = laid_out(tensors)
     return Module(UNKNOWN if odd_shape(ours) else method_of(ours) or UNKNOWN, ours)
-
-
-def base_of(layers: list[Layer]) -> str | None:
-    """The model that it is for, by what its layers are given; None where that is none of the usual."""
-    if any(layer.network == "text_encoder_2" for layer in layers):
-        return BASES[2048]
-    for layer in layers:
-        width = _inputs(layer.module)
-        if width is None:
-            continue
-        if layer.network == "unet" and layer.path.endswith(("attn2/to_k", "attn2/to_v")):
-            return BASES.get(width, f"a model whose text has {width} channels")
-        if layer.network == "text_encoder" and layer.path.endswith("q_proj"):
-            return _TEXT_WIDTHS.get(width, f"a model whose text encoder has {width} channels")
-    return None
-
-
-def _inputs(module: Module) -> int | None:
-    """Of the layer that it changes, where one tensor tells."""
-    for name in ("lora_down", "hada_w1_b", "diff"):
-        if name in module.tensors and np.ndim(module.tensors[name]) >= 2:
-            return int(module.tensors[name].shape[-2])
-    return None
-
-
-def _ways_out(file: Path, layers: list[Layer], any_notes: bool) -> list[str]:
-    """Commands that make what more tools load."""
-    if not any_notes:
-        return []
-    ways = []
-    if any(layer.dialect != "kohya" for layer in layers) and not any(
-        dora_axis_of(layer) == "output" for layer in layers
-    ):
-        ways.append(f"dreambooth-jax export {file} OUT.safetensors format=kohya")
-    if any(layer.module.method != "lora" for layer in layers):
-        ways.append(
-            f"dreambooth-jax export MODEL OUT.safetensors lora={file} rank=16     (the plain LoRA nearest to it)"
-        )
-    return ways

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dreambooth_jax.weights.adapters.dialects import Key
 from dreambooth_jax.weights.adapters.metadata import alpha_of, rank_of
-from dreambooth_jax.weights.adapters.methods import Module, odd_shape
+from dreambooth_jax.weights.adapters.methods import Module, odd_shape, unmet_ranks
 from dreambooth_jax.weights.checking.report import NetworkReport
 
 UNKNOWN = "unknown"
@@ -30,6 +31,8 @@ class Layer(NamedTuple):
         names: of its tensors in the file.
         module: what becomes of it; its method may be ``UNKNOWN``.
         scaled_by_metadata: whether its alpha stands in the metadata alone, and is not the rank.
+        unusable: why no tool can use it.
+        spoilt: why what any tool draws with it is not what is meant.
     """
 
     network: str
@@ -38,6 +41,8 @@ class Layer(NamedTuple):
     names: tuple[str, ...]
     module: Module
     scaled_by_metadata: bool = False
+    unusable: str | None = None
+    spoilt: str | None = None
 
 
 def network_reports(layers: list[Layer]) -> tuple[NetworkReport, ...]:
@@ -136,15 +141,16 @@ def misfits(layer: Layer) -> list[str]:
     elif layer.module.method == UNKNOWN:
         found.append(f"{where} has {', '.join(sorted(tensors))}: together that is nothing known")
     for name, tensor in tensors.items():
-        array = np.asarray(tensor, np.float32) if np.asarray(tensor).dtype.itemsize < 4 else np.asarray(tensor)
+        given = np.asarray(tensor)
+        array = given.astype(np.float32) if given.dtype.itemsize < 4 else given
         if bad := np.count_nonzero(~np.isfinite(array)):
             found.append(f"{where}: {name} has {bad} of {array.size} values that are not finite")
         elif not array.any() and (name in _NEVER_ZERO or (name == "alpha" and _is_scaled(layer.module))):
             found.append(f"{where}: {name} is zero, so that it changes nothing")
-    if layer.module.method in ("lora", "dora"):
-        down, up = tensors["lora_down"].shape, tensors["lora_up"].shape
-        if len(down) < 2 or len(up) < 2 or down[-1] != up[-2]:
-            found.append(f"{where}: {down[-1:]} columns meet {up[-2:-1]} rows, the ranks differ")
+        if array.size > 1 and not jnp.issubdtype(given.dtype, jnp.floating):
+            found.append(f"{where}: {name} is {given.dtype.name}, not real: take a file that is not quantised")
+    if layer.module.method != UNKNOWN and (unmet := unmet_ranks(tensors)):
+        found.append(f"{where}: {unmet}")
     return found
 
 

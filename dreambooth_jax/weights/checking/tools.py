@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from dreambooth_jax.adapters.methods import METHODS
-from dreambooth_jax.weights.checking.layers import Layer, dora_axis_of
+from dreambooth_jax.weights.checking.judging import INCOMPLETE, RANKS, WIDTHS
+from dreambooth_jax.weights.checking.layers import UNKNOWN, Layer, dora_axis_of
 from dreambooth_jax.weights.checking.report import OURS, ToolReport
 
 _TEXT_LAYER = re.compile(r"text_model/encoder/layers_\d+/(self_attn/[qkv]_proj|self_attn/out_proj|mlp/fc[12])")
@@ -43,24 +44,28 @@ class Tool(NamedTuple):
     refuses: Callable[[list[Layer], Mapping[str, object]], str | None] = lambda layers, others: None
 
 
-def tool_reports(layers: list[Layer], others: Mapping[str, object], *, counted: bool) -> tuple[ToolReport, ...]:
+def tool_reports(
+    layers: list[Layer], others: Mapping[str, object], *, counted: bool, refusal: str | None
+) -> tuple[ToolReport, ...]:
     """What each tool makes of a file.
 
     Args:
         layers: what the file holds.
         others: arrays that belong to none of them, by name.
         counted: whether it is for a model whose blocks diffusers knows by the original code's numbers.
+        refusal: why our own reader refuses it.
     """
-    return tuple(_report(tool, layers, others) for tool in (*_TOOLS, _diffusers(counted), _US))
+    us = Tool(OURS, _ours, _nothing, lambda layers, others: refusal)
+    return tuple(_report(tool, layers, others) for tool in (*_TOOLS, _diffusers(counted), us))
 
 
 def _report(tool: Tool, layers: list[Layer], others: Mapping[str, object]) -> ToolReport:
     refused = tool.refuses(layers, others)
     if refused:
         return ToolReport(tool=tool.name, loads="nothing", notes=(refused,))
-    left_out = {id(layer): why for layer in layers if (why := tool.leaves_out(layer))}
+    left_out = {id(layer): why for layer in layers if (why := tool.leaves_out(layer) or layer.unusable)}
     loaded = [layer for layer in layers if id(layer) not in left_out]
-    otherwise = Counter(why for layer in loaded if (why := tool.takes_otherwise(layer)))
+    otherwise = Counter(why for layer in loaded if (why := layer.spoilt or tool.takes_otherwise(layer)))
     notes = [f"leaves out {count} layers: {why}" for why, count in Counter(left_out.values()).most_common()]
     notes += [f"{why} ({count} layers)" for why, count in otherwise.most_common()]
     many = f"{len(loaded)} of {len(layers)} layers"
@@ -79,15 +84,19 @@ def _has_prefix(layer: Layer, prefixes: tuple[str, ...]) -> bool:
 def _a1111(layer: Layer) -> str | None:
     if not _has_prefix(layer, (*_KOHYA, "oft_unet_")):
         return "it knows sd-scripts' names alone (lora_unet_...)"
-    if layer.module.method not in (*_COMFY, "ia3", "oft", "oft_diag"):
+    return _lacks(layer, (*_COMFY, "ia3", "oft", "oft_diag", "boft"))
+
+
+def _lacks(layer: Layer, methods: tuple[str, ...]) -> str | None:
+    if layer.module.method not in (*methods, UNKNOWN):
         return f"it has no {layer.module.method}"
     return None
 
 
 def _comfy(methods: tuple[str, ...], prefixes: tuple[str, ...]) -> Rule:
     def leaves_out(layer: Layer) -> str | None:
-        if layer.module.method not in methods:
-            return f"it has no {layer.module.method}"
+        if lacks := _lacks(layer, methods):
+            return lacks
         if layer.dialect == "kohya" and not _has_prefix(layer, prefixes):
             return f"it does not know names that begin with {layer.names[0].partition('_')[0]}_"
         if layer.network != "unet" and not _TEXT_LAYER.fullmatch(layer.path):
@@ -107,7 +116,10 @@ def _forge_refuses(layers: list[Layer], others: Mapping[str, object]) -> str | N
     """It leaves a file alone of which it does not know more than a dozen names."""
     leaves_out = _comfy(_COMFY, _KOHYA)
     unknown = len(others) + sum(
-        len(layer.names) if leaves_out(layer) else sum("magnitude" in name for name in layer.names) for layer in layers
+        len(layer.names)
+        if leaves_out(layer) or layer.unusable not in (None, RANKS, WIDTHS)
+        else sum("magnitude" in name for name in layer.names)
+        for layer in layers
     )
     if unknown <= _FORGE_FORGIVES:
         return None
@@ -134,9 +146,11 @@ def _diffusers(counted: bool) -> Tool:
             if strange or any(name.startswith(_KOHYA) for name in names):
                 return f"refuses the file, since not all names are of one form: {strange or names[0]}"
             return None
-        foreign = {layer.module.method for layer in layers} - {"lora", "dora"}
+        foreign = {layer.module.method for layer in layers} - {"lora", "dora", UNKNOWN}
         if foreign:
             return f"refuses the file, since it has no {', '.join(sorted(foreign))}"
+        if bad := next((layer for layer in layers if layer.unusable in (INCOMPLETE, RANKS, WIDTHS)), None):
+            return f"refuses the file: of {bad.network}/{bad.path} {bad.unusable}"
         if any("lora_mid" in layer.module.tensors for layer in layers):
             return "refuses the file, since it has no LoRA with a core (lora_mid)"
         if not counted and any(_SGM.match(name) for name in names):
@@ -156,8 +170,7 @@ def _diffusers(counted: bool) -> Tool:
 
 
 def _ours(layer: Layer) -> str | None:
-    known = layer.module.method in (*METHODS, "diff", "norm")
-    return None if known else f"it has no {layer.module.method}"
+    return _lacks(layer, (*METHODS, "diff", "norm"))
 
 
 _TOOLS = (
@@ -165,4 +178,3 @@ _TOOLS = (
     Tool("Forge", _comfy(_COMFY, _KOHYA), _comfy_otherwise, _forge_refuses),
     Tool("ComfyUI", _comfy((*_COMFY, "oft", "boft"), (*_KOHYA, "lycoris_")), _comfy_otherwise),
 )
-_US = Tool(OURS, _ours, _nothing)

@@ -17,9 +17,11 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.adapters import Module, write_adapter
 from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.checking import as_text, check_file, readers
+from dreambooth_jax.weights.checking.bases import layers_of_base
 from dreambooth_jax.weights.checking.layers import change_of
 from tests.weights.adapters.test_names import kohya_targets
 from tests.weights.adapters.test_names import layers as layers  # a fixture
+from tests.weights.adapters.test_readers import REAL, comfyui
 from tests.weights.adapters.trees import lora_tensors
 from tests.weights.folders import FIXTURES
 from tests.weights.originals import Original, OriginalXL
@@ -226,9 +228,14 @@ class TestDamage:
             ),
             ("lora_up.weight", np.zeros_like, "unet/conv_in: lora_up is zero, so that it changes nothing"),
             ("alpha", np.zeros_like, "unet/conv_in: alpha is zero"),
-            ("lora_up.weight", lambda a: a[:, :2], "unet/conv_in: (4,) columns meet (2,) rows, the ranks differ"),
+            (
+                "lora_up.weight",
+                lambda a: a[:, :2],
+                "unet/conv_in: lora_down has 4 columns, lora_up 2 rows: the ranks differ",
+            ),
             ("lora_up.weight", lambda a: None, "unet/conv_in has alpha, lora_down: together that is nothing known"),
             ("other", lambda a: np.ones(1, np.float32), "lora_unet_conv_in.other belongs to no layer"),
+            ("lora_down.weight", lambda a: np.ones(a.shape, np.int8), "unet/conv_in: lora_down is int8, not real"),
         ],
     )
     def test_of_an_adapter(self, arrays, tmp_path, name, change, message):
@@ -360,3 +367,16 @@ class TestCommandLine:
 
 def test_every_name_of_a_whole_model_is_no_name_of_an_adapter():
     assert not any(read_key(name) for name in Original().shapes())
+
+
+def test_layers_of_stable_diffusion_1_are_those_that_tools_know(layers):
+    """Of our own networks, and of the map that ComfyUI makes."""
+    found = layers_of_base("Stable Diffusion 1")
+    for network, shapes in layers.items():
+        assert found[network].keys() == shapes.keys()
+        for path, shape in shapes.items():
+            if len(shape) > 1:
+                assert found[network][path] == shape[-2:], path
+    unet = {n.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_") for n in REAL.shapes()}
+    known = comfyui(unet)
+    assert {f"lora_unet_{path.replace('/', '_')}" for path in found["unet"]} - known <= {"lora_unet_conv_norm_out"}
