@@ -178,7 +178,7 @@ def prepare_with(
     fingerprints = {**pictures.fingerprints, "model": pipe.components.fingerprint}
     check_same("weights of the model", fingerprints["model"])
     check_same("instance images", fingerprints["instance"])
-    begun.check_unchanged(config, pipe, fingerprints)
+    begun.check_unchanged(config, pipe.components, fingerprints)
     captions = {one.name: captions_of(one, config.data, seed=config.train.seed) for one in concepts_of(config)}
     texts = [text for name, some in pictures.photos.items() for photo in some for text in captions[name].texts(photo)]
     check_used(config, texts)
@@ -196,7 +196,7 @@ def prepare_with(
         return None
     fingerprints["prior"] = digest(chain(*class_images.values()))
     check_same("class images", fingerprints["prior"])
-    begun.check_unchanged(config, pipe, fingerprints)
+    begun.check_unchanged(config, pipe.components, fingerprints)
     encoder = Encoder(pipe=whole, data=config.data, seed=config.train.seed, cache=cache, given=known.examples)
     concepts = _concepts(config, encoder, pictures.parts, captions, class_images)
     return Prepared(pipe=pipe, concepts=concepts, first_step=begun.first_step, fingerprints=fingerprints)

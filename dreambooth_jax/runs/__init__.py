@@ -25,6 +25,7 @@ from dreambooth_jax.training.optimizer_kinds import KINDS
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters.asked import Asked, hashes_of, with_adapters
 from dreambooth_jax.weights.embeddings import has_words
+from dreambooth_jax.weights.fingerprint import Identity
 
 Step: TypeAlias = int | Literal["best"]
 """Of a checkpoint, by its number or by its validation loss."""
@@ -229,7 +230,7 @@ def check_base(folder: RunFolder, step: int, pipe: Pipeline, config: Config) -> 
     """
     meta = read_meta(folder.checkpoints, step)
     stored = meta["fingerprints"]["model"]
-    if known_model(meta, pipe, variant=config.model.variant) != stored:
+    if known_model(meta, pipe.components, variant=config.model.variant) != stored:
         way_out = f"the finished model in {folder.model} has all of its own" if folder.model.is_dir() else "put it back"
         raise InputError(
             f"{folder.path} was trained on another model than {config.model.path} now is (fingerprint {stored}, not "
@@ -237,14 +238,14 @@ def check_base(folder: RunFolder, step: int, pipe: Pipeline, config: Config) -> 
         )
 
 
-def known_model(meta: Mapping[str, Any], pipe: Pipeline, *, variant: str | None) -> str:
-    """The fingerprint of a pipeline's model to compare with the one in a checkpoint's metadata.
+def known_model(meta: Mapping[str, Any], model: Identity, *, variant: str | None) -> str:
+    """The fingerprint of a model to compare with the one in a checkpoint's metadata.
 
     Version 0.1.0 took it of whatever lay in the folder, all variants together: it says which of them was meant only as
     long as the setting has not changed.
     """
     earlier = meta["config"].get("model", {}).get("variant")
-    return pipe.components.known_as([meta["fingerprints"]["model"]] if earlier == variant else [])
+    return model.known_as([meta["fingerprints"]["model"]] if earlier == variant else [])
 
 
 def pick_step(folder: RunFolder, step: Step | None) -> int:

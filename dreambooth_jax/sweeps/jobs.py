@@ -23,6 +23,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import Grouped, Member, shares_a_program
 from dreambooth_jax.prepare.class_image_store import usable_pictures
 from dreambooth_jax.prepare.class_photos import make_class_images
+from dreambooth_jax.prepare.fingerprints import Fingerprints
 from dreambooth_jax.prepare.multihost import VISIBLE_WITHIN
 from dreambooth_jax.sweeps.overview import write_overview
 from dreambooth_jax.sweeps.status import is_done, say_error
@@ -100,7 +101,8 @@ def run_job(sweep: Sweep, job: Job) -> Signals | None:
         log.info("%s", write_overview(sweep))
         return None
     members = [sweep.member(name) for name in job.members]
-    settled = distributed.gather(np.asarray([_is_settled(member) for member in members]))[0]
+    made_from = Fingerprints()
+    settled = distributed.gather(np.asarray([_is_settled(member, made_from) for member in members]))[0]
     left = [member for member, is_settled in zip(members, settled) if not is_settled]
     if left and shares_a_program(left[0].config):
         return _train_together(left, sweep.folder / GROUPS)
@@ -113,10 +115,10 @@ def _make_class_images(member: Member) -> Signals | None:
     return None if is_whole else SIGTERM
 
 
-def _is_settled(member: Member) -> bool:
+def _is_settled(member: Member, made_from: Fingerprints) -> bool:
     """Is there nothing to do for a member, or nothing that can be done? Then that is written down."""
     try:
-        return is_done(member)
+        return is_done(member, made_from)
     except InputError as error:
         _say_failed(member, str(error))
         return True

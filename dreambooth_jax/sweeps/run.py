@@ -12,6 +12,7 @@ from dreambooth_jax import distributed
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.members import Grouped, Member, groups
+from dreambooth_jax.prepare.fingerprints import Fingerprints
 from dreambooth_jax.prepare.multihost import check_same
 from dreambooth_jax.sweeps.announce import announcement
 from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions
@@ -49,11 +50,13 @@ def left_of(members: Sequence[Member], *, at_once: int | None = None) -> Grouped
             as fit where they are trained.
 
     Raises:
-        InputError: if one's settings have changed since it was begun, or ``at_once`` is no such number.
+        InputError: if one's settings, photos or model have changed since it was begun, or ``at_once`` is no such
+            number.
     """
     if at_once is not None and at_once < 1:
         raise InputError(f"--at_once is {at_once}, but must be at least 1")
-    done = {member.name for member in members if is_done(member)}
+    made_from = Fingerprints()
+    done = {member.name for member in members if is_done(member, made_from)}
     parts = [
         group[first : first + (at_once or len(group))]
         for group in groups(members)

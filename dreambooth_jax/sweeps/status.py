@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreambooth_jax import distributed
-from dreambooth_jax.config import to_dict
+from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.config.files import read_settings
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import Member
+from dreambooth_jax.prepare.begun import begun_here
+from dreambooth_jax.prepare.fingerprints import Fingerprints
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.text_files import write_text
 from dreambooth_jax.trainer.finish import exported_files
@@ -61,8 +63,12 @@ def status_of(folder: Path) -> Status:
     )
 
 
-def is_done(member: Member) -> bool:
-    """Has it ended, with the settings that it has now?
+def is_done(member: Member, made_from: Fingerprints | None = None) -> bool:
+    """Has it ended, with the settings, photos and model that it has now?
+
+    Args:
+        member: which one.
+        made_from: of models and photos, to look once at what members share.
 
     Raises:
         InputError: if another run has begun in its folder; it is said what differs.
@@ -73,14 +79,28 @@ def is_done(member: Member) -> bool:
     old, new = read_settings(folder.config), to_dict(member.config)
     kept = complete_steps(folder.checkpoints)
     status = status_of(folder.path)
-    if kept or status.finished:
-        meta: Mapping[str, Any] = {"step": max(kept, default=status.step), "config": old, "fingerprints": {}}
-        try:
+    try:
+        if kept or status.finished:
+            meta: Mapping[str, Any] = {"step": max(kept, default=status.step), "config": old, "fingerprints": {}}
             check_same_run(meta, config=new, fingerprints={})
             check_not_beyond(meta, steps=member.config.train.steps, kept=kept)
-        except InputError as error:
-            raise InputError(f"{member.name}: {error}") from error
-    return status.finished and status.step == member.config.train.steps and not _differ(old, new)
+        is_over = status.finished and status.step == member.config.train.steps and not _differ(old, new)
+        return is_over and _is_made_from_the_same(member.config, folder, made_from or Fingerprints())
+    except InputError as error:
+        raise InputError(f"{member.name}: {error}") from error
+
+
+def _is_made_from_the_same(config: Config, folder: RunFolder, made_from: Fingerprints) -> bool:
+    """False where photos cannot be read: the run itself says why. Raises InputError where they or the model changed."""
+    begun = begun_here(folder, steps=config.train.steps)
+    if begun.meta is None:
+        return True  # whoever took the checkpoints away took what is known of it
+    try:
+        pictures = made_from.pictures(config)
+    except InputError:
+        return False
+    begun.check_unchanged(config, made_from.model(config), pictures)
+    return True
 
 
 def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

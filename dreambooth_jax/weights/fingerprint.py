@@ -3,7 +3,8 @@
 """A short name for a model, by what its files hold: which one made a class image, a cached latent, a checkpoint."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_jax.models.families import Family
@@ -12,6 +13,25 @@ from dreambooth_jax.weights.folders import SCHEDULER
 
 CHUNK = 4096
 N_CHUNKS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which model it is."""
+
+    folder: Path
+    """Where it was read from, or the single file; for a hub id its snapshot in the cache."""
+    fingerprint: str = ""
+    """Of the files that are read; empty where no weights were."""
+    as_found: bool = True
+    """Whether it is what its folder says: nothing swapped, nothing told of it."""
+
+    def known_as(self, stored: Collection[str | None]) -> str:
+        """The fingerprint to compare with stored ones: that of version 0.1.0, if it is among them and ours is not."""
+        if not (stored and self.as_found and self.folder.is_dir()) or self.fingerprint in stored:
+            return self.fingerprint
+        earlier = folder_fingerprint(self.folder)
+        return earlier if earlier in stored else self.fingerprint
 
 
 def fingerprint(folder: Path, family: Family, weights: dict[str, Path]) -> str:

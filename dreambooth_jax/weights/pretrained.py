@@ -6,7 +6,7 @@ Reading goes names -> shapes -> bytes: every component's table of leaves is comp
 (``jax.eval_shape``) before the first byte is read, then leaf by leaf is read, turned, cast and placed.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from dreambooth_jax.target import CPU, Arch
 from dreambooth_jax.trees import Tree, check_shapes, flatten, unflatten
 from dreambooth_jax.weights import names
 from dreambooth_jax.weights.files import Leaf, turned
-from dreambooth_jax.weights.fingerprint import folder_fingerprint
+from dreambooth_jax.weights.fingerprint import Identity
 from dreambooth_jax.weights.modules import build_modules, parameter_shapes
 from dreambooth_jax.weights.single_module import open_module
 from dreambooth_jax.weights.sources import Source, Table, open_source
@@ -36,7 +36,7 @@ Place = Callable[[str, np.ndarray], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Components:
+class Components(Identity):
     """What a model folder holds."""
 
     family: Family = SD
@@ -48,29 +48,16 @@ class Components:
     """Each component's config.json as it is in the folder."""
     scheduler_config: Mapping[str, Any]
     """The content of scheduler_config.json, as diffusers' pipelines use it."""
-    folder: Path
-    """Where they were read from, or the single file; for a hub id its snapshot in the cache."""
     tokenizers: Mapping[str, Path]
     """Text encoder -> folder of its tokenizer."""
-    fingerprint: str = ""
-    """Of the files that were read; empty where no weights were."""
     index: Mapping[str, Any] = field(default_factory=dict)
     """What else model_index.json says, or its family's defaults."""
-    as_found: bool = True
-    """Whether it is what its folder says: nothing swapped, nothing told of it."""
 
     @property
     def conditioner(self) -> Conditioner:
         """The text encoders, as what they are to the denoiser."""
         encoders = tuple((name, self.modules[name]) for name in self.family.text_encoders)
         return Conditioner(encoders, self.family.condition)
-
-    def known_as(self, stored: Collection[str | None]) -> str:
-        """The fingerprint to compare with stored ones: that of version 0.1.0, if it is among them and ours is not."""
-        if not (stored and self.as_found and self.folder.is_dir()) or self.fingerprint in stored:
-            return self.fingerprint
-        earlier = folder_fingerprint(self.folder)
-        return earlier if earlier in stored else self.fingerprint
 
 
 def load_components(

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.components import VAE
 from dreambooth_jax.trees import Tree, unflatten
-from dreambooth_jax.weights.fingerprint import told_of
+from dreambooth_jax.weights.identity import fingerprint_with
 from dreambooth_jax.weights.modules import parameter_shapes
 from dreambooth_jax.weights.pretrained import Components, Place, load_leaves, match
 from dreambooth_jax.weights.single_module import open_module
@@ -49,5 +49,5 @@ def with_vae(
         return changed, unflatten(shapes)
     table = found.read(shapes)
     leaves = match(VAE.key_rules, expected=shapes, table=table)
-    told = told_of(components.fingerprint, {"vae": found.fingerprint(), "scale": module.config.scaling_factor})
+    told = fingerprint_with(components.fingerprint, found, scale=module.config.scaling_factor)
     return replace(changed, fingerprint=told), load_leaves("vae/", leaves, param_dtype, place, file=table.file)

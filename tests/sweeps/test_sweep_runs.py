@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from signal import SIGTERM
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from dreambooth_jax.cli import main
 from dreambooth_jax.cli.parsing import read_call
 from dreambooth_jax.cli.sweep import SWEEP, planned
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.prepare import fingerprints
+from dreambooth_jax.sweeps.run import left_of
 from dreambooth_jax.sweeps.sweep import read_sweep
 from tests.runs import MODEL, draw_photos, weights
 
@@ -132,6 +135,55 @@ def test_a_changed_setting_is_refused_in_one_line(swept, capsys):
     assert main(["sweep", *words, "adapter.rank=4"]) == 2
     (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("dreambooth-jax: ")]
     assert "adapter.rank was 2 and is 4; change it back, or choose another run_dir" in line
+
+
+@pytest.mark.slow
+def test_another_model_or_photo_is_another_run_and_a_moved_one_is_not(swept, tmp_path, photos, monkeypatch, capsys):
+    """Files are looked at once for all members, not once for each."""
+    folder, words = swept
+    shutil.copytree(folder, tmp_path / "rates")
+    moved, other = (shutil.copytree(MODEL, tmp_path / name) for name in ("moved", "other"))
+    (unet,) = (other / "unet").glob("*.msgpack")
+    whole = bytearray(unet.read_bytes())
+    whole[-2] ^= 16
+    unet.write_bytes(whole)
+    replaced = shutil.copytree(photos, tmp_path / "photos")
+    draw_photos(tmp_path / "more", 6)
+    shutil.copy(tmp_path / "more" / "5.png", replaced / "0.png")
+    looked = Counter()
+
+    def counted(name, real):
+        def called(*args, **options):
+            looked[name] += 1
+            return real(*args, **options)
+
+        return called
+
+    for name in ("identify", "read_own_pictures"):
+        monkeypatch.setattr(fingerprints, name, counted(name, getattr(fingerprints, name)))
+
+    def left(*changed):
+        call = read_call(SWEEP, [*words, f"run_dir={tmp_path / 'rates'}", *changed])
+        return left_of(planned(call, call.taken, within="members")[1])
+
+    assert left() == left(f"model.path={moved}") == ()
+    assert looked == {"identify": 2, "read_own_pictures": 2}
+    for changed, what in (
+        (f"model.path={other}", "weights of the model"),
+        (f"model.vae={other}", "weights of the mod"),
+    ):
+        with pytest.raises(InputError, match=rf"^learning_rate-0.001: .*the {what}.* changed.*choose another run_dir"):
+            left(changed)
+    assert len(left(f"data.instance_images={replaced}")[0]) == 2  # which the run itself looks at
+    assert main(["sweep", *words, f"run_dir={tmp_path / 'rates'}", f"data.instance_images={replaced}"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "2 of 2 members failed" in line
+    assert "the instance images, their captions or weights changed; change it back, or choose another run_dir" in line
+    kept = shutil.copytree(photos, tmp_path / "kept")
+    assert main(["sweep", *words, f"run_dir={tmp_path / 'rates'}", f"data.instance_images={kept}"]) == 0
+    shutil.copy(tmp_path / "more" / "5.png", kept / "0.png")
+    assert main(["sweep", *words, f"run_dir={tmp_path / 'rates'}", f"data.instance_images={kept}"]) == 2
+    assert "learning_rate-0.001: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_plan_alone_writes_nothing(tmp_path, photos, capsys):

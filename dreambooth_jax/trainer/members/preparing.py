@@ -50,16 +50,19 @@ def prepare_members(
     found = []
     for member, own in zip(members, pictures):
         folder = RunFolder(Path(member.config.run_dir))
-        prepared = prepare_with(
-            pipe,
-            member.config,
-            folder,
-            own,
-            whole=whole,
-            interrupt=interrupt,
-            cache=begun.folder.cache,
-            known=known,
-        )
+        try:
+            prepared = prepare_with(
+                pipe,
+                member.config,
+                folder,
+                own,
+                whole=whole,
+                interrupt=interrupt,
+                cache=begun.folder.cache,
+                known=known,
+            )
+        except InputError as error:
+            raise InputError(f"{member.name}: {error}") from error
         if prepared is None:
             return None
         found.append(prepared)

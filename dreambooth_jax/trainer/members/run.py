@@ -18,15 +18,15 @@ import jax
 
 from dreambooth_jax import distributed
 from dreambooth_jax.checks import check_config
-from dreambooth_jax.config import Config, to_dict
+from dreambooth_jax.config import Config
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.members import Member
 from dreambooth_jax.planning.admit import check_state
-from dreambooth_jax.prepare.begun import BegunRun, begun_run
+from dreambooth_jax.prepare.begun import begun_here, begun_run
+from dreambooth_jax.prepare.fingerprints import Fingerprints
 from dreambooth_jax.prepare.multihost import VISIBLE_WITHIN
-from dreambooth_jax.prepare.prepared import read_own_pictures
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer.finish import is_finished
@@ -45,7 +45,6 @@ from dreambooth_jax.training.loop import run_phases
 from dreambooth_jax.training.member_metrics import MemberRecorder, Stop
 from dreambooth_jax.training.metrics import NonFinite, Recorder
 from dreambooth_jax.training.parallel import make_mapper
-from dreambooth_jax.training.resume import check_same_run
 from dreambooth_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -76,8 +75,8 @@ def run_group(
 
     Raises:
         InputError: for anything wrong with class images, if another process trains one of them, or if they share no
-            program. Of settings that cannot be, photos that cannot be read, and losses that are not finite, the
-            member's outcome tells.
+            program. Of settings that cannot be, photos that cannot be read, what has changed since a member's own
+            checkpoint, and losses that are not finite, the member's outcome tells.
     """
     names = [member.name for member in group]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -89,9 +88,9 @@ def run_group(
         for member in group:
             stack.enter_context(locked(Path(member.config.run_dir)))
         interrupt = stack.enter_context(Interrupt(should_stop))
-        left = []
-        for member, said in zip(group, distributed.said_anywhere([_unreadable(one.config) for one in group])):
-            if said or _is_finished(member):
+        left, made_from = [], Fingerprints()
+        for member, said in zip(group, distributed.said_anywhere([_refused(one.config, made_from) for one in group])):
+            if said or _is_finished(member.config):
                 found[member.name] = _outcome(member.config, member.name, interrupt, stopped=said)
             else:
                 left.append(member)
@@ -136,24 +135,24 @@ def _remove(folder: RunFolder) -> None:
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _unreadable(config: Config) -> str:
-    """What is wrong with a member's settings or photos; empty if nothing is. It keeps none of the others back."""
+def _refused(config: Config, made_from: Fingerprints) -> str:
+    """What is wrong with a member's settings or photos, or has changed since its own checkpoint; empty if nothing is.
+    It keeps none of the others back."""
     try:
         check_config(config)
-        read_own_pictures(config, BegunRun(meta=None))
+        pictures = made_from.pictures(config)
+        begun = begun_here(RunFolder(Path(config.run_dir)), steps=config.train.steps)
+        if begun.meta is not None:
+            begun.check_unchanged(config, made_from.model(config), pictures)
     except InputError as error:
         return str(error)
     return ""
 
 
-def _is_finished(member: Member) -> bool:
-    """Has a member ended, with the settings that it has now? Raises InputError if they are of another run."""
-    folder, config = RunFolder(Path(member.config.run_dir)), member.config
-    begun = begun_run(folder, steps=config.train.steps)
-    if begun.meta is None or not is_finished(config, folder, step=begun.first_step):
-        return False
-    check_same_run(begun.meta, config=to_dict(config), fingerprints={})
-    return True
+def _is_finished(config: Config) -> bool:
+    """Has a member ended, with the settings that it has now?"""
+    folder = RunFolder(Path(config.run_dir))
+    return is_finished(config, folder, step=begun_run(folder, steps=config.train.steps).first_step)
 
 
 def _outcome(config: Config, name: str, interrupt: Interrupt, *, step: int | None = None, stopped: str = "") -> Outcome:
@@ -167,7 +166,7 @@ def _outcome(config: Config, name: str, interrupt: Interrupt, *, step: int | Non
         stopped: why it was stopped.
     """
     folder = RunFolder(Path(config.run_dir))
-    taken = begun_run(folder, steps=config.train.steps).first_step if step is None else step
+    taken = max(complete_steps(folder.checkpoints), default=0) if step is None else step
     finished = not stopped and taken == config.train.steps and is_finished(config, folder, step=taken)
     signal = None if finished or stopped else interrupt.signal
     return Outcome(
