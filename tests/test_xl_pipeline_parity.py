@@ -12,8 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
+from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import SDXL, family_of
+from dreambooth_jax.pipeline.program import static_of
 from dreambooth_jax.weights.embeddings import write_embedding
 from tests import torch_models
 from tests.pipeline.diffusers_noise import posterior_noise, replaced
@@ -124,6 +126,27 @@ def test_what_is_told_counts(pipe):
     np.testing.assert_array_equal(pipe("a dog", **same, **run), plain)
     for name in (*same, "crop_top", "crop_left"):
         assert np.abs(pipe("a dog", **{name: 99}, **run) - plain).max() > 1e-3, name
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [(1, -2), (2, -2), (3, -3)])
+def test_layers_are_skipped_as_forge_counts_them(pipe, asked, wanted):
+    """2 is the layer that XL reads anyway, as a picture of A1111, Forge or ComfyUI says that was made with it."""
+    torch_pipe, ids = theirs(), pipe.input_ids(["a dog"])
+    (networks, _) = static_of(pipe, DrawingConfig(clip_skip=asked))
+    with torch.no_grad():
+        states = [
+            getattr(torch_pipe, name)(torch.tensor(rows).long(), output_hidden_states=True).hidden_states[wanted]
+            for name, rows in ids.items()
+        ]
+    np.testing.assert_allclose(
+        networks.conditioner(pipe.params, ids).states, torch.cat(states, -1).numpy(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_more_layers_than_there_are_cannot_be_skipped(pipe):
+    most = pipe.text_encoder.config.num_hidden_layers + 1
+    with pytest.raises(InputError, match=rf"^clip_skip = {most + 1}: must be at most {most}, "):
+        static_of(pipe, DrawingConfig(clip_skip=most + 1))
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class SamplingConfig(Settings):
     wildcards: str | None = setting(None, path=True, nonempty=True)
     """Of a1111: folder of text files; __hats__ in a prompt is a line of hats.txt, drawn from the picture's seed."""
     clip_skip: int = setting(1, at_least=1, at_most=64)
-    """The text encoder's layer that is read, from the end, as A1111 counts: 1 is the last; diffusers would say 0."""
+    """The text encoders' layer that is read, from the end, as A1111 counts: 1 is the last; XL begins at 2 anyway."""
     sampler: str = setting("ddim", one_of=tuple(SAMPLER_NAMES))
     """The sampler, by the name of diffusers, A1111 or ComfyUI or by ours: ddim, euler_a, dpmpp_2m, ...; or model."""
     schedule: str = setting("model", one_of=tuple(SCHEDULE_NAMES))

@@ -126,6 +126,9 @@ def _lacking(prompts: str, pairs: Mapping[str, str], sampler: str) -> list[str]:
     version = re.match(r"v(\d{1,3})\.(\d{1,3})", pairs.get("Version", ""))
     if version and (int(version[1]), int(version[2])) < (1, 7):
         lines.append("the rounding of noise levels to half precision, which A1111 did before version 1.7")
+    skipped = number(pairs.get("Clip skip", ""))
+    if version and isinstance(skipped, int) and skipped > 2:
+        lines.append(f"Clip skip: {skipped}, if its model is XL: A1111 does not count it there; say clip_skip=2")
     if not _enlarges_latents(pairs) or pairs.get("Hires upscaler", "Latent") not in ("Latent", "Latent (bilinear)"):
         lines.append(f"the upscaler {shown(pairs['Hires upscaler'])} between the passes: Lanczos or bilinear is taken")
     for key, value in pairs.items():

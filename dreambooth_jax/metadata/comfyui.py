@@ -99,7 +99,10 @@ def read_comfyui(graph: Any) -> Remake:
         "prompt_syntax": "a1111",
         "emphasis": "no_norm",
         "clip_skip": positive.clip_skip,
+        **positive.sizes,
     } | _latent(nodes, first, lacking)
+    if negative.sizes != positive.sizes:
+        lacking.append(f"the sizes that its negative prompt is told: {shown(negative.sizes or 'the picture')}")
     if named.sampler == "ddim":
         options["sampler"] = "euler"  # which is what ComfyUI means by it
     model = _model(nodes, first, lacking)
@@ -115,15 +118,25 @@ def read_comfyui(graph: Any) -> Remake:
     )
 
 
+TEXTS: Mapping[str, tuple[str, ...]] = {"CLIPTextEncode": ("text",), "CLIPTextEncodeSDXL": ("text_g", "text_l")}
+"""Nodes that encode a prompt -> their inputs for it: of one that has several, each is for a text encoder."""
+TOLD = {
+    **{"height": "original_height", "width": "original_width", "crop_h": "crop_top", "crop_w": "crop_left"},
+    **{"target_height": "target_height", "target_width": "target_width"},
+}
+"""What such a node tells of sizes, in our settings."""
+
+
 class _Text(NamedTuple):
     text: str
     clip_skip: int
+    sizes: Mapping[str, Any]
 
 
 def _prompt(nodes: Graph, sampler: Node, name: str, lacking: list[str]) -> _Text:
     """The text of a prompt, and the text encoder's layer."""
     for node in nodes.chain(sampler, name, through=("conditioning", "conditioning_1", "conditioning_to", name)):
-        if node.kind != "CLIPTextEncode":
+        if node.kind not in TEXTS:
             lacking.append(f"the node {shown(node.kind)} of the {name} prompt")
             continue
         skip = 1
@@ -131,12 +144,20 @@ def _prompt(nodes: Graph, sampler: Node, name: str, lacking: list[str]) -> _Text
             layer = before.inputs.get("stop_at_clip_layer")
             if before.kind == "CLIPSetLastLayer" and isinstance(layer, int):
                 skip = -layer
+                if layer == -1:
+                    lacking.append("stop_at_clip_layer -1, if its model is XL: the last layer but one is read")
             elif before.kind not in KNOWN:
                 lacking.append(_node(before))
-        text = str(nodes.value(node, "text") or "")
+        text, *others = (str(nodes.value(node, one) or "") for one in TEXTS[node.kind])
+        lacking += [
+            f"{shown(other)}, which the {name} prompt says to one text encoder alone"
+            for other in others
+            if other != text
+        ]
+        sizes = {ours: nodes.value(node, one) for one, ours in TOLD.items() if one in node.inputs}
         words = [PurePath(found).stem for found in EMBEDDING.findall(text)]
         lacking += [words_line(words)] if words else []
-        return _Text(EMBEDDING.sub(lambda found: PurePath(found[1]).stem, text), skip)
+        return _Text(EMBEDDING.sub(lambda found: PurePath(found[1]).stem, text), skip, sizes)
     raise KeyError(f"CLIPTextEncode of the {name} prompt")
 
 

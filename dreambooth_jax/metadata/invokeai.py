@@ -25,12 +25,12 @@ SAMPLERS = {
     "kdpm_2_a": "dpm2_a",
 }
 """Names that are not ours."""
-READ = (*OURS, "positive_prompt", "seed", "scheduler", "model", "clip_skip", "rand_device", "refiner_model")
+STYLES: Mapping[str, str] = {"positive_style_prompt": "positive_prompt", "negative_style_prompt": "negative_prompt"}
+"""What one of two text encoders is told -> what the other one is told."""
+READ = (*OURS, "positive_prompt", "seed", "scheduler", "model", "clip_skip", "rand_device", "refiner_model", *STYLES)
 SILENT = (
     "generation_mode",
     "app_version",
-    "positive_style_prompt",
-    "negative_style_prompt",
     "seamless_x",
     "seamless_y",
 )
@@ -52,7 +52,7 @@ def read_invokeai(about: Any) -> Remake:
     options["schedule"] = "karras" if plain != scheduler else "model"
     skipped = about.get("clip_skip")
     if isinstance(skipped, int) and skipped:
-        options["clip_skip"] = skipped + 1
+        options["clip_skip"] = skipped + _own_layer(about.get("model"))
     return Remake(
         tool="InvokeAI",
         prompt=str(about["positive_prompt"]),
@@ -65,6 +65,13 @@ def read_invokeai(about: Any) -> Remake:
 
 def _name(model: Any) -> str:
     return str(model.get("name") or model.get("model_name") or "") if isinstance(model, dict) else ""
+
+
+def _own_layer(model: Any) -> int:
+    """The text encoders' layer, from the end, that is read where none is skipped. Its names of kinds are ours."""
+    from dreambooth_jax.models.families import family_named  # takes long to import
+
+    return family_named(model.get("base") if isinstance(model, dict) else None).clip_skip
 
 
 def _lacking(about: Mapping[str, Any], sampler: str) -> list[str]:
@@ -81,6 +88,9 @@ def _lacking(about: Mapping[str, Any], sampler: str) -> list[str]:
         lines.append(refiner_line(_name(about["refiner_model"])))
     if sampler not in SAMPLER_NAMES:
         lines.append(f"the scheduler {shown(sampler)}")
+    for style, prompt in STYLES.items():
+        if about.get(style) and about[style] != about.get(prompt):  # an empty one stands for the prompt
+            lines.append(f"{style}, which one text encoder alone is told: {shown(about[style])}")
     for key, value in about.items():
         if key in READ or key in SILENT or value in (None, [], {}, False, "", 0):
             continue

@@ -62,6 +62,8 @@ class Family:
         text_encoders: those of the components that read prompts -> the folder of the tokenizer of each.
         condition: outputs of the text encoders by name -> what the denoiser is told.
         misfits: configs of all components -> one line for each way in which they don't fit each other.
+        clip_skip: the hidden state of its text encoders that it was trained with, counted as Forge and ComfyUI do: 1 is
+            the last.
         sizes: (height and width of a picture, top and left of a cut, height and width of what is seen; how beautiful
             that is, from 1 to 10) -> the numbers that the denoiser is told, if it is told any.
         absent: components that its folders say they do without, where others with the same pipeline have them.
@@ -75,6 +77,7 @@ class Family:
     text_encoders: Mapping[str, str]
     condition: Callable[[Mapping[str, Any]], Condition]
     misfits: Callable[[Mapping[str, Any]], Iterator[str]]
+    clip_skip: int = 1
     sizes: Callable[[Sequence[Number], Number], tuple[Number, ...]] = _view_alone
     absent: tuple[str, ...] = ()
     index: Mapping[str, Any] = field(default_factory=dict)
@@ -158,6 +161,7 @@ SDXL = Family(
     text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     condition=_sdxl_condition,
     misfits=_sdxl_misfits,
+    clip_skip=2,
     index={"feature_extractor": _NONE, "image_encoder": _NONE, "force_zeros_for_empty_prompt": True},
     naming=Naming(
         kohya={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
@@ -187,6 +191,7 @@ SDXL_REFINER = Family(
     text_encoders={"text_encoder_2": "tokenizer_2"},
     condition=_refiner_condition,
     misfits=_refiner_misfits,
+    clip_skip=2,
     sizes=lambda view, score: (*view[:4], score),
     absent=("text_encoder",),
     index={
@@ -221,3 +226,8 @@ def family_of(pipeline_class: object, *, absent: Collection[str] = ()) -> Family
         and not family.components.keys() & set(absent)
     ]
     return FAMILIES[max(alike, key=len)] if alike else SD
+
+
+def family_named(name: object) -> Family:
+    """The family of this name; Stable Diffusion for one that we don't know."""
+    return next((family for family in FAMILIES.values() if family.name == name), SD)

@@ -59,11 +59,14 @@ def table_of(schedule: NoiseSchedule, sampling: SamplingConfig, part: Part) -> S
 
 
 def _conditioner(pipe: Model, clip_skip: int) -> Conditioner:
-    """The pipeline's, reading the layer of its text encoders that is asked for."""
-    encoders = [pipe.components.modules[name] for name in pipe.components.family.text_encoders]
-    layers = min(encoder.config.num_hidden_layers for encoder in encoders)
-    check("clip_skip", clip_skip, clip_skip <= layers, f"must be at most {layers}, the text encoder's layers")
-    return pipe.conditioner if clip_skip == 1 else pipe.conditioner.clone(clip_skip=clip_skip)
+    """The pipeline's, reading the layer of its text encoders that is asked for: of those behind it that its family was
+    not trained with, none."""
+    family = pipe.components.family
+    encoders = [pipe.components.modules[name] for name in family.text_encoders]
+    most = min(encoder.config.num_hidden_layers for encoder in encoders) + family.clip_skip - 1
+    check("clip_skip", clip_skip, clip_skip <= most, f"must be at most {most}, the text encoder's layers")
+    more = max(clip_skip - family.clip_skip, 0)
+    return pipe.conditioner.clone(clip_skip=1 + more) if more else pipe.conditioner
 
 
 def part_run(settings: DrawingConfig) -> Part:

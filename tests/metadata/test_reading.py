@@ -55,6 +55,15 @@ def test_samplers_and_random_numbers_of_a1111(tmp_path, sampler, more, expected)
     assert len({"eta", "ancestral_eta"} & set(remake.options)) <= 1, "of another sampler"
 
 
+def test_layers_that_a1111_skips(tmp_path):
+    """It says them of XL, too, but counts them there only if told to."""
+    for skipped, version, lines in ((2, "v1.9.4", 0), (3, "v1.9.4", 1), (3, "f2.0.1v1.10.1", 0)):
+        more = f", Clip skip: {skipped}, Version: {version}"
+        remake = read_remake(png(tmp_path / "a.png", {"parameters": BASE.format(sampler="Euler", more=more)}))
+        options(remake, clip_skip=skipped)
+        assert len([line for line in remake.lacking if line.startswith("Clip skip: 3, if its model is XL")]) == lines
+
+
 def test_variations_and_second_passes_of_a1111(tmp_path):
     more = ", Variation seed: 9, Variation seed strength: 0.25, Denoising strength: 0.6, Hires upscale: 1.5, "
     more += "Hires steps: 7, Hires upscaler: Latent"
@@ -119,6 +128,33 @@ def test_what_cannot_be_is_one_line(tmp_path, old, new, line):
     assert "a.png" in message
     assert "\n" not in message
     assert len(message) < 600
+
+
+def xl_graph(**positive):
+    """A graph with XL's own node for prompts."""
+    graph = copy.deepcopy(COMFYUI)
+    sizes = {"width": 1024, "height": 768, "crop_w": 8, "crop_h": 16, "target_width": 1152, "target_height": 896}
+    for node in graph.values():
+        if node["class_type"] == "CLIPTextEncode":
+            text = node["inputs"].pop("text")
+            node["class_type"] = "CLIPTextEncodeSDXL"
+            node["inputs"] |= {"text_g": text, "text_l": text, **sizes}
+    sampler = next(node for node in graph.values() if node["class_type"] == "KSampler")
+    graph[sampler["inputs"]["positive"][0]]["inputs"] |= positive
+    return graph
+
+
+def test_a_graph_of_comfyui_for_xl(tmp_path):
+    """It tells two text encoders, and sizes."""
+    remake = read_remake(comfyui(tmp_path / "a.png", xl_graph()))
+    assert remake.prompt == "a photo of a dog"
+    options(remake, negative_prompt="text, watermark", original_width=1024, original_height=768, clip_skip=2)
+    options(remake, crop_left=8, crop_top=16, target_width=1152, target_height=896, width=512, height=768)
+    assert remake.lacking == read_remake(comfyui(tmp_path / "b.png")).lacking
+    more = read_remake(comfyui(tmp_path / "c.png", xl_graph(text_l="a cat", crop_w=0))).lacking
+    text, sizes = (line for line in more if line not in remake.lacking)
+    assert text == "a cat, which the positive prompt says to one text encoder alone"
+    assert sizes.startswith("the sizes that its negative prompt is told: {'original_height': 768, ")
 
 
 def test_a_picture_of_comfyui(tmp_path):
@@ -191,6 +227,15 @@ def test_texts_that_are_no_such_json_are_one_line(tmp_path, keyword, text):
 
 def test_a_circle_of_models_ends(tmp_path):
     assert read_remake(comfyui(tmp_path / "a.png", changed(node10={"model": ["10", 0]}))).model == ""
+
+
+def test_a_picture_of_invokeai_with_xl(tmp_path):
+    """It counts skipped layers from the one that the model reads, and tells a text encoder a text of its own."""
+    about = INVOKEAI | {"loras": [], "model": {"name": "xl", "base": "sdxl"}, "positive_style_prompt": "oil"}
+    about["negative_style_prompt"] = about["negative_prompt"]
+    remake = read_remake(png(tmp_path / "a.png", {"invokeai_metadata": json.dumps(about)}))
+    options(remake, clip_skip=3)
+    assert remake.lacking == ["positive_style_prompt, which one text encoder alone is told: oil"]
 
 
 def test_a_picture_of_invokeai(tmp_path):
