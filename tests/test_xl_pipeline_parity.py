@@ -157,6 +157,8 @@ def test_an_empty_negative_prompt_says_nothing(pipe):
     both = pipe(PROMPTS, negative_prompt="", **run), pipe(PROMPTS, negative_prompt=NEGATIVE, **run)
     for i, expected in enumerate(both):
         np.testing.assert_allclose(mixed[i], expected[i], atol=1e-5)
+    drawn = pipe(PROMPTS, negative_prompt="{|}", prompt_syntax="a1111", **run)  # wildcards that leave nothing
+    np.testing.assert_allclose(drawn, both[0], atol=1e-5)
     components = dataclasses.replace(pipe.components, index={"force_zeros_for_empty_prompt": False})
     other = dataclasses.replace(pipe, components=components)(PROMPTS, negative_prompt="", **run)
     assert np.abs(other - both[0]).max() > 1e-3

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Stable Diffusion XL is trained as any other model: batches bring what its denoiser is told of sizes."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,12 +13,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
+from dreambooth_jax.config.drawing import DrawingConfig
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.export.adapter import save_adapter
 from dreambooth_jax.pipeline import describe_pretrained
-from dreambooth_jax.prepare.cache import Encoder
+from dreambooth_jax.pipeline.rows import said_of
+from dreambooth_jax.prepare.cache import Encoder, text_table
 from dreambooth_jax.runs import open_model
+from dreambooth_jax.size import Size
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import build_train_setup, mapper_of
 from dreambooth_jax.trees import flatten
@@ -52,7 +56,7 @@ def test_the_schema_of_a_batch(model, tmp_path, stop):
     (active,) = setup.steps
     texts = {
         0: {"condition/states": ((8, 77, 80), "float32"), "condition/pooled": ((8, 40), "float32")},
-        -1: {f"input_ids/{name}": ((8, 77), "int32") for name in ENCODERS},
+        -1: {**{f"input_ids/{name}": ((8, 77), "int32") for name in ENCODERS}, "silent": ((8,), "bool")},
     }
     latents = ((8, 8, 8, 4), "float32")
     rest = {"weight": ((8,), "float32"), "is_prior": ((8,), "bool"), "index": ((8,), "int32")}
@@ -122,6 +126,29 @@ def test_text_states_are_made_of_both_encoders(model):
         **dict.fromkeys(("sizes", "residuals", "images", "labels", "guidance")),
         **{"states": (2, 77, 80), "pooled": (2, 40)},
     }
+
+
+def test_an_empty_caption_is_what_an_empty_negative_prompt_is(model):
+    """Zeros, also where text encoders learn; of a model that says otherwise, what its text encoders say."""
+    pipe = dbx.load_pretrained(model)
+    other = dataclasses.replace(pipe, components=dataclasses.replace(pipe.components, index={}))
+    texts, draws = ["", "a dog"], np.asarray([1, 0, 0])
+    for one, silence in ((pipe, True), (other, False)):
+        said = one.condition(one.params, texts)
+        resting, index = text_table(one, texts, params=one.params, encode=True)
+        learning, _ = text_table(one, texts, params=one.params, encode=False)
+        batch = {name: rows[index[draws]] for name, rows in learning.items()}
+        learned = jax.jit(one.conditioner.of_batch)(one.params, batch).leaves()
+        for name, leaf in said.leaves().items():
+            expected = np.asarray(leaf)[draws] * (np.asarray([1, 0, 0]) if silence else np.ones(3)).reshape(
+                -1, *[1] * (leaf.ndim - 1)
+            )
+            np.testing.assert_allclose(resting[name][index[draws]], expected, atol=1e-6)
+            np.testing.assert_allclose(learned[name], expected, atol=1e-5)
+        drawn = said_of(one, DrawingConfig(), texts, Size(8, 8)).get("silent")
+        assert (drawn is None) == ("silent" not in batch)
+        if silence:
+            np.testing.assert_array_equal(drawn, [True, False])
 
 
 @pytest.mark.slow

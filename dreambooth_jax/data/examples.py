@@ -22,7 +22,7 @@ class ExampleTable:
     mean: Float[np.ndarray, "n v h w c"]
     logvar: Float[np.ndarray, "n v h w c"]
     text: Mapping[str, Shaped[np.ndarray, "u ..."]]
-    """Different texts, stored once: ``condition/...`` of frozen text encoders, or ``input_ids/...`` [u, 77]."""
+    """Different texts, stored once: ``condition/...`` of frozen text encoders, or ``input_ids/...``, ``silent``."""
     text_index: Int[np.ndarray, "n"]
     """Which of the texts an example has, or has first."""
     weights: Float[np.ndarray, "n v h w"] | None = None

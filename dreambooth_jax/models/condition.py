@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -25,6 +26,8 @@ CONDITION = "condition"
 INPUT_IDS = "input_ids"
 SIZES = "sizes"
 """Of a batch: what views of pictures tell, whatever is made of texts."""
+SILENT = "silent"
+"""Of a batch with token ids: which texts say nothing at all."""
 
 
 class Residuals(NamedTuple):
@@ -61,6 +64,12 @@ class Condition(NamedTuple):
     """A number for each example, of those that it has an embedding for: an upscaler's level of noise."""
     guidance: Float[Array, "b"] | None = None
     """Guidance scale less one, of models that were distilled to do themselves what it does."""
+
+    def silenced(self, silent: Bool[Array | np.ndarray, "b"] | None) -> "Condition":
+        """With zeros in the place of all that is known of some texts."""
+        if silent is None:
+            return self
+        return jax.tree.map(lambda leaf: jnp.where(silent.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), self)
 
     def leaves(self) -> dict[str, Any]:
         """``condition/states`` and so on: how batches and tables, which are flat, name them."""
@@ -129,7 +138,7 @@ class Conditioner(NamedTuple):
         if condition is not None:
             return condition
         told = self(params, {name: batch[f"{INPUT_IDS}/{name}"] for name, _ in self.encoders})
-        return told._replace(sizes=batch.get(SIZES))
+        return told.silenced(batch.get(SILENT))._replace(sizes=batch.get(SIZES))
 
     def clone(self, **changes: Any) -> "Conditioner":
         """The same with other attributes of the modules, such as ``remat``."""

@@ -50,11 +50,6 @@ def _encoded(
     return jax.tree.map(lambda leaf: leaf.reshape(count, texts, *leaf.shape[1:]), condition)
 
 
-def silenced(condition: Condition, silent: Bool[Array | np.ndarray, "b"]) -> Condition:
-    """With zeros in the place of all that is known of some texts."""
-    return jax.tree.map(lambda leaf: jnp.where(silent.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), condition)
-
-
 def chosen(conditions: Mapping[str, Condition], choice: Int[Array, "b sides"]) -> dict[str, Condition]:
     """Of each picture's texts one, for each side of guidance."""
 

@@ -26,7 +26,7 @@ from dreambooth_jax.diffusion.loop import GivenNoise, Registers, advance, begin
 from dreambooth_jax.diffusion.table import Rows as TableRows
 from dreambooth_jax.diffusion.table import SamplerTable
 from dreambooth_jax.models.condition import Condition, Conditioner
-from dreambooth_jax.pipeline.conditioning import Said, chosen, conditions_of, silenced
+from dreambooth_jax.pipeline.conditioning import Said, chosen, conditions_of
 from dreambooth_jax.pipeline.control import Guide, look, tell
 from dreambooth_jax.trees import Tree
 
@@ -121,8 +121,8 @@ def generate(
     if with_guidance:
         said["negative"] = Said(rows.negative_ids, rows.negative_token_weights)
     conditions = conditions_of(networks.conditioner, params, said, restore_mean=shared.restore_mean)
-    if with_guidance and rows.silent is not None:
-        conditions["negative"] = silenced(conditions["negative"], rows.silent)
+    if with_guidance:
+        conditions["negative"] = conditions["negative"].silenced(rows.silent)
 
     def denoiser(row: OfRow) -> Callable[[Array, Array], Array]:
         def network(x: Array, t: Array, told: tuple[Condition, tuple, Array | None]) -> Array:

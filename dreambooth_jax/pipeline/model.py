@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dreambooth_jax.data.tokenizer import Tokenizer, load_tokenizer
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.condition import Condition, Conditioner
+from dreambooth_jax.models.condition import SILENT, Condition, Conditioner, id_leaves
 from dreambooth_jax.pipeline.arguments import texts_of
 from dreambooth_jax.pipeline.generate import apply, encode
 from dreambooth_jax.target import Target
@@ -109,6 +109,23 @@ class Model:
     def input_ids(self, prompts: Sequence[str]) -> dict[str, Int[np.ndarray, "b s"]]:
         """Token ids of prompts for each text encoder."""
         return {encoder: tokenizer(prompts) for encoder, tokenizer in self.tokenizers.items()}
+
+    def silent(self, texts: Sequence[str]) -> Bool[np.ndarray, "b"] | None:
+        """Which texts say nothing at all, not even what text encoders make of none: the denoiser is told zeros of them.
+        None of a model that was not trained so (``force_zeros_for_empty_prompt``)."""
+        if not self.components.index.get("force_zeros_for_empty_prompt"):
+            return None
+        return np.asarray([not text.strip() for text in texts])
+
+    def text_leaves(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Token ids of texts, and which say nothing where that counts, as entries of a batch."""
+        silent = self.silent(texts)
+        return id_leaves(self.input_ids(texts)) | ({} if silent is None else {SILENT: silent})
+
+    def condition_to_learn(self, params: Tree, texts: Sequence[str]) -> Condition:
+        """What the denoiser is told of texts while it learns: as :meth:`condition`, but of an empty one what it is told
+        beside a prompt when pictures are drawn, so that what guidance leans away from is what it has learned."""
+        return self.condition(params, texts).silenced(self.silent(texts))
 
     def condition(self, params: Tree, prompts: str | Sequence[str]) -> Condition:
         """What the denoiser is told of prompts, in at least float32."""

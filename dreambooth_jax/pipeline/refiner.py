@@ -126,7 +126,7 @@ def handed_over(second: Model, request: Request, program: Program, relay: Relay,
     sides = Size(*rows.latents.shape[1:3])
     names = ("sizes", "silent", "token_weights", "negative_token_weights", "choice")
     told: dict[str, Any] = {**dict.fromkeys(names), **texts.fields}
-    told |= said_of(second, settings, request.negative_prompts, sides)
+    told |= said_of(second, settings, texts.negatives, sides)
     return Leg(
         (own._replace(vae=networks.vae), with_guidance),
         shared,

@@ -53,7 +53,7 @@ def rows_of(
     noise = jax.device_put(np.zeros(shape, latents.dtype))  # jnp.zeros would be a program of its own
     return Rows(
         **texts.fields,
-        **said_of(pipe, request.sampling, request.negative_prompts, sides),
+        **said_of(pipe, request.sampling, texts.negatives, sides),
         latents=latents,
         keys=keys,
         registers=Registers(*[noise] * 5),
@@ -68,7 +68,7 @@ def said_of(pipe: Model, sampling: DrawingConfig, negative_prompts: Sequence[str
     Args:
         pipe: the model.
         sampling: the settings.
-        negative_prompts: one for each picture.
+        negative_prompts: one for each picture, without wildcards.
         latents: height and width.
     """
     fields: dict[str, Any] = {}
@@ -78,9 +78,8 @@ def said_of(pipe: Model, sampling: DrawingConfig, negative_prompts: Sequence[str
         scores = {"text": sampling.aesthetic_score, "negative": sampling.negative_aesthetic_score}
         told = {side: family.sizes(sampling.told_sizes(drawn), score) for side, score in scores.items()}
         fields["sizes"] = {side: np.asarray([one] * len(negative_prompts), np.float32) for side, one in told.items()}
-    if pipe.components.index.get("force_zeros_for_empty_prompt"):
-        fields["silent"] = np.asarray([not text for text in negative_prompts])
-    return fields
+    silent = pipe.silent(negative_prompts)
+    return fields if silent is None else fields | {"silent": silent}
 
 
 def noise_of(pipe: Model, request: Request) -> ToolNoise | None:

@@ -50,10 +50,12 @@ class Texts(NamedTuple):
     Attributes:
         fields: of ``Rows``.
         lengths: chunks that each picture needs, of those that there are.
+        negatives: the negative prompts, without wildcards.
     """
 
     fields: dict[str, Any]
     lengths: Int[np.ndarray, "b"]
+    negatives: Sequence[str]
 
 
 def read_texts(
@@ -80,7 +82,7 @@ def read_texts(
     prompts = {PROMPTS: request.prompts, NEGATIVES: request.negative_prompts}
     if sampling.prompt_syntax == "plain":
         ids = {side: {name: read(texts) for name, read in tokenizers.items()} for side, texts in prompts.items()}
-        return Texts(ids, np.ones(count, int))
+        return Texts(ids, np.ones(count, int), request.negative_prompts)
     if not with_guidance:
         prompts[NEGATIVES] = [""] * count
     prompts = {side: _drawn(texts, request, SIDES[side]) for side, texts in prompts.items()}
@@ -92,12 +94,13 @@ def read_texts(
     stacked = {side: _stacked(some, tokenizers, most, int(lengths.max())) for side, some in told.items()}
     ids, weights = ({side: arrays[i] for side, arrays in stacked.items()} for i in range(2))
     if lengths.max() == most == 1 and all((leaf == 1).all() for leaf in jax.tree.leaves(weights)):
-        return Texts(jax.tree.map(lambda leaf: leaf[:, 0, 0], ids), lengths)
+        return Texts(jax.tree.map(lambda leaf: leaf[:, 0, 0], ids), lengths, prompts[NEGATIVES])
     late = sampling.profile == "a1111"
     choice = np.stack([_choices(some, steps, late=late) for some in told.values()], axis=1) if most > 1 else None
     return Texts(
         {**ids, "token_weights": weights[PROMPTS], "negative_token_weights": weights[NEGATIVES], "choice": choice},
         lengths,
+        prompts[NEGATIVES],
     )
 
 

@@ -29,7 +29,6 @@ from dreambooth_jax.data.buckets import bucket_sizes, nearest
 from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.prepare.batch_size import encoded_at_once
 from dreambooth_jax.progress import Progress
@@ -263,11 +262,12 @@ def text_table(
         pipe: tokenizers and text encoders.
         prompts: n of them.
         params: the text encoders' weights to use: the trained ones, where they have been trained.
-        encode: give ``condition/…``, for text encoders that rest; else ``input_ids/…``, for those that are trained.
+        encode: give ``condition/…``, for text encoders that rest; else ``input_ids/…``, for those that are trained, and
+            of a model that is told nothing of empty texts ``silent``.
     """
     different = sorted(set(prompts))
     index = np.asarray([different.index(prompt) for prompt in prompts], np.int64)
     if not encode:
-        return id_leaves(pipe.input_ids(different)), index
-    leaves = pipe.condition(params, different).leaves()
+        return pipe.text_leaves(different), index
+    leaves = pipe.condition_to_learn(params, different).leaves()
     return {name: np.asarray(leaf, np.float32) for name, leaf in leaves.items()}, index

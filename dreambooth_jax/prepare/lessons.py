@@ -41,7 +41,7 @@ def lessons_of(config: Config, concept: Concept, pipe: Pipeline) -> Lessons:
         pipe: the frozen model.
     """
     prompts = lesson_prompts(config, concept)
-    leaves = pipe.condition(pipe.params, sorted(prompts)).leaves()
+    leaves = pipe.condition_to_learn(pipe.params, sorted(prompts)).leaves()
     texts = {f"{TEACHER}/{name}": np.asarray(leaf, np.float32) for name, leaf in leaves.items()}
     return Lessons(captions=Captions(templates=prompts), texts=texts)
 

@@ -14,7 +14,6 @@ from dreambooth_jax import rng
 from dreambooth_jax.adapters import TEACHER, Adapter, part_for
 from dreambooth_jax.data.batches import Batches, ConceptTables
 from dreambooth_jax.data.examples import ExampleTable
-from dreambooth_jax.models.condition import id_leaves
 from dreambooth_jax.pipeline import Pipeline
 from dreambooth_jax.pipeline.generate import apply
 from dreambooth_jax.size import Size
@@ -168,7 +167,7 @@ class TrainSetup:
 
     def held_out(self, size: Size) -> ExampleTable:
         """Pictures that are validated with, one that takes no memory: with ids of their texts."""
-        return replace(self._table((), size), text=id_leaves(self.pipe.input_ids([""])))
+        return replace(self._table((), size), text=self.pipe.text_leaves([""]))
 
     def _table(self, active: Groups, size: Size) -> ExampleTable:
         pipe, params = self.pipe, shapes(self.pipe.params)
@@ -178,7 +177,7 @@ class TrainSetup:
         encoded = jax.eval_shape(pipe.conditioner.__call__, params, ids).leaves()
         mean, logvar = (_blank(one, axes=1) for one in moments)
         states = {name: _blank(one) for name, one in encoded.items()}
-        text = id_leaves(ids) if self.trains_text_encoder(active) else states
+        text = pipe.text_leaves([""]) if self.trains_text_encoder(active) else states
         if TEACHER in self.frozen:
             text = text | {f"{TEACHER}/{name}": rows for name, rows in states.items()}
         weights = np.broadcast_to(np.float32(1), mean.shape[:4]) if self.masked else None
