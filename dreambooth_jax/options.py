@@ -25,11 +25,11 @@ class ModelOptions(Settings):
     revision: str | None = setting(None, nonempty=True)
     """Branch, tag or commit of a hub id."""
     variant: str | None = setting(None, nonempty=True)
-    """Weight files of a model to prefer, such as fp16."""
+    """Weight files of a model to prefer, such as fp16; of a refiner, if it has such."""
     vae: str | None = setting(None, path=True, nonempty=True)
     """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
     tokenizer: str | None = setting(None, path=True, nonempty=True)
-    """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
+    """Folder of a single file's tokenizer, also of a refiner; by default one beside it, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the denoiser predicts, where the model does not say it, or something else."""
     lora: tuple[str, ...] = setting(())

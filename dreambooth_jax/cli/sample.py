@@ -17,6 +17,7 @@ from dreambooth_jax.cli.like import like_told, read_like, say_not_repeated
 from dreambooth_jax.cli.loras import Bare, with_loras
 from dreambooth_jax.cli.prompts import fill_prompts, read_prompts, words_of
 from dreambooth_jax.cli.queue import queued_jobs, work_off
+from dreambooth_jax.cli.refiner import open_refiner, told_of_model
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.cli.words import one_each, quoted_list
 from dreambooth_jax.config.drawing import DrawingConfig
@@ -114,7 +115,7 @@ def opened(
     from dreambooth_jax.runs import open_model
 
     with announced(f"reading {options.source}", usually="seconds, or half a minute for a large model"):
-        model = with_embeddings(open_model(dtype=options.dtype, **options.told()), options.embedding)
+        model = with_embeddings(open_model(dtype=options.dtype, **told_of_model(options)), options.embedding)
     given = given_pictures(options, model.pipe)
     own_size = "image" in given or first_map(given.get("control", ())) is not None
     sampling = sampling_of(options, told, model, remake, own_size=own_size)
@@ -125,7 +126,6 @@ def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
     """Pictures and further models of the command line, read: arguments of the pipeline by name."""
     from dreambooth_jax.data.masks import read_masks
     from dreambooth_jax.data.pictures import read_picture
-    from dreambooth_jax.pipeline import load_pretrained
     from dreambooth_jax.pipeline.request import ALPHA
     from dreambooth_jax.progress import announced
 
@@ -138,10 +138,7 @@ def given_pictures(options: SampleOptions, pipe: "Pipeline") -> dict[str, Any]:
         given["control"] = open_controls(options.control, pipe)
     if options.refiner:
         with announced(f"reading {options.refiner}", usually="seconds, or half a minute for a large model"):
-            dtype = pipe.unet.dtype
-            given["refiner"] = load_pretrained(
-                options.refiner, dtype=dtype, variant=options.variant, target=pipe.target, param_dtype=dtype
-            )
+            given["refiner"] = open_refiner(options, pipe)
     return given
 
 

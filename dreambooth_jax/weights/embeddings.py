@@ -130,7 +130,13 @@ def _embedding(file: Path, word: str, leaves: Mapping[str, Leaf]) -> Embedding:
     parts = {part: named[part] for part in PARTS if part in named}
     if whole is not None and len(parts) < len(PARTS):
         parts = {"": whole}
-    return Embedding(word, {part: _loaded(file, word, leaf) for part, leaf in parts.items()}, file)
+    vectors = {part: _loaded(file, word, leaf) for part, leaf in parts.items()}
+    if len({len(rows) for rows in vectors.values()}) > 1:
+        counts = " and ".join(f"{len(rows)} of {part}" for part, rows in vectors.items())
+        raise InputError(
+            f"{file}: {word[:40]!r} has {counts}: a word is as many vectors for each text encoder; take another copy"
+        )
+    return Embedding(word, vectors, file)
 
 
 def _loaded(file: Path, word: str, leaf: Leaf) -> Float[np.ndarray, "n d"]:

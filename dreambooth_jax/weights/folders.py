@@ -202,6 +202,10 @@ def _meant_instead(folder: Path) -> str | None:
     return None
 
 
+class NoVariantError(InputError):
+    """A model has no weights of the variant that is asked for."""
+
+
 def choose_weights(names: Collection[str], layout: Layout, *, variant: str | None, where: str) -> dict[str, str]:
     """Of all file names of a model, each component's weights file or index of shards.
 
@@ -213,7 +217,7 @@ def choose_weights(names: Collection[str], layout: Layout, *, variant: str | Non
         component: _choose(component, kind, names, variant, where) for component, kind in layout.components.items()
     }
     if variant and not any(f".{variant}." in name for name in chosen.values()):
-        raise InputError(f"{where} has no weights of variant {variant}: leave it out to take the plain ones")
+        raise NoVariantError(f"{where} has no weights of variant {variant}: leave it out to take the plain ones")
     return chosen
 
 

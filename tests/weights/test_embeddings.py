@@ -127,6 +127,10 @@ def test_another_model_is_one_line(tmp_path):
     [
         ({"a": np.ones((2, 3, 4), np.float32)}, "is no file of new words: its arrays are called a"),
         ({"a": np.ones((80, 4), np.float32)}, r"'a' has shape \[80, 4\], not that of 1 to 75 vectors"),
+        (
+            {"clip_l": np.ones((1, 4), np.float32), "clip_g": np.ones((2, 6), np.float32)},
+            "has 1 of clip_l and 2 of clip_g: a word is as many vectors for each text encoder; take another copy",
+        ),
         ({"emb_params": np.full((1, 4), np.nan, np.float32)}, "has values that are not finite"),
         ({"emb_params": np.ones((1, 4), np.int32)}, "is int32, not real"),
         ({"clip_l": np.ones((1, 4), np.float32), "more": np.ones(4, np.float32)}, "has more, which no word"),
