@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from dreambooth_jax.config import Config, OptimizerConfig, SamplingConfig
 from dreambooth_jax.config.adapters import USUAL_RATES, adapter_problems
 from dreambooth_jax.config.concepts import Concept, concepts_of
+from dreambooth_jax.config.effects import DOUBTED, REFUSED, without_effect
 from dreambooth_jax.config.objective import objective_problems
 from dreambooth_jax.config.scores import score_problems
 from dreambooth_jax.config.setting import broken, shown
@@ -65,6 +66,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from validation_problems(config.validation, several=bool(config.data.concepts))
     yield from score_problems(config)
     yield from adapter_problems(config.adapter)
+    yield from without_effect(config, REFUSED)
     yield from token_problems(
         config.tokens,
         kind=config.adapter.kind,
@@ -129,10 +131,11 @@ def _optimizer(settings: OptimizerConfig, *, ema_decay: float) -> Iterator[str]:
             yield f"optimizer.schedule is {settings.schedule}, but {name} needs none: leave it out"
         if not settings.beta1:
             yield f"optimizer.beta1 is 0, but must be above 0 for {name}, which averages with it"
-    if settings.cycles != OptimizerConfig().cycles and settings.schedule != "cosine_restarts":
-        yield f"optimizer.cycles is {settings.cycles}, but only optimizer.schedule=cosine_restarts has cycles"
-    for text in settings.rules:
-        Rule.parse(text)  # raises
+    schedules = {settings.schedule, *(Rule.parse(text).schedule for text in settings.rules)}  # raises
+    for setting, schedule in (("cycles", "cosine_restarts"), ("power", "polynomial")):
+        value = getattr(settings, setting)
+        if value != getattr(OptimizerConfig(), setting) and schedule not in schedules:
+            yield f"optimizer.{setting} is {value}, but only optimizer.schedule={schedule} has it: leave it out"
 
 
 def _export(config: Config) -> Iterator[str]:
@@ -171,6 +174,7 @@ def doubts(config: Config) -> Iterator[str]:
             f"optimizer.learning_rate {config.optimizer.learning_rate:g} is one for whole networks: "
             f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_SHARE * usual:g}, and {usual:g} is usual"
         )
+    yield from without_effect(config, DOUBTED)
     data = config.data
     if silent := [one for one in expanded(data.templates) if not _names_the_subject(one, "{identifier}")]:
         yield f"data.templates has {shown(silent[0])} without {{identifier}}: it teaches the class, not the subject"

@@ -81,13 +81,59 @@ def test_an_optimizer_refuses_what_it_does_not_have(kind, override, fine):
         (["kind=prodigy"], r"prodigy finds the rate by itself .*: set optimizer.learning_rate=1"),
         (["kind=schedule_free_adamw", "schedule=cosine"], "schedule_free_adamw needs none: leave it out"),
         (["kind=schedule_free_adamw", "beta1=0"], "must be above 0 for schedule_free_adamw"),
-        (["cycles=3"], "only optimizer.schedule=cosine_restarts has cycles"),
+        (["cycles=3"], "optimizer.cycles is 3, but only optimizer.schedule=cosine_restarts has it"),
+        (["power=3"], "optimizer.power is 3.0, but only optimizer.schedule=polynomial has it: leave it out"),
         (["rules=unet/.* speed=3"], "'speed' is none of rate"),
     ],
 )
 def test_what_does_not_go_with_an_optimizer_is_refused(overrides, message):
     with pytest.raises(InputError, match=message):
         check_config(load_config(None, [*GOOD, *[f"optimizer.{one}" for one in overrides]]))
+
+
+@pytest.mark.parametrize(("name", "schedule"), [("cycles", "cosine_restarts"), ("power", "polynomial")])
+def test_what_a_schedule_takes_is_of_use_where_a_rule_has_it(name, schedule):
+    rules = f"optimizer.rules=unet/.* schedule={schedule}"
+    check_config(load_config(None, [*GOOD, f"optimizer.{name}=3", rules]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "by", "way"),
+    [
+        ("adapter.text_encoder_targets=attn-only", "text_encoder.stop=0", "text_encoder.stop=-1"),
+        ("data.keep_tags=3", "data.tag_orders=0", "data.tag_orders=8"),
+        ("data.dropout_prompt=class", "data.caption_dropout=0", "data.caption_dropout=0.1"),
+        ("data.bucket_ratio=3", "data.buckets=1", "data.buckets=5"),
+        ("data.unmasked_weight=0.5", "data.masks=none", "data.masks=files"),
+    ],
+)
+def test_what_has_no_effect_is_refused(setting, by, way):
+    lora = ["adapter.kind=lora", "optimizer.learning_rate=1e-4"]
+    with pytest.raises(InputError, match=f"^{setting.partition('=')[0]} is .*, but {by} has no use for it: set {way}"):
+        check_config(load_config(None, [*GOOD, *lora, setting]))
+    check_config(load_config(None, [*GOOD, *lora, setting, way]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "without", "way"),
+    [
+        ("text_encoder.learning_rate=1e-5", "text_encoder.stop=0", "text_encoder.stop=-1"),
+        ("prior.num_images=5", "prior.kind=teacher", "prior.kind=pictures"),
+        ("prior.class_images=dogs", "prior.kind=teacher", "prior.kind=pictures"),
+    ],
+)
+def test_what_a_config_may_have_set_is_doubted_where_it_has_no_effect(setting, without, way):
+    """As a recipe's 500 class images, after prior.kind=teacher on the command line."""
+    (line,) = doubts(load_config(None, [*GOOD, setting, without]))
+    assert line.startswith(f"{setting.partition('=')[0]} is ")
+    assert line.endswith(f", but {without} has no use for it: set {way}, or leave it out")
+    assert not [*doubts(load_config(None, [*GOOD, setting, way]))]
+
+
+def test_words_that_would_learn_nothing_are_refused():
+    pivotal = ["adapter.kind=pivotal", "optimizer.learning_rate=1e-4", "tokens.learning_rate=0"]
+    with pytest.raises(InputError, match="tokens.learning_rate is 0, at which words learn nothing: set a rate"):
+        check_config(load_config(None, [*GOOD, *pivotal]))
 
 
 def test_two_averages_are_refused():

@@ -120,12 +120,18 @@ def first_vectors(
         return wide.std() * jax.random.normal(rng.stream(key, "vector", number), wide.shape[1:], wide.dtype)
 
     vectors = jnp.stack([one(number, ids) for number, ids in enumerate(beginnings)])
-    return vectors * (jnp.median(lengths(wide)) / lengths(vectors)) if like_table else vectors
+    return with_lengths(vectors, jnp.median(lengths(wide))) if like_table else vectors
 
 
 def keep_lengths(before: Float[Array, "n d"], after: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """``after`` with the lengths of ``before``."""
-    return after * (lengths(before) / lengths(after))
+    """``after`` with the lengths of ``before``; what is all zero has no direction, and stays so."""
+    return with_lengths(after, lengths(before))
+
+
+def with_lengths(vectors: Float[Array, "n d"], wanted: Float[Array, "*n_1"]) -> Float[Array, "n d"]:
+    """Vectors of these lengths in the same directions; what is all zero stays so."""
+    own = lengths(vectors)
+    return vectors * (wanted / jnp.where(own > 0, own, 1))
 
 
 def lengths(vectors: Float[Array, "n d"]) -> Float[Array, "n 1"]:

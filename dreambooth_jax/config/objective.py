@@ -47,6 +47,8 @@ class ObjectiveConfig(Settings):
     """Rescale noise so that the last timestep is nothing but noise; not for models that predict ε. Kept in exports."""
 
 
+LEAST_DEVIATION = 1e-3
+"""Of logit_normal: less than from one of a thousand timesteps to the next."""
 OF_WEIGHTING = {"snr_gamma": ("min_snr",), "p2_gamma": ("p2",), "p2_k": ("p2",)}
 OF_LOSS = {"huber_delta": ("huber", "smooth_l1"), "huber_schedule": ("huber", "smooth_l1")}
 OF_TIMESTEPS = {name: ("logit_normal", "sigmoid") for name in ("timestep_bias", "timestep_scale")}
@@ -68,5 +70,8 @@ def objective_problems(objective: ObjectiveConfig) -> Iterator[str]:
             f"objective.min_timestep {objective.min_timestep} is not before objective.max_timestep "
             f"{objective.max_timestep}"
         )
-    if objective.timesteps == "logit_normal" and objective.timestep_scale <= 0:
-        yield f"objective.timestep_scale is {objective.timestep_scale}, but must be above 0 for logit_normal"
+    if objective.timesteps == "logit_normal" and objective.timestep_scale < LEAST_DEVIATION:
+        yield (
+            f"objective.timestep_scale is {objective.timestep_scale}, but must be at least {LEAST_DEVIATION} for "
+            "logit_normal"
+        )

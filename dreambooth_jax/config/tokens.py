@@ -62,6 +62,8 @@ def token_problems(
                     f"adapter.kind={KINDS[0]} or {KINDS[1]}, or leave it out"
                 )
         return
+    if not tokens.learning_rate:
+        yield "tokens.learning_rate is 0, at which words learn nothing: set a rate above 0"
     start, stop = tokens.stretch(steps)
     if start >= stop:
         yield f"tokens.start {start} is not before tokens.stop {tokens.stop} and the end, train.steps {steps}"

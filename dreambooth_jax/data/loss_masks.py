@@ -27,11 +27,11 @@ ENDINGS = ("-mask", ".mask", "_mask", "-masklabel")
 FOLDERS = ("masks", "mask")
 
 
-def is_mask(name: str, names: Collection[str]) -> bool:
-    """Whether a file is the mask of one of these pictures."""
-    stems = {Path(other).with_suffix("").as_posix() for other in names}
-    stem = Path(name).with_suffix("").as_posix()
-    return any(stem.endswith(ending) and stem.removesuffix(ending) in stems for ending in ENDINGS)
+def masks_among(names: Collection[str]) -> list[str]:
+    """Those of these files that are the mask of another of them."""
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    masked = {f"{stem}{ending}" for stem in stems.values() for ending in ENDINGS}
+    return [name for name, stem in stems.items() if stem in masked]
 
 
 def mask_of(picture: Path) -> Path | None:

@@ -67,8 +67,8 @@ def read_metadata(folder: Path) -> dict[str, Entry]:
     """File name (relative to the folder, with forward slashes) -> entry, from the folder's table if it has one.
 
     Raises:
-        InputError: the table is not UTF-8, a line is no JSON object, or a row has no ``file_name``, one that is not in
-            the folder, or a weight that is none.
+        InputError: the table is not UTF-8, a line is no JSON object, or a row has no ``file_name``, one outside of
+            the folder, or a weight that is none. That the pictures are there is not asked.
     """
     found = {path.name.lower(): path for path in folder.iterdir() if path.is_file()}
     path = next((found[name] for name in METADATA if name in found), None)

@@ -9,6 +9,7 @@ imported where a hub id was given or the folder holds Parquet files.
 """
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -22,7 +23,7 @@ from PIL import Image
 
 from dreambooth_jax.data import images, picture_table, prompts
 from dreambooth_jax.data.data_sets import Found, from_data_set
-from dreambooth_jax.data.loss_masks import MaskKind, is_mask, latent_mask, mask_of, read_mask
+from dreambooth_jax.data.loss_masks import MaskKind, latent_mask, mask_of, masks_among, read_mask
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.size import Size
@@ -88,7 +89,7 @@ class Photo:
         if self.masks == "alpha":
             return read_mask(self.file, "alpha", name=self.name)
         file = mask_of(self.file) if self.masks == "files" and isinstance(self.file, Path) else None
-        return read_mask(file, "files", name=file.name) if file else None
+        return read_mask(file, "files", name=str(file)) if file else None
 
 
 def load_images(
@@ -108,7 +109,7 @@ def load_images(
             or ``owner/name:config``; only a hub id touches the network.
         prompt: template of the pictures that have no caption.
         size: of a training image; smaller pictures are reported.
-        masks: what says where a picture counts; files of masks are then no pictures.
+        masks: what says where a picture counts. A mask that lies beside its photo is no picture in any case.
 
     Raises:
         InputError: nothing is there, nothing in it is usable or has a weight, or prompt, captions, weights or
@@ -117,7 +118,7 @@ def load_images(
     images.colour(background)
     default = subject.fill(prompt)
     photos, small, failed = [], [], []
-    for name, file, caption, weight in _without_masks(list(_find(str(source), use_captions)), masks):
+    for name, file, caption, weight in _without_masks(str(source), list(_find(str(source), use_captions)), masks):
         try:
             data = file.read_bytes() if isinstance(file, Path) else file
             width, height = images.decode(data, background=background, at_least=max(size), name=name).size
@@ -151,9 +152,11 @@ def load_images(
     return tuple(photos)
 
 
-def _without_masks(found: list[Found], masks: MaskKind) -> list[Found]:
-    names = {one.name for one in found}
-    return [one for one in found if masks != "files" or not is_mask(one.name, names)]
+def _without_masks(source: str, found: list[Found], masks: MaskKind) -> list[Found]:
+    beside = masks_among([one.name for one in found])
+    if beside and masks != "files":
+        log.warning("%s: masks, so left out: %s; data.masks=files weighs photos by them", source, _some(beside))
+    return [one for one in found if one.name not in beside]
 
 
 def _mask_digest(file: Path | bytes, shape: Size) -> str:
@@ -161,7 +164,7 @@ def _mask_digest(file: Path | bytes, shape: Size) -> str:
     mask = mask_of(file) if isinstance(file, Path) else None
     if mask is None:
         return ""
-    width, height = read_mask(mask, "files", name=mask.name).size
+    width, height = read_mask(mask, "files", name=str(mask)).size
     if abs(width * shape.height - height * shape.width) > 0.02 * width * shape.height:
         raise InputError(
             f"{mask}: {width}x{height} is not the shape of its photo, {shape.words}: make it as the photo is"
@@ -222,10 +225,14 @@ def _find(source: str, use_captions: bool) -> Iterable[Found]:
 def _from_folder(folder: Path, use_captions: bool) -> Iterator[Found]:
     """Pictures of a folder, and those in subfolders that its table names."""
     table = picture_table.read_metadata(folder)
-    names = _pictures(folder) | table.keys()
+    there = _pictures(folder)
+    names = there | table.keys()
     if not names and (folder / "train").is_dir():
         yield from _from_folder(folder / "train", use_captions)
         return
+    if missing := sorted(name for name in names - there if not os.path.isfile(folder / name)):
+        log.warning("%s: its table names pictures that are not there, so left out: %s", folder, _some(missing))
+        names -= set(missing)
     check_deeper(folder, named=names)
     for text, name in prompts.near_sidecars(folder, names) if use_captions else ():
         log.warning("%s: %s is not read: the caption of %s is %s", folder, text, name, Path(name).with_suffix(".txt"))

@@ -6,17 +6,18 @@
     logit_normal   of t / T with logit(t / T) ~ N(bias, scale²)     scale > 0; arXiv 2403.03206
     sigmoid        1 / (1 + exp(−scale · (t / (T − 1) − 1/2 − bias)))   OneTrainer's; a scale of 0 is uniform
 
-all within first ≤ t < stop. Tables are made on the host in float64.
+all within first ≤ t < stop. Tables are made on the host in float64, of logarithms, so that a range far out in a law's
+tail has its shape.
 """
 
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Key
+from scipy.special import log_ndtr
 
 Law = Literal["uniform", "logit_normal", "sigmoid"]
 Probabilities = Float64[np.ndarray, "T"]
@@ -33,21 +34,26 @@ def probabilities(
         first, stop: the range; by default all.
         bias, scale: of the law.
     """
-    mass: dict[Law, Callable[[], np.ndarray]] = {
-        "uniform": lambda: np.ones(count),
+    log_mass: dict[Law, Callable[[], np.ndarray]] = {
+        "uniform": lambda: np.zeros(count),
         "logit_normal": lambda: _logit_normal(count, bias, scale),
-        "sigmoid": lambda: 0.5 + 0.5 * np.tanh(scale * (np.linspace(-0.5, 0.5, count) - bias) / 2),
+        "sigmoid": lambda: -np.logaddexp(0, -scale * (np.linspace(-0.5, 0.5, count) - bias)),
     }
-    found = mass[law]()
-    found[:first] = 0
-    found[count if stop is None else stop :] = 0
+    trained = slice(first, stop)
+    logs = log_mass[law]()[trained]
+    found = np.zeros(count)
+    found[trained] = np.exp(logs - logs.max())
     return found / found.sum()
 
 
 def _logit_normal(count: int, mean: float, deviation: float) -> np.ndarray:
+    """log(Φ(b) − Φ(a)) of each timestep, on the side of 0 where Φ is small."""
     inner = np.arange(1, count) / count
-    cumulative = [NormalDist(mean, deviation).cdf(x) for x in np.log(inner / (1 - inner))]
-    return np.diff([0.0, *cumulative, 1.0])
+    bounds = np.concatenate([[-np.inf], (np.log(inner / (1 - inner)) - mean) / deviation, [np.inf]])
+    a, b = bounds[:-1], bounds[1:]
+    a, b = np.where(a > 0, -b, a), np.where(a > 0, -a, b)
+    larger = log_ndtr(b)
+    return larger + np.log(-np.expm1(log_ndtr(a) - larger))
 
 
 def importance(chosen: Probabilities, weights: Float64[np.ndarray, "T"]) -> tuple[Probabilities, float]:

@@ -12,6 +12,7 @@ from dreambooth_jax.data.captions import Captions
 from dreambooth_jax.data.loss_masks import MaskKind
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import Photo, load_images
+from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline.load import EMBEDDED
 from dreambooth_jax.progress import announced
 from dreambooth_jax.prompts.named import expanded
@@ -55,8 +56,7 @@ def read_instance_photos(concept: Concept, data: DataConfig) -> tuple[Photo, ...
     """The subject's pictures; captions that do not name it get a warning."""
     source, prompt = concept.instance_images, concept.instance_prompt
     photos = read_photos(source, prompt=prompt, concept=concept, data=data, masks=data.masks)
-    if data.masks == "files" and not any(photo.mask_digest for photo in photos):
-        log.warning("%s: no photo has a mask beside it (photo-mask.png), so all count everywhere", source)
+    check_masks(photos, data=data, source=source)
     check_captions(photos, identifier=concept.identifier)
     return photos
 
@@ -72,6 +72,28 @@ def captions_of(concept: Concept, data: DataConfig, *, seed: int) -> Captions:
         dropped="" if data.dropout_prompt == "empty" else subject.fill(concept.class_prompt),
         seed=seed,
     )
+
+
+def check_masks(photos: Sequence[Photo], *, data: DataConfig, source: str) -> None:
+    """Warn where masks that are asked for say nothing.
+
+    Raises:
+        InputError: a mask leaves nothing of its photo.
+    """
+    if data.masks == "none":
+        return
+    masks = {photo.name: mask.getextrema() for photo in photos if (mask := photo.mask())}
+    if data.masks == "files" and not masks:
+        log.warning("%s: no photo has a mask beside it (photo-mask.png), so all count everywhere", source)
+    if data.masks == "alpha" and all(darkest == 255 for darkest, _ in masks.values()):
+        log.warning("%s: no photo is transparent anywhere, so all count everywhere", source)
+    empty = [name for name, (_, brightest) in masks.items() if brightest == 0]
+    if empty and not data.unmasked_weight:
+        what = "is transparent" if data.masks == "alpha" else "has a mask that is black"
+        raise InputError(
+            f"{source}: {empty[0]} {what} all over, so with data.unmasked_weight=0 nothing of it counts: mend it, or "
+            "leave it out"
+        )
 
 
 def check_captions(photos: Sequence[Photo], *, identifier: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from dreambooth_jax import rng, trees
 from dreambooth_jax.adapters import Adapter, full
-from dreambooth_jax.adapters.textual_inversion import textual_inversion
+from dreambooth_jax.adapters.textual_inversion import first_vectors, keep_lengths, textual_inversion
 from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
 from dreambooth_jax.models.condition import Conditioner
@@ -166,6 +166,15 @@ def batch_at(step, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parity
+@pytest.mark.parametrize("before", [[0.0, 0.0], [3.0, 4.0]])
+def test_a_vector_that_is_all_zero_stays_so_whatever_its_length_should_be(before):
+    np.testing.assert_array_equal(keep_lengths(jnp.array([before]), jnp.zeros((1, 2))), [[0, 0]])
+    table = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 5.0]])
+    found = first_vectors(rng.root_key(0), table, [(0,), (1, 2)], like_table=True)
+    np.testing.assert_array_equal(found[0], [0, 0])
+    assert np.linalg.norm(found[1]) == pytest.approx(5)
+
+
 def test_five_steps_are_those_of_diffusers_script():
     """examples/textual_inversion/textual_inversion.py: a longer table that is trained as a whole with AdamW, of which
     all but the new rows is put back after each step."""

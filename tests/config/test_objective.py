@@ -16,7 +16,7 @@ from dreambooth_jax.errors import InputError
         (["timestep_bias=1"], "objective.timesteps uniform has no use for it"),
         (["importance=true"], "choose a weighting"),
         (["min_timestep=5", "max_timestep=5"], "objective.min_timestep 5 is not before objective.max_timestep 5"),
-        (["timesteps=logit_normal", "timestep_scale=0"], "must be above 0 for logit_normal"),
+        (["timesteps=logit_normal", "timestep_scale=0"], "must be at least 0.001 for logit_normal"),
     ],
 )
 def test_settings_that_do_nothing_or_cannot_work_are_refused(settings, message):

@@ -85,10 +85,44 @@ def test_a_mask_is_cut_and_mirrored_with_its_view():
         assert np.abs(found[:, ::-1] - tiles).mean() > 3 * np.abs(found - tiles).mean()
 
 
-def test_masks_are_pictures_like_others_where_they_are_not_asked_for(tmp_path):
+@pytest.mark.parametrize("masks", ["none", "alpha"])
+def test_masks_are_no_photos_where_they_are_not_asked_for_either(tmp_path, caplog, masks):
     noise(1, 32, 32).save(tmp_path / "a.png")
+    noise(2, 32, 32).save(tmp_path / "b-mask.png")  # of no photo
     half().save(tmp_path / "a-mask.png")
-    assert [photo.name for photo in load(tmp_path, "none")] == ["a-mask.png", "a.png"]
+    assert [photo.name for photo in load(tmp_path, masks)] == ["a.png", "b-mask.png"]
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}: masks, so left out: a-mask.png; data.masks=files weighs photos by them"
+
+
+def read(folder, *settings):
+    config = load_config(None, [f"data.instance_images={folder}", "data.class_noun=dog", *settings])
+    return read_instance_photos(*concepts_of(config), config.data)
+
+
+def test_opacity_that_is_asked_for_and_not_there_gets_a_line(tmp_path, caplog):
+    noise(1, 600, 600).save(tmp_path / "a.png")
+    noise(2, 600, 600).convert("RGBA").save(tmp_path / "b.png")
+    read(tmp_path, "data.masks=alpha")
+    assert f"{tmp_path}: no photo is transparent anywhere, so all count everywhere" in caplog.text
+    caplog.clear()
+    picture = noise(2, 600, 600).convert("RGBA")
+    picture.putalpha(half(600, 600))
+    picture.save(tmp_path / "b.png")
+    read(tmp_path, "data.masks=alpha")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("masks", "what"), [("files", "has a mask that is black"), ("alpha", "is transparent")])
+def test_a_photo_of_which_nothing_counts_is_refused(tmp_path, masks, what):
+    nothing = Image.new("L", (600, 600), 0)
+    picture = noise(1, 600, 600).convert("RGBA")
+    picture.putalpha(nothing)
+    picture.save(tmp_path / "a.png")
+    nothing.save(tmp_path / "a-mask.png")
+    with pytest.raises(InputError, match=rf"{tmp_path}: a.png {what} all over, so with data.unmasked_weight=0"):
+        read(tmp_path, f"data.masks={masks}", "data.unmasked_weight=0")
+    assert len(read(tmp_path, f"data.masks={masks}")) == 1
 
 
 def test_a_mask_that_cannot_be_is_named(tmp_path):
@@ -97,7 +131,7 @@ def test_a_mask_that_cannot_be_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a-mask.png: 32x16 is not the shape of its photo, 32x32"):
         load(tmp_path, "files")
     (tmp_path / "a-mask.png").write_bytes(b"x")
-    with pytest.raises(InputError, match="a-mask.png: not a picture"):
+    with pytest.raises(InputError, match=f"^{tmp_path}/a-mask.png: not a picture"):
         load(tmp_path, "files")
 
 

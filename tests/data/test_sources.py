@@ -175,7 +175,8 @@ def test_a_table_names_pictures_in_subfolders_and_missing_ones(photos, caplog):
     rows = [{"file_name": "more/q.png", "text": "flag"}, {"file_name": "gone.png", "text": "?"}]
     (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [photo.name for photo in load(photos)] == ["a.JPG", "b.png", "c.webp", "more/q.png"]
-    assert "gone.png" in caplog.text
+    assert f"{photos}: its table names pictures that are not there, so left out: gone.png" in caplog.text
+    assert "Errno" not in caplog.text
     for name in ["a.JPG", "b.png", "c.webp"]:
         (photos / name).unlink()
     (photos / "train").mkdir()  # not looked at: the table above it says where the pictures are

@@ -52,6 +52,44 @@ def test_sigmoid_of_no_slope_is_uniform_and_of_much_is_a_step():
     np.testing.assert_allclose(steep[501:], 2 / T, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("law", "first", "stop", "bias", "scale"),
+    [
+        ("logit_normal", 500, T, -10.0, 1.0),
+        ("logit_normal", 0, 3, 100.0, 1.0),
+        ("logit_normal", 900, T, -100.0, 1e-3),
+        ("logit_normal", 999, T, 0.0, 1e-3),
+        ("sigmoid", 0, 500, 100.0, 1000.0),
+        ("sigmoid", 500, T, 100.0, -1000.0),
+    ],
+)
+def test_a_range_far_out_in_a_law_is_drawn_from_by_its_shape(law, first, stop, bias, scale):
+    """Where float64 has no masses, but their ratios: by 60 digits of mpmath."""
+    mpmath = pytest.importorskip("mpmath")
+    mpmath.mp.dps = 60
+    places = range(max(first, 0), stop)[:: max(1, (stop - first) // 50)]
+
+    def mass(t):
+        if law == "sigmoid":
+            return 1 / (1 + mpmath.exp(-mpmath.mpf(scale) * (mpmath.mpf(t) / (T - 1) - mpmath.mpf(0.5) - bias)))
+        logits = [
+            mpmath.log(mpmath.mpf(s) / (T - s)) if 0 < s < T else (2 * (s > 0) - 1) * mpmath.inf for s in (t, t + 1)
+        ]
+        ends = [(logit - bias) / mpmath.mpf(scale) for logit in logits]
+        below, above = ends if ends[0] > 0 else [-end for end in reversed(ends)]
+        return (mpmath.erfc(below / mpmath.sqrt(2)) - mpmath.erfc(above / mpmath.sqrt(2))) / 2
+
+    chosen = probabilities(law, T, first=first, stop=stop, bias=bias, scale=scale)
+    assert chosen.sum() == pytest.approx(1)
+    assert not chosen[:first].any()
+    assert not chosen[stop:].any()
+    largest = max(places, key=mass)
+    expected = [float(mass(t) / mass(largest)) for t in places]
+    np.testing.assert_allclose(chosen[places] / chosen[largest], expected, rtol=1e-6, atol=1e-300)
+    drawn = np.asarray(draw_timesteps(jax.random.split(jax.random.key(0), 64), jnp.asarray(cumulative(chosen))))
+    assert (first <= drawn.min(), drawn.max() < stop) == (True, True)
+
+
 def test_importance_is_the_same_objective_on_average():
     chosen = probabilities("logit_normal", T)
     r = np.random.default_rng(0)

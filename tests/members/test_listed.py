@@ -50,7 +50,8 @@ def test_those_of_the_embedded_model(name, count):
 
 def test_the_command_line_wins_over_files(tmp_path):
     (tmp_path / "s.yaml").write_text(
-        "train: {steps: 5, seed: 4}\nsweep: {train.seed: [0, 1], optimizer.power: [1, 2]}\n"
+        "train: {steps: 5, seed: 4}\noptimizer: {schedule: polynomial}\n"
+        "sweep: {train.seed: [0, 1], optimizer.power: [1, 2]}\n"
     )
     _, found = members("sd15_lora", tmp_path / "s.yaml", "data.class_noun=dog", "train.seed=7,8,9", "train.steps=6")
     assert sorted({(one.config.train.seed, one.config.optimizer.power) for one in found}) == [

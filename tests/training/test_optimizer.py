@@ -10,12 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from dreambooth_jax import rng
-from dreambooth_jax.adapters import full
+from dreambooth_jax import rng, trees
+from dreambooth_jax.adapters import full, lora
+from dreambooth_jax.adapters.ranks import Ranks
+from dreambooth_jax.adapters.targets import choose_layers
+from dreambooth_jax.config import OptimizerConfig
 from dreambooth_jax.models.parts import whole
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints
-from dreambooth_jax.training.optimizer import adafactor, adamw, lion
+from dreambooth_jax.training.optimizer import adafactor, adamw, decayed, lion
 from dreambooth_jax.training.optimizer_kinds import make_optimizer
 from dreambooth_jax.training.parallel import make_mapper
 from dreambooth_jax.training.state import init_state
@@ -56,6 +59,18 @@ def test_decay_is_the_learning_rates_and_spares_whom_it_should(make):
     np.testing.assert_array_equal(updates["bias"], 0)
     for name in ("kernel", "dense"):
         np.testing.assert_allclose(updates[name], -RATE * DECAY * params[name], rtol=1e-5)
+
+
+def test_lengths_of_dora_are_not_decayed_by_default():
+    """They are norms, not changes that rest at 0: decayed, they would shrink what they are the lengths of."""
+    adapter = lora(choose_layers(unet=["full"]), ranks=Ranks(2), dora="output")
+    _, trainable = adapter.init(rng.root_key(0), {"unet": {"conv_in": {"kernel": jnp.ones((3, 3, 4, 8))}}})
+    named = trees.flatten(decayed("unet", OptimizerConfig().no_decay)(trainable["unet"]))
+    assert {name.rpartition("/")[2]: one for name, one in named.items()} == {
+        "dora_scale": False,
+        "lora_down": True,
+        "lora_up": True,
+    }
 
 
 def test_lions_first_step_is_the_sign():
