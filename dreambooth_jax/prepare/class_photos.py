@@ -81,7 +81,7 @@ def class_folder(config: Config, concept: Concept) -> Path:
     key = f"{concept.key}.class_images" if concept.name and concept.class_images else "prior.class_images"
     folder = at_home(concept.class_images) if concept.class_images else shared
     if concept.name and not concept.class_images:
-        folder = shared / _word(images_prompt(concept, config.prior))
+        folder = shared / _word(images_prompt(concept, config.prior), config)
     file = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if file.exists() and not file.is_dir():
         raise InputError(f"{key}={own}: {file} is a file; name a folder")
@@ -95,10 +95,16 @@ def class_folder(config: Config, concept: Concept) -> Path:
     return folder
 
 
-def _word(prompt: str) -> str:
-    """A folder's name for what is made with a prompt."""
-    words = "_".join(re.findall(r"\w+", prompt.lower()))
-    return words[:60] if len(words) <= 60 else f"{words[:50]}_{zlib.crc32(prompt.encode()):08x}"
+def _word(prompt: str, config: Config) -> str:
+    """A folder's name for what is made with a prompt, none that another of the run's has."""
+    prompts = {images_prompt(one, config.prior) for one in concepts_of(config)}
+    words = _in_words(prompt)
+    is_short = len(words) <= 60 and [_in_words(one) for one in prompts].count(words) == 1
+    return words if is_short else f"{words[:50]}_{zlib.crc32(prompt.encode()):08x}"
+
+
+def _in_words(prompt: str) -> str:
+    return "_".join(re.findall(r"\w+", prompt.lower()))
 
 
 def common_folder(folders: Iterable[Path]) -> Path:

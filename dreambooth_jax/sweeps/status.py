@@ -106,8 +106,11 @@ def _is_made_from_the_same(config: Config, folder: RunFolder, made_from: Fingerp
 def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Is there anything that the run itself has to look at: other photos, say, or another format?"""
     a, b = flat(old), flat(new)
+    elsewhere = {"run_dir"}
+    if b["prior.num_images"]:  # the same are made anywhere
+        elsewhere.add("prior.class_images")
     return bool(changed_keys(old, new)) or any(
-        a.get(key) != value for key, value in b.items() if not key.startswith("model.") and key != "run_dir"
+        a.get(key) != value for key, value in b.items() if not key.startswith("model.") and key not in elsewhere
     )
 
 

@@ -109,22 +109,3 @@ def test_what_cannot_be_is_said_in_one_line(options, message):
         swept(*options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_members_share_class_images_that_are_made_in_one_way():
-    def folders(*options):
-        return [member.config.prior.class_images for member in swept(*options)[0]]
-
-    assert set(folders("--train.seed=0,1")) == {"runs/sweep/class_images/a_photo_of_a_dog"}
-    assert folders("--data.class_noun=dog,cat") == [
-        "runs/sweep/class_images/a_photo_of_a_dog",
-        "runs/sweep/class_images/a_photo_of_a_cat",
-    ]
-    assert len(set(folders("--prior.guidance_scale=3,5"))) == 2
-    assert len(set(folders("--prior.class_prompt=a dog,dogs", "--prior.class_images_prompt=a pet"))) == 1
-    assert folders("--train.seed=0,1", "--prior.class_images=dogs") == ["dogs", "dogs"]
-    assert folders("--data.class_noun=dog,cat", "--prior.class_images=x") == [
-        "x/a_photo_of_a_dog",
-        "x/a_photo_of_a_cat",
-    ]
-    assert folders("--prior.weight=0,1")[0] is None

@@ -51,7 +51,10 @@ def test_those_of_a_class_are_drawn_once_and_are_those_of_a_run_alone(tmp_path, 
         draw_photos(tmp_path / name, 2)
     group = members_in(tmp_path, "together")
     assert all(one.result.finished for one in run_group(group, tmp_path / "groups"))
-    assert [one for one in drawn if one[1]] == [("a_photo_of_a_dog", 3), ("a_photo_of_a_cat", 3)]
+    assert [(name.partition("-")[0], count) for name, count in drawn if count] == [
+        ("a_photo_of_a_dog", 3),
+        ("a_photo_of_a_cat", 3),
+    ]
     for one in group:
         (alone,) = (other for other in members_in(tmp_path, f"alone-{one.name}") if other.name == one.name)
         assert_as_alone(Path(one.config.run_dir), alone.config)

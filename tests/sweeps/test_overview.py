@@ -3,14 +3,18 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dreambooth_jax.config import SamplesConfig
+from dreambooth_jax.config.parse import key_types
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import groups
+from dreambooth_jax.members.axes import Axis, Choice
 from dreambooth_jax.sweeps.announce import announcement
-from dreambooth_jax.sweeps.grid import grid_of
+from dreambooth_jax.sweeps.grid import DRAWN, grid_of
 from dreambooth_jax.sweeps.jobs import stages_of
 from dreambooth_jax.sweeps.overview import interval, write_overview
 from dreambooth_jax.sweeps.pictures import headings
@@ -20,6 +24,7 @@ from dreambooth_jax.sweeps.status import is_done, say_error, status_of
 from dreambooth_jax.sweeps.sweep import read_sweep
 from tests.sweeps.folders import finish, planned
 
+DOCS = Path(__file__).parents[2] / "docs"
 SWEPT = ["--optimizer.learning_rate=1e-6,3e-6", "--train.seed=0,1,2", "--adapter.kind=lora"]
 
 
@@ -115,6 +120,7 @@ def test_who_is_done_is_known_and_another_run_refused(six):
     assert is_done(member)
     assert not is_done(changed(member, train={"steps": 900}))  # goes on
     assert not is_done(changed(member, data={"instance_images": "others"}))  # the run itself looks at the photos
+    assert is_done(changed(member, prior={"class_images": "elsewhere"}))
     for other in (changed(member, adapter={"rank": 3}), changed(member, optimizer={"learning_rate": 1.0})):
         with pytest.raises(InputError, match="^learning_rate-1e-6_seed-0: cannot resume at step 800: .* was .* and is"):
             is_done(other)
@@ -166,6 +172,12 @@ def test_settings_of_sampling_are_drawn_not_trained(tmp_path):
     assert len(members) == 2
     assert sweep.grid == "steps=30,50 'sampler=ddim,DPM++ 2M'"
     assert grid_of([]) == ("", [])
+    said = (DOCS / "sweeps.md").read_text()
+    for name in key_types(SamplesConfig):
+        key, values = f"samples.{name}", [Choice(text, (f"samples.{name}={text}",)) for text in ("1", "2")]
+        if name not in DRAWN:
+            assert f"`{name}`" in said.replace("samples.", "")
+            assert grid_of([Axis(key, tuple(values))]) == ("", [Axis(key, tuple(values))])
     with pytest.raises(InputError, match="steps = 0"):
         planned(tmp_path, "--samples.steps=0,1")
 

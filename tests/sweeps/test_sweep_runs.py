@@ -254,7 +254,7 @@ def test_subjects_are_trained_each_with_an_adapter(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "r")
     for name in ("dog6", "cat"):
         assert (tmp_path / "r" / "subjects" / name / "lora.safetensors").exists()
-    assert sorted(path.name for path in (tmp_path / "r" / "class_images").iterdir()) == [
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "r" / "class_images").iterdir()) == [
         "a_photo_of_a_cat",
         "a_photo_of_a_dog",
     ]
