@@ -39,6 +39,9 @@ class Tokenizer:
     """Ids per prompt, the first and last token among them."""
     added: Words = field(default_factory=dict)
     """Words that the files do not have, and the ids of their vectors."""
+    pad_is_text: bool = False
+    """Whether a padding token of its own (``!``), where a text spells it, is text, as to open_clip, A1111 and ComfyUI;
+    to transformers, and so to diffusers, it is padding."""
 
     def with_words(self, words: Words) -> "Tokenizer":
         """The same with more words.
@@ -71,7 +74,7 @@ class Tokenizer:
             return np.zeros((0, self.max_length), np.int32)
         if self.added:
             return np.asarray([self.framed(ids[: self.max_length - 2]) for ids in self.words(prompts)], np.int32)
-        encoded = self.backend(prompts, padding="max_length", max_length=self.max_length, truncation=True)
+        encoded = self.backend(prompts, padding="max_length", max_length=self.max_length, truncation=True, **self._how)
         return np.asarray(encoded["input_ids"], np.int32)
 
     def words(self, texts: Sequence[str]) -> list[list[int]]:
@@ -83,7 +86,13 @@ class Tokenizer:
         texts = [_text(text) for text in texts]
         if self.added:
             return [[id for id, _ in self._placed(text)] for text in texts]
-        return self.backend(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        return self.backend(texts, add_special_tokens=False, verbose=False, **self._how)["input_ids"] if texts else []
+
+    @property
+    def _how(self) -> dict[str, bool]:
+        """What the backend is told of how texts are read."""
+        apart = self.pad_is_text and self.backend.pad_token_id != self.backend.eos_token_id
+        return {"split_special_tokens": True} if apart else {}
 
     def _placed(self, text: str) -> list[tuple[int, int]]:
         """(id, where in the text it begins) of each."""
@@ -92,7 +101,9 @@ class Tokenizer:
             if word is not None:
                 found += [(id, start) for id in self.added[word]]
                 continue
-            encoded = self.backend(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            encoded = self.backend(
+                piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False, **self._how
+            )
             found += [(id, start + at) for id, (at, _) in zip(encoded["input_ids"], encoded["offset_mapping"])]
         return found
 

@@ -8,6 +8,7 @@ and the program is the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -79,6 +80,8 @@ def read_texts(
         InputError: for a prompt that is too long, or changes too often.
     """
     count, sampling = len(request.prompts), request.sampling
+    as_text = sampling.profile in ("a1111", "comfy")
+    tokenizers = {name: replace(one, pad_is_text=as_text) for name, one in tokenizers.items()}
     prompts = {PROMPTS: request.prompts, NEGATIVES: request.negative_prompts}
     if sampling.prompt_syntax == "plain":
         ids = {side: {name: read(texts) for name, read in tokenizers.items()} for side, texts in prompts.items()}

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Ids of prompts: fixed length, the right padding, and honesty about what is cut."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -51,6 +52,16 @@ def test_layout_of_a_row(kind, tokenizer):
         assert row[1 : 1 + len(inside)].tolist() == inside
         assert row[1 + len(inside)] == EOS
         assert set(row[2 + len(inside) :].tolist()) == {KINDS[kind]}
+
+
+def test_an_exclamation_mark_is_text_if_so_told(kind, tokenizer):
+    """Where ``!`` pads, transformers takes it for padding; open_clip and ComfyUI read ``!</w>``, as CLIP's own does."""
+    vocabulary = json.loads((tokenizer.folder / "vocab.json").read_text())
+    as_text = dataclasses.replace(tokenizer, pad_is_text=True)
+    for one, read in ((tokenizer, KINDS[kind] and vocabulary["!</w>"]), (as_text, vocabulary["!</w>"])):
+        assert one.words(["dog!"])[0] == [vocabulary["dog</w>"], read]
+        assert one(["dog!"])[0, :4].tolist() == [BOS, vocabulary["dog</w>"], read, EOS]
+        assert set(one(["dog!"])[0, 4:].tolist()) == {KINDS[kind]}
 
 
 @pytest.mark.parametrize("prompt", ["a 🐶 dog", "🐶", "a 👩\u200d👧 dog", "dog\u200b", "ﬁ", "𝒹𝑜𝑔"])

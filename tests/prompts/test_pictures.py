@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.diffusion.samplers import SAMPLERS, build_table
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.pipeline import load_pretrained
@@ -32,6 +33,17 @@ def pipe():
 
 def programs():
     return sharding._mapped._cache_size()
+
+
+@pytest.mark.parametrize("profile", [None, "diffusers", "a1111", "comfy"])
+def test_an_exclamation_mark_is_read_as_the_tool_of_the_profile_does(profile):
+    other = load_pretrained(FIXTURES / "legacy_flax_sd21")
+    sampling = SamplingConfig(prompt_syntax="a1111", profile=profile)
+    nothing = {"negative_prompt": None, "options": {}, "latents": None}
+    request = read_request(["a dog!"], sampling=sampling, seed=0, **nothing)
+    texts = read_texts(request, other.tokenizers, steps=np.zeros(1), with_guidance=True)
+    read = 256 if profile in ("a1111", "comfy") else 0
+    assert texts.fields["ids"]["text_encoder"][0, 3] == read
 
 
 @pytest.mark.slow
