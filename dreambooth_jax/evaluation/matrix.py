@@ -84,7 +84,11 @@ def draw_cells(
 
 
 def labelled_matrix(
-    pictures: dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]], axes: Sequence[Axis], *, title: str
+    pictures: dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]],
+    axes: Sequence[Axis],
+    *,
+    title: str,
+    rows_of: Sequence[Sequence[int]] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The sheet.
 
@@ -92,6 +96,7 @@ def labelled_matrix(
         pictures: by place; where one is missing, paper is seen. Smaller ones stand in the middle of the largest's room.
         axes: one, which goes across, to three.
         title: above all.
+        rows_of: the rows that each block has; by default all.
     """
     down, across, blocks = _in_three(axes)
     height, width = (max(picture.shape[side] for picture in pictures.values()) for side in (0, 1))
@@ -103,6 +108,7 @@ def labelled_matrix(
     step_x = max(width, 8 * size, widest) + MARGIN
     rows = _wrapped(down, ROW_LETTERS)
     sheets = _wrapped(blocks, ROW_LETTERS + int(len(columns) * step_x / (0.6 * size)))
+    rows_of = rows_of or [range(len(rows))] * len(sheets)
     longest = max(int(font.getlength(part)) for text in rows for part in text.split("\n"))
     left = MARGIN + (longest + MARGIN if down else 0)
     top = line * max(text.count("\n") + 1 for text in columns) + MARGIN if across else 0
@@ -110,7 +116,8 @@ def labelled_matrix(
     heading = textwrap.fill(title, max(8, int((sheet_width - 2 * MARGIN) / (0.62 * size))))
     headings = [heading, *sheets]
     depth = [line * (text.count("\n") + 1) + MARGIN if text else 0 for text in headings]
-    sheet = Image.new("RGB", (sheet_width, MARGIN + sum(depth) + len(sheets) * (top + step_y * len(rows))), PAPER)
+    sheet_height = MARGIN + sum(depth) + len(sheets) * top + step_y * sum(map(len, rows_of))
+    sheet = Image.new("RGB", (sheet_width, sheet_height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.multiline_text((MARGIN, MARGIN), heading, fill=INK, font=font)
     y = MARGIN + depth[0]
@@ -120,8 +127,8 @@ def labelled_matrix(
         for j, text in enumerate(columns):
             pen.multiline_text((left + j * step_x, y), text, fill=INK, font=font)
         y += top
-        for i, text in enumerate(rows):
-            pen.multiline_text((MARGIN, y + MARGIN), text, fill=INK, font=font)
+        for i in rows_of[k]:
+            pen.multiline_text((MARGIN, y + MARGIN), rows[i], fill=INK, font=font)
             for j in range(len(columns)):
                 place = tuple(n for n, axis in ((i, down), (j, across), (k, blocks)) if axis)
                 if place not in pictures:

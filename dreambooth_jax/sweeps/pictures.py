@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
 """One labelled picture of all members: downwards the members, across the settings of sampling or the seeds, and the
-prompts block by block. Each picture is kept by itself, so that none is drawn twice."""
+prompts block by block, each with the members that have it. Each picture is kept by itself, and not drawn twice."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,6 +38,30 @@ LARGEST_SHEET = 16_000
 """Pixels of a side of the sheet; pictures become smaller where it would be larger."""
 
 
+class Prompt(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        template: with fields.
+        syntax: of it.
+    """
+
+    template: str
+    syntax: Literal["plain", "a1111"]
+
+
+class Asked(NamedTuple):
+    """What is drawn of a member; nothing where its settings ask for no pictures.
+
+    Attributes:
+        prompts: each differs from the others.
+        columns: settings of sampling or seeds, each at a place that no others have, of whichever member.
+    """
+
+    prompts: Sequence[Prompt]
+    columns: Sequence[Drawn]
+
+
 def draw_sheet(sweep: Sweep, finished: Sequence[Cell], file: Path) -> Path | None:
     """Draw what is not drawn yet, and the sheet. None where the settings ask for no pictures, or nobody is finished.
 
@@ -50,56 +74,72 @@ def draw_sheet(sweep: Sweep, finished: Sequence[Cell], file: Path) -> Path | Non
     """
     if not finished:
         return None
-    rows = {cell.name: number for number, cell in enumerate(sweep.cells)}
-    pictures: dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]] = {}
-    config = sweep.member(finished[0].name).config
-    if not _templates(config) or not (config.samples.every or sweep.grid):
+    configs = {cell.name: sweep.member(cell.name).config for cell in sweep.cells}
+    asked = [_asked(sweep, config) for config in configs.values()]
+    drawn = [(row, cell.name) for row, cell in enumerate(sweep.cells) if cell in finished and asked[row].prompts]
+    if not drawn:
         return None
-    with announced(f"drawing pictures of {len(finished)} members", usually="a minute for each"):
-        for cell in finished:
-            for place, picture in _pictures_of(sweep, cell.name).items():
-                pictures[rows[cell.name], *place] = picture
+    prompts = list(dict.fromkeys(prompt for one in asked for prompt in one.prompts))
+    columns = {column.place: column for one in asked for column in one.columns}
+    places = sorted(columns)
+    pictures: dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]] = {}
+    with announced(f"drawing pictures of {len(drawn)} members", usually="a minute for each"):
+        for row, name in drawn:
+            for (place, prompt), picture in _pictures_of(configs[name], sweep.run_dir(name), asked[row]).items():
+                pictures[row, places.index(place), prompts.index(prompt)] = picture
     if not distributed.is_main():
         return None
+    words = [subject_of(concepts_of(config)[0]) for config in configs.values()]
+    rows_of = [[row for row, one in enumerate(asked) if prompt in one.prompts] for prompt in prompts]
     down = _labels("member", [" ".join(cell.labels) for cell in sweep.cells])
-    across = _across(sweep, config)
-    words = [subject_of(concepts_of(sweep.member(cell.name).config)[0]) for cell in sweep.cells]
-    blocks = _labels("prompt", headings(_templates(config), words, syntax=config.samples.prompt_syntax))
+    across = _across(sweep, [columns[place] for place in places])
+    blocks = _labels(
+        "prompt", [heading(prompt, [words[row] for row in rows]) for prompt, rows in zip(prompts, rows_of)]
+    )
     height, width = (max(picture.shape[side] for picture in pictures.values()) for side in (0, 1))
-    sides = (height * len(down.values) * len(blocks.values), width * len(across.values))
+    sides = (height * sum(map(len, rows_of)), width * len(across.values))
     pictures = {place: _smaller(picture, LARGEST_SHEET / max(sides)) for place, picture in pictures.items()}
-    about = {"prompt": " | ".join(_templates(config)), "grid": sweep.grid, "seed": config.samples.seed}
-    save_png(file, labelled_matrix(pictures, [down, across, blocks], title=sweep.folder.name), about)
+    about: dict[str, Any] = {"prompt": " | ".join(prompt.template for prompt in prompts), "grid": sweep.grid}
+    seeds = {config.samples.seed for config in configs.values()}
+    about |= {"seed": seeds.pop()} if len(seeds) == 1 else {}
+    sheet = labelled_matrix(pictures, [down, across, blocks], title=sweep.folder.name, rows_of=rows_of)
+    save_png(file, sheet, about)
     return file
 
 
-def headings(templates: Sequence[str], words: Sequence[Subject], *, syntax: Literal["plain", "a1111"]) -> list[str]:
-    """Prompts as all members have them; a word in which they differ is called by what it is.
+def heading(prompt: Prompt, words: Sequence[Subject]) -> str:
+    """A prompt as all members have it; a word in which they differ is called by what it is.
 
     Args:
-        templates: with fields.
-        words: of each member.
-        syntax: of the templates.
+        prompt: with fields.
+        words: of each member that has it.
     """
     identifiers, nouns = {one.identifier for one in words}, {one.class_noun for one in words}
     common = Subject(
         identifier=identifiers.pop() if len(identifiers) == 1 else "<identifier>",
         class_noun=nouns.pop() if len(nouns) == 1 else "<class noun>",
     )
-    return [common.fill(template, syntax=syntax) for template in templates]
+    return common.fill(prompt.template, syntax=prompt.syntax)
 
 
-def _pictures_of(sweep: Sweep, name: str) -> dict[tuple[int, ...], UInt8[np.ndarray, "h w 3"]]:
-    """(column, block) -> picture of a member, drawn where it is not there; empty but on process 0."""
-    config, folder = sweep.member(name).config, sweep.run_dir(name)
+def _asked(sweep: Sweep, config: Config) -> Asked:
+    if not (config.samples.every or sweep.grid):
+        return Asked((), ())
+    prompts = [Prompt(template, config.samples.prompt_syntax) for template in expanded(config.samples.prompts)]
+    return Asked(tuple(dict.fromkeys(prompts)), cells_of(read_axes(sweep.grid)) if sweep.grid else _seeds(config))
+
+
+def _pictures_of(
+    config: Config, folder: Path, asked: Asked
+) -> dict[tuple[tuple[int, ...], Prompt], UInt8[np.ndarray, "h w 3"]]:
+    """(place of the column, prompt) -> picture of a member, drawn where it is not there; empty but on process 0."""
     sampling = DrawingConfig.of(config.samples.sampling(size=config.data.size))
     settings = MatrixSettings(prompt="", seed=config.samples.seed, sampling=sampling, given={})
     subject = subject_of(concepts_of(config)[0])
-    prompts = [subject.fill(template, syntax=config.samples.prompt_syntax) for template in _templates(config)]
-    columns = cells_of(read_axes(sweep.grid)) if sweep.grid else _seeds(config)
+    prompts = [subject.fill(template, syntax=syntax) for template, syntax in asked.prompts]
     step = RunFolder(folder).exported.read_text(encoding="utf-8") if distributed.is_main() else ""
     wanted = {}
-    for (i, column), (j, prompt) in product(enumerate(columns), enumerate(prompts)):
+    for (i, column), (j, prompt) in product(enumerate(asked.columns), enumerate(prompts)):
         drawn = Drawn((i, j), {**column.told, "prompt": prompt})
         wanted[drawn.place] = drawn, folder / "pictures" / f"{_digest(drawn, settings, step)}.png"
     missing = [drawn for drawn, file in wanted.values() if not file.exists()]
@@ -114,7 +154,11 @@ def _pictures_of(sweep: Sweep, name: str) -> dict[tuple[int, ...], UInt8[np.ndar
                 save_png(wanted[drawn.place][1], picture, about | {"model": model.name})
 
         distributed.on_main(draw)
-    return {place: np.asarray(decode(file)) for place, (_, file) in wanted.items()} if distributed.is_main() else {}
+    if not distributed.is_main():
+        return {}
+    return {
+        (asked.columns[i].place, asked.prompts[j]): np.asarray(decode(file)) for (i, j), (_, file) in wanted.items()
+    }
 
 
 def _digest(drawn: Drawn, settings: MatrixSettings, step: str) -> str:
@@ -123,23 +167,17 @@ def _digest(drawn: Drawn, settings: MatrixSettings, step: str) -> str:
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
 
 
-def _templates(config: Config) -> list[str]:
-    """What is drawn of each member, with fields."""
-    return expanded(config.samples.prompts)
-
-
 def _seeds(config: Config) -> list[Drawn]:
     seeds = range(config.samples.seed, config.samples.seed + config.samples.num_images)
-    return [Drawn((number,), {"seed": seed}) for number, seed in enumerate(seeds)]
+    return [Drawn((seed,), {"seed": seed}) for seed in seeds]
 
 
-def _across(sweep: Sweep, config: Config) -> Axis:
+def _across(sweep: Sweep, columns: Sequence[Drawn]) -> Axis:
     """The columns: seeds, or combinations of settings of sampling."""
     if not sweep.grid:
-        return _labels("seed", [f"samples.seed={one.told['seed']}" for one in _seeds(config)])
+        return _labels("seed", [f"samples.seed={one.told['seed']}" for one in columns])
     axes = read_axes(sweep.grid)
-    places = [drawn.place for drawn in cells_of(axes)]
-    return _labels("", [" ".join(axis.label(n) for axis, n in zip(axes, place)) for place in places])
+    return _labels("", [" ".join(axis.label(n) for axis, n in zip(axes, one.place)) for one in columns])
 
 
 def _labels(name: str, texts: Sequence[str]) -> Axis:

@@ -17,7 +17,7 @@ from dreambooth_jax.sweeps.announce import announcement
 from dreambooth_jax.sweeps.grid import DRAWN, grid_of
 from dreambooth_jax.sweeps.jobs import stages_of
 from dreambooth_jax.sweeps.overview import interval, write_overview
-from dreambooth_jax.sweeps.pictures import headings
+from dreambooth_jax.sweeps.pictures import Prompt, heading
 from dreambooth_jax.sweeps.run import left_of
 from dreambooth_jax.sweeps.scores import SCORES, Score, scores_of
 from dreambooth_jax.sweeps.status import is_done, say_error, status_of
@@ -199,7 +199,11 @@ def test_a_mean_has_the_digits_that_its_interval_gives_it(mean, half_width, sign
 def test_prompts_above_pictures_have_the_words_that_all_members_share():
     dogs = [Subject(identifier=word, class_noun="dog") for word in ("sks", "zwx")]
     templates = ["a {identifier} {class_noun}", "a {class_noun} here"]
-    assert headings(templates, dogs[:1] * 2, syntax="plain") == ["a sks dog", "a dog here"]
-    assert headings(templates, dogs, syntax="plain") == ["a <identifier> dog", "a dog here"]
+
+    def headings(words, syntax):
+        return [heading(Prompt(template, syntax), words) for template in templates]
+
+    assert headings(dogs[:1] * 2, "plain") == ["a sks dog", "a dog here"]
+    assert headings(dogs, "plain") == ["a <identifier> dog", "a dog here"]
     two = [dogs[0], Subject(identifier="sks", class_noun="cat")]
-    assert headings(templates, two, syntax="a1111") == ["a sks <class noun>", "a <class noun> here"]
+    assert headings(two, "a1111") == ["a sks <class noun>", "a <class noun> here"]
