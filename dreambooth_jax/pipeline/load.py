@@ -35,8 +35,8 @@ def load_pretrained(
     """Read a model.
 
     Args:
-        path_or_hub_id: folder in the diffusers layout, a hub id, a single file of Stable Diffusion 1.x or 2.x as A1111
-            and ComfyUI have them, or "embedded", the tiny model of the package.
+        path_or_hub_id: folder in the diffusers layout, a hub id, a single file of Stable Diffusion 1.x, 2.x or XL as
+            A1111 and ComfyUI have them, or "embedded", the tiny model of the package.
         revision: the hub's branch, tag or commit.
         dtype: what to compute in; None and "auto" are bfloat16 on TPU and GPU, float32 on CPU.
         variant: weight files to prefer, such as fp16.

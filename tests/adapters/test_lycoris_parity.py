@@ -11,6 +11,7 @@ import pytest
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import boft, difference, glora, ia3, loha, lokr, oft
+from dreambooth_jax.adapters.dora import DORA
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("lycoris.modules")
@@ -82,7 +83,8 @@ def assert_equal(method, module, layer):
     ``get_diff_weight`` multiplies some scales twice."""
     weight, bias = ours(layer.weight), layer.bias.detach().numpy()
     x, y, dy, gradients = theirs(module, layer)
-    stored = {name: ours(tensor) for name, tensor in stored_by(module).items()}
+    gradients = {name.removesuffix(".weight"): gradient for name, gradient in gradients.items()}
+    stored = {name.removesuffix(".weight"): ours(tensor) for name, tensor in stored_by(module).items()}
     with jax.enable_x64(True):
         tensors = {name: jnp.asarray(value) for name, value in stored.items()}
         kernel, bias, x = jnp.asarray(weight), jnp.asarray(bias), jnp.asarray(images(x))
@@ -139,6 +141,17 @@ def test_with_dora(layer, of_outputs, kind, method):
     with jax.enable_x64(True):
         tensors = {name: jnp.asarray(value) for name, value in stored.items()}
         np.testing.assert_allclose(method.kernel(jnp.asarray(weight), tensors), ours(merged), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("of_outputs", [False, True])
+def test_dora(layer, of_outputs, monkeypatch):
+    """Along either axis. The paper takes norms for constants (§ 4.3), through which LyCORIS differentiates."""
+    norm = torch.Tensor.norm
+    monkeypatch.setattr(torch.Tensor, "norm", lambda *given, **named: norm(*given, **named).detach())
+    layer = layer_of(layer)
+    options = {"weight_decompose": True, "wd_on_out": of_outputs}
+    assert_equal(DORA, module_of(modules.LoConModule, layer, lora_dim=2, alpha=ALPHA, **options), layer)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

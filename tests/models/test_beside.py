@@ -2,6 +2,9 @@
 # Copyright The dreambooth_jax authors
 """What stands next to layers is what is put into their kernels: results and gradients, in float64."""
 
+from functools import partial
+from zlib import crc32
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +12,13 @@ import pytest
 from flax import linen as nn
 
 from dreambooth_jax import rng, trees
+from dreambooth_jax.adapters import ia3, lidb
+from dreambooth_jax.adapters.dora import DORA
 from dreambooth_jax.adapters.kernels import KernelMethod, kernel_adapter
-from dreambooth_jax.adapters.low_rank import LORA
+from dreambooth_jax.adapters.lora import start as lora_start
+from dreambooth_jax.adapters.low_rank import LORA, first_factors
+from dreambooth_jax.adapters.rank_relaxed import RANK_RELAXED
+from dreambooth_jax.adapters.ranks import Ranks
 from dreambooth_jax.models import CLIPTextConfig, CLIPTextModel, UNet2DConditionModel, UNetConfig
 from dreambooth_jax.models.beside import Beside, apply, attached
 from dreambooth_jax.models.components import CLIP_TEXT, UNET
@@ -72,8 +80,42 @@ def product(kernel, name):
     return {"alpha": jnp.asarray(0.7)}, {"lora_down": down, "lora_up": up}
 
 
+def relaxed(key, kernel):
+    fixed, trained = lidb.start(key, kernel, seed=1, down=4, up=3)
+    return {**fixed, **trained}, first_factors(key, kernel.shape, 2, jnp.float64)
+
+
+WAYS = {
+    "dora, inputs": (DORA, partial(lora_start, ranks=Ranks(2, alpha=3.0), dora="input")),
+    "dora, outputs": (DORA, partial(lora_start, ranks=Ranks(2, alpha=3.0), dora="output")),
+    "ia3": (ia3.IA3, lambda key, kernel: ia3.start(kernel, on_input=bool(kernel.shape[-1] % 2))),
+    "lidb": (lidb.LIDB, partial(lidb.start, seed=3, rank=2, down=5, up=4)),
+    "rank relaxed": (RANK_RELAXED, relaxed),
+}
+"""All that stands beside layers, but for low rank as it is."""
+
+
+def way_of(tensors):
+    """By the names of its tensors."""
+    marks = {"dora_scale": "dora, inputs", "lora_down": "rank relaxed", "lidb_down": "lidb", "weight": "ia3"}
+    return WAYS[next(way for mark, way in marks.items() if mark in tensors)][0]
+
+
+def any_way(kernel, name):
+    """One of them, by the layer's name, away from where it starts."""
+    start = list(WAYS.values())[crc32(name.encode()) % len(WAYS)][1]
+    fixed, trained = start(rng.root_key(0), kernel)
+    return fixed, {one: leaf + 0.3 * draw(leaf.size, *leaf.shape) for one, leaf in trained.items()}
+
+
+EVERY = KernelMethod(
+    "every",
+    lambda kernel, tensors: way_of(tensors).kernel(kernel, tensors),
+    lambda kernel, tensors: way_of(tensors).beside(kernel, tensors),
+)
 METHODS = {
     "low rank": (LORA, product),
+    "every way": (EVERY, any_way),
     "outputs": (shares(True, False), lambda kernel, name: ({}, {"factors": draw(len(name), kernel.shape[-1])})),
     "inputs": (shares(False, True), lambda kernel, name: ({}, {"factors": draw(len(name), kernel.shape[-2])})),
 }
@@ -117,7 +159,7 @@ def test_every_kind_of_layer(method):
     assert jnp.abs(result - module.apply({"params": params}, x)).max() > 0.1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["low rank", "outputs", "inputs"])
 def test_rows_of_a_member_meet_its_own(method):
     """Two rows of each of three members: as three calls, gradients too."""
     module, x = Layers(), draw(0, 6, 8, 10, 4)
@@ -164,21 +206,26 @@ TEXT = CLIPTextConfig(vocab_size=50, hidden_size=12, intermediate_size=20, num_h
 
 
 @pytest.mark.slow
-def test_every_kernel_of_a_denoiser():
+@pytest.mark.parametrize("method", ["low rank", "every way"])
+def test_every_kernel_of_a_denoiser(method):
     """Those of convolutions and of strides of two included, whatever is computed again."""
     module = UNet2DConditionModel(TINY, dtype=jnp.float64)
-    adapter = adapter_of("low rank")
+    adapter = adapter_of(method)
     frozen, trainable = adapter.init(rng.root_key(0), {"net": random_params(UNET, TINY)})
-    assert len(trees.flatten(trainable)) == 2 * len([n for n in trees.flatten(frozen) if n.endswith("/kernel")])
+    changed = {name.rpartition("/")[0] for name in trees.flatten(trainable)}
+    assert len(changed) == len([name for name in trees.flatten(frozen) if name.endswith("/kernel")])
     inputs = draw(0, 2, 8, 8, 4), jnp.asarray([3, 700]), draw(1, 2, 5, 12)
     assert_the_same([module.clone(remat=remat) for remat in REMATS], adapter, frozen, trainable, *inputs)
 
 
-def test_every_kernel_of_a_text_encoder():
+@pytest.mark.parametrize("method", ["low rank", "every way"])
+def test_every_kernel_of_a_text_encoder(method):
     module = CLIPTextModel(TEXT, dtype=jnp.float64)
-    adapter = adapter_of("low rank")
+    adapter = adapter_of(method)
     frozen, trainable = adapter.init(rng.root_key(0), {"net": random_params(CLIP_TEXT, TEXT)})
-    assert len(trees.flatten(trainable)) == 2 * 2 * 6
+    names = {name.rpartition("/")[2] for name in trees.flatten(trainable)}
+    every = {"dora_scale", "lora_down", "lora_up", "lidb_down", "lidb_up", "weight"}
+    assert names == (every if method == "every way" else {"lora_down", "lora_up"})
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 50, (2, 77)))
     assert_the_same([module.clone(remat=remat) for remat in REMATS], adapter, frozen, trainable, ids)
 
