@@ -77,6 +77,12 @@ def test_a_device_holds_its_part_of_the_parameters(reports, name, part):
     assert [report[name]["held"] for report in reports] == [part, part]
 
 
+def test_each_draws_with_all_parameters_in_parts_on_its_own_devices(reports):
+    """Where a whole copy takes too much of a device."""
+    for report in reports:
+        assert report["drawn"] == {"a": [64 * 96 // 2, 0], "b": [128 * 50 // 2, 0], "c": [15, 0]}
+
+
 @pytest.mark.parametrize("name", MAPPERS)
 def test_one_process_restores_what_two_wrote(folder, alone, name):
     expected, _, _ = alone

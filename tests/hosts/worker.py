@@ -6,6 +6,7 @@ python -m tests.hosts.worker FOLDER --coordinator ... --num_processes ... --proc
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from dreambooth_jax.trainer.members import run_group
 from dreambooth_jax.training import parallel
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import StopSign
+from dreambooth_jax.training.parallel import drawing
 from dreambooth_jax.training.parallel.sharding import replicate
 from tests.prepare.fake import FakePipeline
 from tests.training import toy
@@ -36,6 +38,8 @@ MAPPERS = {"pmap": ("pmap", 0), "fsdp": ("fsdp", 0), "fsdp in pairs": ("fsdp", 2
 RECIPE = Recipe(prompt="a photo of a dog", model="abc", sampling=SamplingConfig(height=16, width=16, steps=3))
 VIEWS = Views(size=Size(16, 16), crop="random", flip=True, seed=3)
 SPOILT = {3: "black", 6: 2}
+LEAVES = [np.random.default_rng(7).normal(size=shape).astype("float32") for shape in ((64, 96), (128, 50), (3, 5))]
+"""The last is too small to be split."""
 
 
 def train(folder, name):
@@ -54,6 +58,20 @@ def train(folder, name):
     if distributed.is_main():
         np.savez(folder / f"{name}.npz", *leaves)
     return {"losses": losses + more, "held": held, "rows": [mapper.rows(16).start, mapper.rows(16).stop]}
+
+
+def drawn():
+    """How parameters lie that are split over all devices and too large to be whole on one, and what they are."""
+    target = dataclasses.replace(Target.here(), memory=2**16)
+    tree = {name: numbers for name, numbers in zip("abc", LEAVES, strict=True)}
+    placed = parallel.make_mapper("fsdp", target).place(tree)
+    assert not placed["a"].is_fully_addressable
+    parallel.sharding.AT_ONCE = LEAVES[0].nbytes  # each in a program of its own
+    brought = drawing.for_drawing(placed, target)
+    return {
+        name: [leaf.addressable_data(0).size, float(abs(np.asarray(leaf) - tree[name]).max())]
+        for name, leaf in brought.items()
+    }
 
 
 def stop(process):
@@ -117,6 +135,7 @@ def main():
         "devices": [jax.device_count(), jax.local_device_count()],
         "gathered": distributed.gather(np.arange(2) + 10 * process).tolist(),
         **{name: train(folder, name) for name in MAPPERS},
+        "drawn": drawn(),
         "stopped": stop(process),
         "unlike": refusal(multihost.check_same, "settings", f"of process {process}"),
         "alike": refusal(multihost.check_same, "settings", "of all"),

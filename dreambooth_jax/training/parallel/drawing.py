@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dreambooth_jax.models.parts import WHOLE
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel.mapper import with_shardings
-from dreambooth_jax.training.parallel.sharding import ROWS, replicate
+from dreambooth_jax.training.parallel.sharding import ROWS, bring_here, replicate
 from dreambooth_jax.trees import nbytes
 
 MOST_OF_A_DEVICE = 0.5
@@ -25,7 +25,7 @@ SMALL = 2**12
 def for_drawing(params: Any, target: Target) -> Any:
     """Logical arrays, or shapes with shardings -> the same as a pipeline draws with them.
 
-    Over several processes they are whole: what one of them draws the others need not.
+    What one of several processes draws the others need not, so each has all parameters: split over its own devices.
     """
     if stays_in_parts(params, target):
         return split(params, target.mesh)
@@ -36,7 +36,7 @@ def for_drawing(params: Any, target: Target) -> Any:
 
 def stays_in_parts(params: Any, target: Target) -> bool:
     """Whether parameters that lie in parts are too large to be whole on each device."""
-    if target.memory is None or len(target.local) == 1 or target.local != target.devices:
+    if target.memory is None or len(target.local) == 1:
         return False
     is_whole = all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
     return not is_whole and nbytes(params) > MOST_OF_A_DEVICE * target.memory
@@ -50,9 +50,7 @@ def split(params: Any, mesh: Mesh) -> Any:
         axis = max(dims, key=lambda axis: leaf.shape[axis]) if dims and leaf.size >= SMALL else WHOLE
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS) if axis != WHOLE else PartitionSpec())
 
-    if not _are_arrays(params):
-        return with_shardings(params, sharding)
-    return jax.device_put(params, jax.tree.map(sharding, params))
+    return bring_here(params, mesh, sharding) if _are_arrays(params) else with_shardings(params, sharding)
 
 
 def _are_arrays(params: Any) -> bool:
