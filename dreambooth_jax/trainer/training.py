@@ -27,7 +27,7 @@ from dreambooth_jax.training.metrics import Recorder
 from dreambooth_jax.training.parallel import Mapper
 from dreambooth_jax.training.parallel.drawing import for_drawing
 from dreambooth_jax.training.parallel.memories import on_devices
-from dreambooth_jax.training.parallel.sharding import replicate
+from dreambooth_jax.training.parallel.sharding import for_writing, replicate
 from dreambooth_jax.training.state import TrainState
 from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters import Module
@@ -143,8 +143,10 @@ class Training:
         return composed(adapter, on_devices(frozen), mapper.place(trainable))
 
     def best_params(self, state: TrainState, *networks: str) -> Tree:
-        """Some networks, or all, with the average, where one is kept: what is exported."""
-        return self.whole_params(self.averaged(state) or state.trainable, *networks)
+        """Some networks, or all, with the average, where one is kept: what is exported. All processes call it."""
+        return for_writing(
+            self._composed(self.averaged(state) or state.trainable, *networks), self.setup.mapper.target.mesh
+        )
 
     def drawn_params(self, state: TrainState) -> Tree:
         """The same of all networks, as they lie while pictures are drawn."""

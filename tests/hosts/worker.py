@@ -30,7 +30,7 @@ from dreambooth_jax.training import parallel
 from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import StopSign
 from dreambooth_jax.training.parallel import drawing
-from dreambooth_jax.training.parallel.sharding import replicate
+from dreambooth_jax.training.parallel.sharding import for_writing, replicate
 from tests.prepare.fake import FakePipeline
 from tests.training import toy
 
@@ -68,10 +68,12 @@ def drawn():
     assert not placed["a"].is_fully_addressable
     parallel.sharding.AT_ONCE = LEAVES[0].nbytes  # each in a program of its own
     brought = drawing.for_drawing(placed, target)
-    return {
-        name: [leaf.addressable_data(0).size, float(abs(np.asarray(leaf) - tree[name]).max())]
-        for name, leaf in brought.items()
-    }
+    written = for_writing(placed, target.mesh)
+    if distributed.is_main():
+        jax.tree.map(np.testing.assert_array_equal, written, tree)
+    assert isinstance(written["a"], np.ndarray if distributed.is_main() else jax.ShapeDtypeStruct)
+    jax.tree.map(np.testing.assert_array_equal, brought, tree)
+    return {name: leaf.addressable_data(0).size for name, leaf in brought.items()}
 
 
 def stop(process):

@@ -14,6 +14,7 @@ from dreambooth_jax.memory import bytes_per_device
 from dreambooth_jax.pipeline import load_pretrained
 from dreambooth_jax.target import Target
 from dreambooth_jax.training.parallel import drawing, make_mapper
+from dreambooth_jax.training.parallel.sharding import for_writing
 from tests.runs import MODEL
 
 RUN = {"steps": 2, "height": 16, "width": 16}
@@ -72,3 +73,13 @@ def test_what_is_planned_is_laid_out_as_what_is_drawn(sharded):
         planned = drawing.for_drawing(mapper.shapes(trees.shapes(sharded.params)), target)
         drawn = drawing.for_drawing(sharded.params, target)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, planned, drawn)))
+
+
+def test_what_is_written_needs_no_room_on_a_device(sharded):
+    """What lies in parts is put together in the host's memory; what is whole already is not copied."""
+    written = trees.flatten(for_writing(sharded.params, sharded.target.mesh))
+    read = trees.flatten(load_pretrained(MODEL).params)
+    for name, leaf in trees.flatten(sharded.params).items():
+        np.testing.assert_array_equal(written[name], read[name])
+        assert (written[name] is leaf) == leaf.sharding.is_fully_replicated
+        assert isinstance(written[name], np.ndarray) != leaf.sharding.is_fully_replicated

@@ -50,7 +50,9 @@ def split(params: Any, mesh: Mesh) -> Any:
         axis = max(dims, key=lambda axis: leaf.shape[axis]) if dims and leaf.size >= SMALL else WHOLE
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS) if axis != WHOLE else PartitionSpec())
 
-    return bring_here(params, mesh, sharding) if _are_arrays(params) else with_shardings(params, sharding)
+    if not _are_arrays(params):
+        return with_shardings(params, sharding)
+    return bring_here(params, mesh, lambda leaf: jax.device_put(leaf, sharding(leaf)))
 
 
 def _are_arrays(params: Any) -> bool:

@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dreambooth_jax import distributed
 from dreambooth_jax.models.parts import WHOLE, as_parts
-from dreambooth_jax.trees import Tree
+from dreambooth_jax.trees import Tree, shapes
 
 ROWS = "rows"
 """The mesh's one axis."""
@@ -131,38 +133,53 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     What lies whole on the devices already is not copied.
     """
     here = NamedSharding(mesh, PartitionSpec())
-    return bring_here(tree, mesh, lambda _: here)
+    return bring_here(tree, mesh, lambda leaf: jax.device_put(leaf, here))
 
 
-def bring_here(tree: Any, mesh: Mesh, sharding: Callable[[jax.Array], NamedSharding]) -> Any:
-    """Logical arrays, on this process's devices (``Target.mesh``) as ``sharding`` of each says.
+def for_writing(tree: Any, mesh: Mesh) -> Any:
+    """Logical arrays, as process 0 writes them: what lies split in its host's memory, of which others have shapes, so
+    that no device needs room for what it does not compute with. All processes call it.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    split = {i: leaf for i, leaf in enumerate(leaves) if not leaf.is_fully_replicated}
+    written = bring_here(split, mesh, np.asarray if distributed.is_main() else shapes)
+    return jax.tree.unflatten(
+        structure, [written[i] if i in written else _local(leaf, mesh) for i, leaf in enumerate(leaves)]
+    )
+
+
+def bring_here(tree: Any, mesh: Mesh, keep: Callable[[jax.Array], Any]) -> Any:
+    """What ``keep`` makes of each logical array, which it is given on this process's devices alone (``Target.mesh``).
 
     What lies split over processes is gathered, so all of them have to call this: :data:`AT_ONCE` bytes at once, which
     a device needs beside the result.
     """
     leaves, structure = jax.tree.flatten(tree)
-    whole_here = NamedSharding(mesh, PartitionSpec())
-
-    def local(leaf: jax.Array) -> jax.Array:
-        if not leaf.is_fully_addressable:
-            shards = [shard.data for shard in leaf.addressable_shards]
-            leaf = jax.make_array_from_single_device_arrays(leaf.shape, whole_here, shards)
-        return jax.device_put(leaf, sharding(leaf))
-
     far = [i for i, leaf in enumerate(leaves) if not (leaf.is_fully_addressable or leaf.is_fully_replicated)]
+    kept: dict[int, Any] = {}
     for some in _portions(far, [leaves[i].nbytes for i in far]):
         everywhere = NamedSharding(leaves[some[0]].sharding.mesh, PartitionSpec())
         whole = _gathered([leaves[i] for i in some], everywhere)
-        brought = jax.block_until_ready([local(leaf) for leaf in whole])  # or the next would be gathered beside it
-        for i, leaf in zip(some, brought, strict=True):
-            leaves[i] = leaf
-    done = set(far)
-    return jax.tree.unflatten(structure, [leaf if i in done else local(leaf) for i, leaf in enumerate(leaves)])
+        brought = [keep(_local(leaf, mesh)) for leaf in whole]
+        del whole
+        kept |= zip(some, jax.block_until_ready(brought), strict=True)  # or the next would be gathered beside it
+    return jax.tree.unflatten(
+        structure, [kept[i] if i in kept else keep(_local(leaf, mesh)) for i, leaf in enumerate(leaves)]
+    )
+
+
+def _local(leaf: jax.Array, mesh: Mesh) -> jax.Array:
+    """The same without other processes' devices; it is all on these already."""
+    if leaf.is_fully_addressable:
+        return leaf
+    shards = [shard.data for shard in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, PartitionSpec()), shards)
 
 
 def _portions(items: list[int], sizes: list[int]) -> Iterator[list[int]]:
     """In order, as many together as have :data:`AT_ONCE` bytes."""
-    some, total = [], 0
+    some: list[int] = []
+    total = 0
     for item, size in zip(items, sizes, strict=True):
         if some and total + size > AT_ONCE:
             yield some
