@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 FILE = ".lock"
 
 
+class InUseError(InputError):
+    """A folder is another run's: nothing is wrong with what was to be done there, and nothing may be written."""
+
+
 @contextmanager
 def locked(folder: Path, *, key: str = "run_dir") -> Iterator[None]:
     """Keep other runs out of a folder, which is made if it is not there and goes again if nothing was put there.
@@ -29,12 +33,13 @@ def locked(folder: Path, *, key: str = "run_dir") -> Iterator[None]:
         key: the setting that names it.
 
     Raises:
-        InputError: if another run holds it.
+        InUseError: if another run holds it.
+        InputError: if nothing can be written there.
     """
     handle, holder = _acquire(folder, key) if distributed.is_main() else (None, "")
     try:
         if distributed.gather(bool(holder))[0]:
-            raise InputError(
+            raise InUseError(
                 f"{folder} is in use by another run ({holder or 'seen by process 0'}): wait for it, stop it, or choose "
                 f"another {key}"
             )

@@ -73,21 +73,23 @@ def run_all(call: Call, axes: "Sequence[Axis]", *, within: str) -> None:
         within: name of the folder that has the members' own.
     """
     begin(call.settings)
-    made, members = planned(call, axes, within=within)
+    from dreambooth_jax.sweeps.engines import EngineOptions, check_engine
+
     options = call.options
+    given = {name: options[name] for name in ("gpus", "cpus", "retries", "submit") if options.get(name) is not None}
+    engine, of_engine, at_once = options.get("engine") or "local", EngineOptions(**given), most_at_once(options)
+    check_engine(engine, of_engine)
+    made, members = planned(call, axes, within=within)
     if options.get("dry_run"):
         from dreambooth_jax.sweeps.announce import announcement
         from dreambooth_jax.sweeps.run import left_of
 
-        print(announcement(members, left_of(members, at_once=most_at_once(options)), grid=made.grid))
+        print(announcement(members, left_of(members, at_once=at_once), grid=made.grid))
         return
     join_processes({name: options[name] for name in PROCESSES})
-    from dreambooth_jax.sweeps.engines import EngineOptions
     from dreambooth_jax.sweeps.run import run_sweep
 
-    given = {name: options[name] for name in ("gpus", "cpus", "retries", "submit") if options.get(name) is not None}
-    engine, at_once = options.get("engine") or "local", most_at_once(options)
-    result = run_sweep(made, members, engine=engine, options=EngineOptions(**given), at_once=at_once)
+    result = run_sweep(made, members, engine=engine, options=of_engine, at_once=at_once)
     _show(result)
 
 

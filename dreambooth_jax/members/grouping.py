@@ -33,7 +33,8 @@ DATA = RATES | {
     *(f"validation.{name}" for name in ("images", "holdout")),
     *(f"samples.{name}" for name in ("prompts", "class_prompts")),
 }
-"""Settings that members of one program may differ in."""
+"""Settings that members of one program may differ in. Not text_encoder.start and stop, though a step has a stretch for
+each member: of whole runs whose stretches differ it is not shown that each is what it is alone."""
 
 
 def groups(members: Sequence[Member]) -> Grouped:

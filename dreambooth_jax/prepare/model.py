@@ -19,18 +19,29 @@ log = logging.getLogger(__name__)
 
 
 def load_model(config: Config, target: Target, *, place: Place | None = None) -> Pipeline:
-    """The model with its weights.
-
-    Args:
-        config: of the run.
-        target: devices to compute on.
-        place: puts each leaf onto devices; by default whole on each local one.
+    """The model with its weights, for one run; arguments as in :func:`read_model`.
 
     Raises:
         InputError: if it cannot be read, or does not fit (:func:`check_fit`).
     """
+    pipe = read_model(config, target, place=place)
+    check_fit(pipe, config)
+    return pipe
+
+
+def read_model(config: Config, target: Target, *, place: Place | None = None) -> Pipeline:
+    """The model with its weights.
+
+    Args:
+        config: of a run.
+        target: devices to compute on.
+        place: puts each leaf onto devices; by default whole on each local one.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     model = config.model
-    pipe = load_pretrained(
+    return load_pretrained(
         model.path,
         revision=model.revision,
         variant=model.variant,
@@ -41,8 +52,6 @@ def load_model(config: Config, target: Target, *, place: Place | None = None) ->
         place=place,
         target=target,
     )
-    check_fit(pipe, config)
-    return pipe
 
 
 def describe_model(config: Config, target: Target) -> Pipeline:

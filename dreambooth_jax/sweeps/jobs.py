@@ -2,12 +2,13 @@
 # Copyright The dreambooth_jax authors
 """The work of a sweep as independent jobs, in stages: class images, then trainings, then the overview.
 
-Each job can be done by any process that sees the folder: ``python -m dreambooth_jax.cli.job FOLDER STAGE NUMBER``.
+Each job can be done by any process that sees the folder: ``python -m dreambooth_jax.cli.job FILE STAGE NUMBER``.
 What is done already is not done again, so that a job may be given up and tried anew.
 """
 
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from dreambooth_jax import distributed
 from dreambooth_jax.config.concepts import makes_class_images
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import InUseError
 from dreambooth_jax.members import Grouped, Member, shares_a_program
 from dreambooth_jax.prepare.class_image_store import usable_pictures
 from dreambooth_jax.prepare.class_photos import make_class_images
@@ -34,7 +36,8 @@ from dreambooth_jax.trainer.members import run_group
 
 log = logging.getLogger(__name__)
 
-STAGES = "stages.json"
+STAGES = "stages"
+"""How names of files of jobs begin: each call's own, since those of an earlier one may still wait to be done."""
 GROUPS = "groups"
 """Folder of the states of groups that are being trained."""
 
@@ -74,29 +77,39 @@ def stages_of(left: Grouped) -> list[list[Job]]:
     return [stage for stage in found if stage]
 
 
-def write_stages(folder: Path, stages: Stages) -> None:
-    """For jobs that other processes do."""
+def write_stages(folder: Path, stages: Stages) -> Path:
+    """For jobs that other processes do. Returns the file."""
     contents = [[asdict(job) for job in stage] for stage in stages]
-    write_text(folder / JOBS / STAGES, json.dumps(contents, indent=1) + "\n")
+    text = json.dumps(contents, indent=1) + "\n"
+    file = folder / JOBS / f"{STAGES}_{zlib.crc32(text.encode()):08x}.json"
+    write_text(file, text)
+    return file
 
 
-def read_job(folder: Path, stage: int, number: int) -> Job:
+def read_job(file: Path, stage: int, number: int) -> Job:
     """A job of :func:`write_stages`."""
-    found: Mapping = json.loads(read_text(folder / JOBS / STAGES))[stage][number]
+    found: Mapping = json.loads(read_text(file))[stage][number]
     return Job(kind=found["kind"], members=tuple(found["members"]))
 
 
 def run_job(sweep: Sweep, job: Job) -> Signals | None:
     """Do a job. Returns the signal that ended it early, if one did.
 
-    A member that cannot go on is written down, and the others do.
+    A member that cannot go on is written down, and the others do. Of class images that cannot be made, those say so
+    who need them.
 
     Raises:
-        InputError: if class images cannot be made.
+        InUseError: if another process trains one of the members, in whose folders nothing is written then.
         KeyboardInterrupt: after Ctrl-C.
     """
     if job.kind == "class_images":
-        return _make_class_images(sweep.member(job.members[0]))
+        try:
+            return _make_class_images(sweep.member(job.members[0]))
+        except InUseError:
+            raise
+        except InputError as error:
+            log.warning("%s", error)
+            return None
     if job.kind == "overview":
         log.info("%s", write_overview(sweep))
         return None
@@ -136,6 +149,8 @@ def _train_together(members: Sequence[Member], folder: Path) -> Signals | None:
         say_error(Path(member.config.run_dir), "")
     try:
         outcomes = run_group(members, folder)
+    except InUseError:
+        raise
     except InputError as error:
         if not distributed.all_are_here(within=VISIBLE_WITHIN):
             raise  # who failed alone ends, which ends the others: they wait for it somewhere else
@@ -158,6 +173,8 @@ def _train_all(members: Sequence[Member]) -> Signals | None:
             log.info("%s", member.name)
             say_error(Path(member.config.run_dir), "")
             result = train(member.config)
+        except InUseError:
+            raise
         except InputError as error:
             if not distributed.all_are_here(within=VISIBLE_WITHIN):
                 raise

@@ -15,8 +15,8 @@ from dreambooth_jax.members import Grouped, Member, groups
 from dreambooth_jax.prepare.fingerprints import Fingerprints
 from dreambooth_jax.prepare.multihost import check_same
 from dreambooth_jax.sweeps.announce import announcement
-from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions
-from dreambooth_jax.sweeps.jobs import stages_of, write_stages
+from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions, check_engine
+from dreambooth_jax.sweeps.jobs import stages_of
 from dreambooth_jax.sweeps.overview import MARKDOWN, picture_of, write_overview
 from dreambooth_jax.sweeps.status import is_done, status_of
 from dreambooth_jax.sweeps.sweep import Sweep
@@ -84,24 +84,24 @@ def run_sweep(
         at_once: most members of a group, of which each is a job; None is as many as share a program.
 
     Raises:
-        InputError: if a member could not be trained; the others are, and the overview is of them. Also if settings have
-            changed since a member was begun, or the engine is not there.
+        InputError: if a member or a job could not be done; the others are, and the overview is of them. Also if
+            settings have changed since a member was begun, or the engine is not there.
     """
-    if engine not in ENGINES:
-        raise InputError(f"--engine is {engine}, but there are {', '.join(ENGINES)}")
+    options = options or EngineOptions()
+    check_engine(engine, options)
     left = left_of(members, at_once=at_once)
     check_same("trainings to do", repr([[member.name for member in group] for group in left]))
     log.info("%s", announcement(members, left, grid=sweep.grid))
+    undone: Sequence[str] = ()
     with locked(sweep.folder):
         sweep.write(members)
         stages = stages_of(left)
         if left:
-            if distributed.is_main():
-                write_stages(sweep.folder, stages)
-            done = ENGINES[engine](sweep, stages, options or EngineOptions())
+            done = ENGINES[engine](sweep, stages, options)
             if not done.over:
                 log.info("%s", done.message or "stopped; the same command goes on")
                 return SweepResult(folder=sweep.folder, table="", signal=done.signal)
+            undone = done.failed
     table = write_overview(sweep)
     distributed.barrier("the sweep is over")  # process 0 still wrote
     failed = {cell.name: found.error for cell in sweep.cells if (found := status_of(sweep.run_dir(cell.name))).error}
@@ -110,4 +110,6 @@ def run_sweep(
         raise InputError(
             f"{len(failed)} of {len(members)} members failed, as {sweep.folder / MARKDOWN} says; {name}: {error}"
         )
+    if undone:
+        raise InputError(undone[0] + (f"; and {len(undone) - 1} jobs more" if len(undone) > 1 else ""))
     return SweepResult(folder=sweep.folder, table=table, picture=picture_of(sweep.folder))

@@ -24,7 +24,7 @@ from tests.members.groups import (
     lines,
     members,
 )
-from tests.runs import assert_same, killed_at, weights
+from tests.runs import assert_same, draw_photos, killed_at, weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -115,6 +115,22 @@ def test_other_kinds_are_what_they_are_alone_killed_and_resumed_or_not(root, kin
             assert [*load_file(root / kind / name / "embedding.safetensors")] == [f"<{name}>"]
     (alone,) = members(root, f"{kind}-alone", KINDS[kind], cat=own["cat"])
     assert_as_alone(root / kind / "cat", alone.config)
+
+
+def test_who_cannot_go_on_is_named_and_the_others_do(root):
+    """Whose photos have changed since, also where the state of all lies in one place."""
+    photos = draw_photos(root / "changing", 3)
+    own = {"dog": [f"data.instance_images={photos}", "train.steps=2"], "cat": ["train.steps=2"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LOOP, killed_at(1))
+        run_group(members(root, "changed", LORA, **own), root / "changed-groups")
+    draw_photos(photos, 2)
+    next(photos.glob("*.png")).unlink()
+    dog, cat = run_group(members(root, "changed", LORA, **own), root / "changed-groups")
+    assert "cannot resume at step 1: the instance images" in dog.stopped
+    assert not dog.result.finished
+    assert cat.result.finished
+    assert not cat.stopped
 
 
 def test_what_cannot_be_is_refused(root, tmp_path):

@@ -7,25 +7,39 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from dreambooth_jax.cli.job import memory_share
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.locks import InUseError, locked
 from dreambooth_jax.members import groups
 from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions, ray_cluster, slurm
-from dreambooth_jax.sweeps.jobs import Job, read_job, stages_of, write_stages
+from dreambooth_jax.sweeps.jobs import Job, read_job, run_job, stages_of, write_stages
 from tests.sweeps.folders import planned
 
 SBATCH = """#!{python}
 # As SLURM's, but that it does each task before it answers, and says in which order it was asked.
-import os, subprocess, sys
+import os, re, shlex, subprocess, sys
 *options, script = sys.argv[1:]
 text = open(script).read()
-last = int(text.split("--array=0-")[1].split()[0])
+given = {{}}
+for line in text.splitlines():
+    if line.startswith("#SBATCH "):
+        (word,) = shlex.split(line)[1:]  # one option each: blanks stand in quotes
+        name, _, value = word.partition("=")
+        given[name] = value
+last = int(given["--array"].removeprefix("0-"))
 log = open({log!r}, "a")
-print(" ".join(options), "|", last, "|", text.split("--job-name=")[1].split()[0], file=log, flush=True)
+print(" ".join(options), "|", last, "|", given["--job-name"], file=log, flush=True)
 for task in range(last + 1):
-    ended = subprocess.run(["bash", script], env=os.environ | {{"SLURM_ARRAY_TASK_ID": str(task)}}, capture_output=True)
+    signs = {{"%%": "%", "%x": given["--job-name"], "%A": "7", "%a": str(task)}}
+    place = re.sub("%.", lambda sign: signs[sign[0]], given["--output"])
+    environment = os.environ | {{"SLURM_ARRAY_TASK_ID": str(task)}}
+    with open(place, "w") as output:
+        ended = subprocess.run(["bash", script], env=environment, stdout=output, stderr=subprocess.PIPE)
     if ended.returncode:
         sys.stderr.write(ended.stderr.decode())
         sys.exit("task %d failed" % task)
@@ -45,15 +59,16 @@ def put_on_path(monkeypatch, folder, **programs):
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
     """A sweep whose jobs only write down that they were done, and the file where they do."""
-    sweep, members = planned(tmp_path / "a sweep", "--adapter.kind=lora", "--train.seed=0,1", "--adapter.rank=2,4")
+    sweep, members = planned(
+        tmp_path / "a 100%x sweep", "--adapter.kind=lora", "--train.seed=0,1", "--adapter.rank=2,4"
+    )
     sweep.write(members)
     stages = stages_of(groups(members))
-    write_stages(sweep.folder, stages)
     done = tmp_path / "done"
     program = f"import sys; open({str(done)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')"
 
-    def command_of(folder, stage, number):
-        return [sys.executable, "-c", program, str(folder), str(stage), str(number)]
+    def command_of(file, stage, number):
+        return [sys.executable, "-c", program, str(file), str(stage), str(number)]
 
     monkeypatch.setattr(slurm, "command_of", command_of)
     monkeypatch.setattr(ray_cluster, "command_of", command_of)
@@ -63,7 +78,7 @@ def recorded(tmp_path, monkeypatch):
 def in_order(done, sweep):
     """(stage, number) of the jobs as they were done."""
     lines = done.read_text().splitlines()
-    assert all(line.startswith(str(sweep.folder.absolute())) for line in lines)
+    assert all(line.startswith(str(sweep.folder.absolute() / "jobs" / "stages_")) for line in lines)
     return [tuple(map(int, line.split()[-2:])) for line in lines]
 
 
@@ -72,7 +87,9 @@ ALL = [(0, 0), (1, 0), (1, 1), (2, 0)]
 
 def test_jobs_are_read_as_they_were_written(recorded):
     sweep, stages, _ = recorded
-    assert [[read_job(sweep.folder, i, j) for j in range(len(stage))] for i, stage in enumerate(stages)] == stages
+    file = write_stages(sweep.folder, stages)
+    assert write_stages(sweep.folder, stages[1:]) != file, "the first call's jobs may still wait"
+    assert [[read_job(file, i, j) for j in range(len(stage))] for i, stage in enumerate(stages)] == stages
     assert stages[1][0] == Job(kind="train", members=("seed-0_rank-2", "seed-1_rank-2"))
 
 
@@ -80,19 +97,25 @@ def test_slurm_gets_an_array_for_each_stage_that_waits_for_the_one_before(record
     sweep, stages, done = recorded
     log = tmp_path / "log"
     sbatch = SBATCH.format(python=sys.executable, log=str(log))
-    put_on_path(monkeypatch, tmp_path / "bin", sbatch=sbatch, srun='#!/bin/sh\nshift\nexec "$@"\n')
+    put_on_path(
+        monkeypatch,
+        tmp_path / "bin",
+        sbatch=sbatch,
+        srun='#!/bin/sh\n[ $2 = --cpus-per-task=8 ] && shift 2\nexec "$@"\n',
+    )
     ended = ENGINES["slurm"](sweep, stages, EngineOptions(gpus=2, cpus=8, submit="--partition=gpu --time=1:00:00"))
     assert not ended.over
     assert "101, 102, 103" in ended.message
     assert in_order(done, sweep) == ALL
     first, second, third = log.read_text().splitlines()
-    assert first == "--parsable --partition=gpu --time=1:00:00 | 0 | a-sweep-class_images"
+    assert first == "--parsable --partition=gpu --time=1:00:00 | 0 | a-100-x-sweep-class_images"
     assert "--dependency=afterok:101 --kill-on-invalid-dep=yes" in second
-    assert second.endswith("| 1 | a-sweep-train")
+    assert second.endswith("| 1 | a-100-x-sweep-train")
     assert "--dependency=afterany:102" in third
     script = (sweep.folder / "jobs" / "1_train.sbatch").read_text()
     assert "#SBATCH --gpus=2\n#SBATCH --cpus-per-task=8\n" in script
     assert "#SBATCH --signal=TERM@180" in script
+    assert (sweep.folder / "jobs" / "a-100-x-sweep-train-7_1.log").exists()
     subprocess.run(["bash", "-n", str(sweep.folder / "jobs" / "1_train.sbatch")], check=True)
 
 
@@ -113,6 +136,16 @@ def test_engines_that_are_not_here_say_what_they_need(recorded, monkeypatch):
         ENGINES["ray"](sweep, stages, EngineOptions())
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_who_is_trained_by_another_process_is_left_to_it(tmp_path, kind):
+    """Nothing is wrong with anybody, and nothing is written down."""
+    sweep, members = planned(tmp_path, f"--adapter.kind={kind}", "--train.seed=0,1", "--train.batch_size=8")
+    sweep.write(members)
+    with locked(sweep.run_dir("seed-1")), pytest.raises(InUseError, match="seed-1 is in use by another run"):
+        run_job(sweep, Job(kind="train", members=tuple(member.name for member in members[kind == "full" :])))
+    assert not [*tmp_path.rglob("error.txt")]
+
+
 def test_a_job_ends_when_nobody_waits_for_it_any_more(tmp_path):
     ended = tmp_path / "ended"
     child = (
@@ -126,6 +159,45 @@ def test_a_job_ends_when_nobody_waits_for_it_any_more(tmp_path):
         process.kill()
         process.stdout.read()  # until the child has ended, too
     assert ended.exists()
+
+
+def stand_in_for_ray(pool):
+    """Tasks are futures."""
+
+    def remote(**resources):
+        return lambda function: SimpleNamespace(remote=lambda *given: pool.submit(function, *given))
+
+    return SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=remote,
+        get=lambda one: one.result(),
+        exceptions=SimpleNamespace(RayError=OSError),
+    )
+
+
+def test_a_job_that_goes_on_failing_takes_no_other_down(recorded, monkeypatch):
+    sweep, stages, done = recorded
+    write = f"open({str(done)!r}, 'a').write(' '.join([*sys.argv[1:], os.environ['DREAMBOOTH_JAX_JOB_GPUS']]) + '\\n')"
+    program = f"import os, sys\nif sys.argv[2:] == ['1', '0']: sys.exit('out of memory')\n{write}"
+    monkeypatch.setattr(ray_cluster, "command_of", lambda *job: [sys.executable, "-c", program, *map(str, job)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setitem(sys.modules, "ray", stand_in_for_ray(pool))
+        ended = ENGINES["ray"](sweep, stages, EngineOptions(gpus=0.5))
+    assert ended.over
+    assert ended.failed == ["exit code 1: out of memory"]
+    assert [line.split()[-3:] for line in done.read_text().splitlines()] == [
+        ["0", "0", "0.5"],
+        ["1", "1", "0.5"],
+        ["2", "0", "0.5"],
+    ]
+    assert [memory_share(gpus) for gpus in (None, "0.5", "1", "2")] == ["0.9", "0.45", "0.9", "0.9"]
+
+
+def test_class_images_that_cannot_be_made_end_nobody_who_needs_none(tmp_path):
+    sweep, (member, *_) = planned(tmp_path, "--adapter.kind=lora", "--train.seed=0,1")
+    sweep.write([member])
+    assert run_job(sweep, Job(kind="class_images", members=(member.name,))) is None
 
 
 @pytest.mark.slow
@@ -152,6 +224,5 @@ def test_wrong_input_on_ray_is_one_line_and_not_tried_again(recorded, tmp_path, 
     program = f"import sys; open({str(done)!r}, 'a').write('x'); sys.exit('dreambooth-jax: no such model')"
     program = program.replace("sys.exit(", "print(").replace("model')", "model', file=sys.stderr); sys.exit(2)")
     monkeypatch.setattr(ray_cluster, "command_of", lambda *job: [sys.executable, "-c", program])
-    with pytest.raises(InputError, match="^no such model$"):
-        ENGINES["ray"](sweep, stages[:1], EngineOptions(cpus=1))
+    assert ENGINES["ray"](sweep, stages[:1], EngineOptions(cpus=1)).failed == ["no such model"]
     assert done.read_text() == "x"

@@ -277,6 +277,9 @@ def test_subjects_are_trained_each_with_an_adapter(tmp_path, capsys):
         (["train.seed=0,1", "--engine", "cloud"], "--engine is cloud, but there are local, ray, slurm"),
         (["train.seed=0,1", "--engine", "ray"], "needs the extra ray: pip install 'dreambooth_jax[ray]'"),
         (["train.seed=0,1", "--engine", "slurm"], "needs sbatch"),
+        (["train.seed=0,1", "--engine", "slrum", "--dry_run"], "--engine is slrum, but there are local, ray, slurm"),
+        (["train.seed=0,1", "--retries", "-1"], "--retries is -1, but must be at least 0"),
+        (["train.seed=0,1", "--engine", "slurm", "--gpus", "0.5"], "--gpus is 0.5, but SLURM gives whole GPUs"),
         (["data.subjects=x", "data.instance_images=y"], "both given"),
     ],
 )

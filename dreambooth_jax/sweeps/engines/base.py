@@ -3,13 +3,16 @@
 """What an engine is: it does the jobs of a sweep, stage by stage, or has them done."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
 from dreambooth_jax.sweeps.jobs import Stages
 from dreambooth_jax.sweeps.sweep import Sweep
+
+GPUS = "DREAMBOOTH_JAX_JOB_GPUS"
+"""Variable of the environment that says how many GPUs a job is given; below 1 it shares one with others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +40,18 @@ class Ended:
         over: is all done that can be? Otherwise the jobs wait, or go on, elsewhere.
         signal: that ended them early, if one did.
         message: what to say.
+        failed: of each job that came to nothing, why.
     """
 
     over: bool
     signal: Signals | None = None
     message: str = ""
+    failed: Sequence[str] = ()
 
 
 Engine = Callable[[Sweep, Stages, EngineOptions], Ended]
 
 
-def command_of(folder: Path, stage: int | str, number: int | str) -> list[str]:
-    """A job of a sweep as a command of this Python."""
-    return [sys.executable, "-m", "dreambooth_jax.cli.job", str(folder), str(stage), str(number)]
+def command_of(file: Path, stage: int | str, number: int | str) -> list[str]:
+    """A job of a file of :func:`~dreambooth_jax.sweeps.jobs.write_stages` as a command of this Python."""
+    return [sys.executable, "-m", "dreambooth_jax.cli.job", str(file.absolute()), str(stage), str(number)]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.sweeps.engines.base import Ended, EngineOptions, command_of
-from dreambooth_jax.sweeps.jobs import Stages
+from dreambooth_jax.sweeps.engines.base import GPUS, Ended, EngineOptions, command_of
+from dreambooth_jax.sweeps.jobs import Stages, write_stages
 from dreambooth_jax.sweeps.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ WRONG_INPUT = 2
 
 
 def on_ray(sweep: Sweep, stages: Stages, options: EngineOptions) -> Ended:
-    """Have all jobs done, and wait for them.
+    """Have all jobs done, and wait for them. One that goes on failing takes none of the others down.
 
     Raises:
-        InputError: if Ray is not installed, or class images cannot be made.
+        InputError: if Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError("--engine ray needs the extra ray: pip install 'dreambooth_jax[ray]'")
@@ -42,26 +42,36 @@ def on_ray(sweep: Sweep, stages: Stages, options: EngineOptions) -> Ended:
     resources |= {"num_gpus": options.gpus} if options.gpus is not None else {}
     resources |= {"num_cpus": options.cpus} if options.cpus is not None else {}
     task = ray.remote(**resources)(_do)
-    here, folder = str(Path.cwd()), sweep.folder.absolute()
+    here, file = str(Path.cwd()), write_stages(sweep.folder.absolute(), stages)
+    given = {GPUS: str(options.gpus)} if options.gpus is not None else {}
+    failed: list[str] = []
     try:
         for number, stage in enumerate(stages):
-            waiting = [task.remote(command_of(folder, number, job), here) for job in range(len(stage))]
-            for code, said in ray.get(waiting):
-                if code == WRONG_INPUT:
-                    raise InputError(said)
+            waiting = [task.remote(command_of(file, number, job), here, given) for job in range(len(stage))]
+            for one in waiting:
+                try:
+                    code, said = ray.get(one)
+                    failed += [said] if code == WRONG_INPUT else []
+                except (RuntimeError, ray.exceptions.RayError) as error:
+                    failed.append(str(error).strip().rpartition("\n")[2])
     finally:
         if began:
             ray.shutdown()
-    return Ended(over=True)
+    return Ended(over=True, failed=failed)
 
 
-def _do(command: list[str], folder: str) -> tuple[int, str]:
+def _do(command: list[str], folder: str, given: dict[str, str]) -> tuple[int, str]:
     """(exit code, last line of what was said) of a job, on some machine of the cluster.
+
+    Args:
+        command: the job.
+        folder: to do it in.
+        given: to its environment.
 
     Raises:
         RuntimeError: if it failed otherwise than by wrong input, so that Ray tries it anew.
     """
-    ended = subprocess.run(command, cwd=folder, check=False, stderr=subprocess.PIPE, text=True)
+    ended = subprocess.run(command, cwd=folder, env=os.environ | given, check=False, stderr=subprocess.PIPE, text=True)
     print(ended.stderr)
     last = ended.stderr.strip().rpartition("\n")[2].removeprefix("dreambooth-jax: ")
     if ended.returncode not in (0, WRONG_INPUT):

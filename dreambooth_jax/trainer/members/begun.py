@@ -10,7 +10,7 @@ become a group of their own; what the others have come to stays where it is.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dreambooth_jax.members import Member
 from dreambooth_jax.prepare.begun import BegunRun, begun_run
 from dreambooth_jax.prepare.multihost import check_same
 from dreambooth_jax.runs import RunFolder, newest_meta
+from dreambooth_jax.trainer.members.faults import Faults
 from dreambooth_jax.training.checkpoint import complete_steps
 from dreambooth_jax.training.member_metrics import Stop
 from dreambooth_jax.training.resume import check_not_beyond
@@ -65,6 +66,11 @@ class Begun:
             _fresh(self.folder.path.parent, self.first_step, [(one, runs[one.name]) for one in some]) for some in own
         ]
 
+    def without(self, names: Collection[str]) -> "list[Begun]":
+        """Those of its members who are not named, as a group of their own; none if nobody is left."""
+        left = [member for member in self.members if member.name not in names]
+        return replace(self, members=left).parts(len(left)) if left else []
+
     def _part(self, members: Sequence[Member]) -> "Begun":
         """Some of its members, who are taken out of it."""
         names = [member.name for member in members]
@@ -80,28 +86,31 @@ class Begun:
         )
 
 
-def begun_groups(members: Sequence[Member], folder: Path) -> list[Begun]:
+def begun_groups(members: Sequence[Member], folder: Path, faults: Faults) -> list[Begun]:
     """Put members together who go on together.
 
     Args:
         members: who share a program.
         folder: that groups have folders in.
-
-    Raises:
-        InputError: if a member's steps were made fewer than it has taken.
+        faults: learns of those who cannot go on, as if a member's steps were made fewer than it has taken.
     """
     left, found = {member.name: member for member in members}, []
     begun = sorted(folder.glob(f"{GROUP}*/checkpoints"))
     check_same("groups that were begun", " ".join(path.parent.name for path in begun))
     known = [(own, meta) for own in map(RunFolder, (path.parent for path in begun)) if (meta := newest_meta(own))]
     for own, meta in sorted(known, key=lambda one: -one[1]["step"]):  # who was taken out of a group is further than it
-        taken = [left.pop(one["name"]) for one in meta["members"] if one["name"] in left]
+        taken = []
+        for one in meta["members"]:
+            if one["name"] in left:
+                with faults.of(one["name"]):
+                    taken.append(_going_on(left.pop(one["name"]), one, step=meta["step"]))
         if taken:
             found.append(_restored(own, meta, taken))
     fresh: dict[int, list[tuple[Member, BegunRun]]] = {}
     for member in left.values():
-        run = begun_run(RunFolder(Path(member.config.run_dir)), steps=member.config.train.steps)
-        fresh.setdefault(run.first_step, []).append((member, run))
+        with faults.of(member.name):
+            run = begun_run(RunFolder(Path(member.config.run_dir)), steps=member.config.train.steps)
+            fresh.setdefault(run.first_step, []).append((member, run))
     return [*found, *(_fresh(folder, first_step, own) for first_step, own in sorted(fresh.items()))]
 
 
@@ -137,16 +146,20 @@ def all_have_ended(folder: RunFolder, *, but: Sequence[str]) -> bool:
     return meta is None or all([one["name"] in but or has_ended(one) for one in meta["members"]])
 
 
+def _going_on(member: Member, meta: Mapping[str, Any], *, step: int) -> Member:
+    """A member of which a group's checkpoint, of so many steps, says this. Raises InputError if it cannot go on."""
+    steps = member.config.train.steps
+    check_not_beyond(meta, steps=steps, kept=[])
+    if not meta["stopped"] and meta["step"] < min(step, steps):
+        raise InputError(
+            f"{member.name} ended after {meta['step']} steps, and the others went on to {step}: it cannot "
+            f"get more steps (train.steps={steps}) before they have ended, too"
+        )
+    return member
+
+
 def _restored(folder: RunFolder, meta: Mapping[str, Any], members: Sequence[Member]) -> Begun:
     metas = {one["name"]: one for one in meta["members"]}
-    for member in members:
-        one, steps = metas[member.name], member.config.train.steps
-        check_not_beyond(one, steps=steps, kept=[])
-        if not one["stopped"] and one["step"] < min(meta["step"], steps):
-            raise InputError(
-                f"{member.name} ended after {one['step']} steps, and the others went on to {meta['step']}: it cannot "
-                f"get more steps (train.steps={steps}) before they have ended, too"
-            )
     found = Begun(
         folder=folder,
         places=list(metas),

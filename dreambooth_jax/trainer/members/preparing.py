@@ -12,12 +12,13 @@ from dreambooth_jax import rng
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.members import Member
 from dreambooth_jax.prepare.class_photos import class_folders
-from dreambooth_jax.prepare.model import check_fit, load_model
+from dreambooth_jax.prepare.model import check_fit, read_model
 from dreambooth_jax.prepare.multihost import check_hosts
-from dreambooth_jax.prepare.prepared import Known, Prepared, prepare_with, read_own_pictures
+from dreambooth_jax.prepare.prepared import Known, OwnPictures, Prepared, prepare_with, read_own_pictures
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.train_setup import build_train_setup
 from dreambooth_jax.trainer.members.begun import Begun
+from dreambooth_jax.trainer.members.faults import Faults
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.interrupt import Interrupt
 from dreambooth_jax.training.parallel import Mapper
@@ -26,9 +27,9 @@ from dreambooth_jax.trees import Tree
 
 
 def prepare_members(
-    begun: Begun, interrupt: Interrupt, mapper: Mapper, *, before_loading: Callable[[], None]
+    begun: Begun, interrupt: Interrupt, mapper: Mapper, faults: Faults, *, before_loading: Callable[[], None]
 ) -> list[Prepared] | None:
-    """What is there of each member before its first step. None if a signal broke that off.
+    """What is there of each member before its first step, but of those at fault. None if a signal broke that off.
 
     Pictures of one class are made, read and encoded once for all whose settings say the same of them.
 
@@ -36,36 +37,37 @@ def prepare_members(
         begun: the members.
         interrupt: asked between batches.
         mapper: places the model.
+        faults: of members; it learns of those that come up.
         before_loading: called before the model's weights are read; refuses the members by raising.
     """
-    members = begun.members
-    for member in members:
-        check_hosts(member.config, Path(member.config.run_dir), *dict.fromkeys(class_folders(member.config).values()))
-    pictures = [read_own_pictures(member.config, begun.runs[member.name]) for member in members]
+    pictures: dict[str, OwnPictures] = {}
+    for member in begun.members:
+        with faults.of(member.name):
+            classes = dict.fromkeys(class_folders(member.config).values())
+            check_hosts(member.config, Path(member.config.run_dir), *classes)
+            pictures[member.name] = read_own_pictures(member.config, begun.runs[member.name])
     before_loading()
-    pipe = load_model(members[0].config, mapper.target, place=mapper.load)
-    for member in members[1:]:
-        check_fit(pipe, member.config)
+    pipe = read_model(begun.members[0].config, mapper.target, place=mapper.load)
     whole, known = replace(pipe, params=for_drawing(pipe.params, mapper.target)), Known()
     found = []
-    for member, own in zip(members, pictures):
-        folder = RunFolder(Path(member.config.run_dir))
-        try:
+    for member in begun.members:
+        if member.name in faults:
+            continue
+        with faults.of(member.name):
+            check_fit(pipe, member.config)
             prepared = prepare_with(
                 pipe,
                 member.config,
-                folder,
-                own,
+                RunFolder(Path(member.config.run_dir)),
+                pictures[member.name],
                 whole=whole,
                 interrupt=interrupt,
                 cache=begun.folder.cache,
                 known=known,
             )
-        except InputError as error:
-            raise InputError(f"{member.name}: {error}") from error
-        if prepared is None:
-            return None
-        found.append(prepared)
+            if prepared is None:
+                return None
+            found.append(prepared)
     return found
 
 

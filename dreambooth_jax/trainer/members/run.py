@@ -31,14 +31,14 @@ from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer.finish import is_finished
 from dreambooth_jax.trainer.members.begun import Begun, all_have_ended, begun_groups
+from dreambooth_jax.trainer.members.faults import Faults
 from dreambooth_jax.trainer.members.fitting import members_that_fit, out_of_memory
 from dreambooth_jax.trainer.members.group import Group, group_of, report_group
 from dreambooth_jax.trainer.members.hooks import looking, saving
 from dreambooth_jax.trainer.members.one import finish
-from dreambooth_jax.trainer.members.outcome import Outcome
+from dreambooth_jax.trainer.members.outcome import Outcome, left_out, outcome_of
 from dreambooth_jax.trainer.members.preparing import prepare_members
 from dreambooth_jax.trainer.recording import recording
-from dreambooth_jax.trainer.result import result_of
 from dreambooth_jax.training.checkpoint import Checkpoints, complete_steps
 from dreambooth_jax.training.interrupt import Interrupt, StopSign
 from dreambooth_jax.training.loop import run_phases
@@ -74,27 +74,31 @@ def run_group(
         What came of each, in the order of ``group``.
 
     Raises:
-        InputError: for anything wrong with class images, if another process trains one of them, or if they share no
-            program. Of settings that cannot be, photos that cannot be read, what has changed since a member's own
-            checkpoint, and losses that are not finite, the member's outcome tells.
+        InputError: for what is wrong with all of them, such as the model, or if they share no program.
+        InUseError: if another process trains one of them. Of settings that cannot be, photos that cannot be read,
+            class images of another kind, and losses that are not finite, the member's outcome tells.
     """
     names = [member.name for member in group]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two members are called {twice[0]}: give each a name of its own")
     if any(member.config.train.deterministic for member in group):
         make_deterministic()
-    found: dict[str, Outcome] = {}
+    found, faults = dict[str, Outcome](), Faults()
     with ExitStack() as stack:
         for member in group:
             stack.enter_context(locked(Path(member.config.run_dir)))
         interrupt = stack.enter_context(Interrupt(should_stop))
         left, made_from = [], Fingerprints()
         for member, said in zip(group, distributed.said_anywhere([_refused(one.config, made_from) for one in group])):
-            if said or _is_finished(member.config):
-                found[member.name] = _outcome(member.config, member.name, interrupt, stopped=said)
-            else:
-                left.append(member)
-        found |= _run_all(begun_groups(left, folder), interrupt, listeners)
+            with faults.of(member.name):
+                if said:
+                    raise InputError(said)
+                if _is_finished(member.config):
+                    found[member.name] = outcome_of(member.config, member.name, interrupt)
+                else:
+                    left.append(member)
+        found |= _run_all(begun_groups(left, folder, faults), interrupt, listeners)
+        found |= left_out(group, faults, interrupt)
     return tuple(found[name] for name in names)
 
 
@@ -118,6 +122,16 @@ def _run_all(groups: Sequence[Begun], interrupt: Interrupt, listeners: Sequence[
     return found
 
 
+def _run_parts(
+    begun: Begun, parts: Sequence[Begun], interrupt: Interrupt, listeners: Sequence[MemberListener]
+) -> dict[str, Outcome]:
+    """Take the steps of parts of a group, in its place."""
+    found = _run_all(parts, interrupt, listeners)
+    if begun.source or not begun.is_restored:  # else what they have come to lies in it
+        _remove(begun.folder)
+    return found
+
+
 def _as_saved(begun: Begun, interrupt: Interrupt, *, stopped: str = "") -> dict[str, Outcome]:
     """What there is of members whose group does not go on."""
     saved = max(complete_steps(begun.folder.checkpoints), default=begun.first_step)
@@ -125,7 +139,7 @@ def _as_saved(begun: Begun, interrupt: Interrupt, *, stopped: str = "") -> dict[
     for one in begun.members:
         is_stopped, steps = one.name in begun.stopped, one.config.train.steps
         step = begun.stopped[one.name].step if is_stopped else min(saved, steps)
-        found[one.name] = _outcome(one.config, one.name, interrupt, step=step, stopped=stopped)
+        found[one.name] = outcome_of(one.config, one.name, interrupt, step=step, stopped=stopped)
     return found
 
 
@@ -155,42 +169,25 @@ def _is_finished(config: Config) -> bool:
     return is_finished(config, folder, step=begun_run(folder, steps=config.train.steps).first_step)
 
 
-def _outcome(config: Config, name: str, interrupt: Interrupt, *, step: int | None = None, stopped: str = "") -> Outcome:
-    """What there is of a member.
-
-    Args:
-        config: of the member.
-        name: of the member.
-        interrupt: of the call.
-        step: steps that it has taken and that are saved; by default those of its own checkpoints.
-        stopped: why it was stopped.
-    """
-    folder = RunFolder(Path(config.run_dir))
-    taken = max(complete_steps(folder.checkpoints), default=0) if step is None else step
-    finished = not stopped and taken == config.train.steps and is_finished(config, folder, step=taken)
-    signal = None if finished or stopped else interrupt.signal
-    return Outcome(
-        name=name, result=result_of(folder, step=taken, finished=finished, stopped_by=signal), stopped=stopped
-    )
-
-
 def _run(begun: Begun, interrupt: Interrupt, listeners: Sequence[MemberListener]) -> dict[str, Outcome]:
     """Take the steps of members that go on together."""
     settings = begun.members[0].config
     configs = {member.name: member.config for member in begun.members}
     mapper = make_mapper(settings.train.parallel, Target.here(), fsdp_devices=settings.train.fsdp_devices)
-    prepared = prepare_members(begun, interrupt, mapper, before_loading=partial(check_state, settings, mapper))
+    faults, check = Faults(), partial(check_state, settings, mapper)
+    prepared = prepare_members(begun, interrupt, mapper, faults, before_loading=check)
     if prepared is None:
         log.info("stopped while class images were made; run the same command to go on")
         taken = {name: run.first_step for name, run in begun.runs.items()}
-        return {name: _outcome(one, name, interrupt, step=taken[name]) for name, one in configs.items()}
+        return {name: outcome_of(one, name, interrupt, step=taken[name]) for name, one in configs.items()}
+    if faults:
+        del prepared
+        found = _run_parts(begun, begun.without(faults), interrupt, listeners)
+        return found | left_out(begun.members, faults, interrupt)
     group = group_of(begun, prepared, mapper)
     if (fitting := members_that_fit(group, list(configs.values()), prepared, mapper)) < len(group.names):
         del group, prepared
-        found = _run_all(begun.parts(fitting), interrupt, listeners)
-        if begun.source or not begun.is_restored:  # else what they have come to lies in it
-            _remove(begun.folder)
-        return found
+        return _run_parts(begun, begun.parts(fitting), interrupt, listeners)
     del prepared  # the last one to hold the pretrained weights of what is trained
     keep = settings.checkpoint
     with closing(
@@ -215,7 +212,7 @@ def _run(begun: Begun, interrupt: Interrupt, listeners: Sequence[MemberListener]
     else:
         log.info("stopped after step %d, which is saved; run the same command to go on", step)
     return {
-        one.name: _outcome(
+        one.name: outcome_of(
             configs[one.name],
             one.name,
             interrupt,
