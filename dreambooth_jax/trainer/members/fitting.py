@@ -69,7 +69,7 @@ def out_of_memory(error: Exception, config: Config, count: int) -> str:
     """What to do about an error of so many members, if their devices' memory was not enough; else empty."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         return ""
-    ways = [f"--at_once {count // 2} of the verb sweep"] if count > 1 else []
+    ways = [f"--at_once {count // 2}"] if count > 1 else []
     ways += ["train.remat=blocks"] if config.train.remat != "blocks" else []
     ways += [] if ways else ["a smaller adapter.rank or train.batch_size"]
     return f"{count} members at once ran out of the devices' memory: try {', or '.join(ways)}"
