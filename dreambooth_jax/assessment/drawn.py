@@ -133,4 +133,5 @@ def base_of(run: Path, model: OpenedModel, *, dtype: str) -> Callable[[], Opened
     assert config is not None
     place = model_path(RunFolder(run), config)
     of_model = {name: getattr(config.model, name) for name in ("revision", "variant", "tokenizer", "prediction_type")}
-    return lambda: replace(open_model(place, dtype=dtype, vae=config.model.vae, **of_model), name=place)
+    parts = {name: getattr(config.model, name) for name in ("vae", "unet")}
+    return lambda: replace(open_model(place, dtype=dtype, **parts, **of_model), name=place)

@@ -33,6 +33,8 @@ class ModelConfig(Settings):
     """Weight files to prefer, such as fp16 (diffusion_pytorch_model.fp16.safetensors)."""
     vae: str | None = setting(None, path=True, nonempty=True)
     """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
+    unet: str | None = setting(None, path=True, nonempty=True)
+    """Another denoiser, of a Lightning or LCM: folder, single file (of one, or of a model that has one), or hub id."""
     tokenizer: str | None = setting(None, path=True, nonempty=True)
     """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from dreambooth_jax.pipeline.pipeline import Pipeline
 from dreambooth_jax.target import Target
 from dreambooth_jax.weights.pretrained import Place, describe_components, load_components
-from dreambooth_jax.weights.swapping import with_vae as swapped
+from dreambooth_jax.weights.swapping import with_part
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The tiny model that ships with the package, and in ``subject/`` five pictures to personalise it with."""
@@ -28,6 +28,7 @@ def load_pretrained(
     target: Target | None = None,
     *,
     vae: str | Path | None = None,
+    unet: str | Path | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
     param_dtype: DTypeLike = jnp.float32,
@@ -42,7 +43,8 @@ def load_pretrained(
         variant: weight files to prefer, such as fp16.
         place: puts each leaf onto devices, as in ``load_components``; by default whole on each local one.
         target: devices to compute on; by default all that are here.
-        vae: another autoencoder than the model's: as in :func:`with_vae`.
+        vae: another autoencoder than the model's: as in :func:`with_parts`.
+        unet: another denoiser than the model's, such as that of a Lightning or an LCM: as in :func:`with_parts`.
         tokenizer: folder of a single file's tokenizer; by default one beside the file, or in the hub's cache.
         prediction_type: "epsilon", "v_prediction" or "sample", where the model does not say what it predicts, or
             something else.
@@ -66,28 +68,38 @@ def load_pretrained(
         place=place,
     )
     pipe = Pipeline.from_components(components, target)
-    return pipe if vae is None else with_vae(pipe, vae, place=place, param_dtype=param_dtype)
+    return with_parts(pipe, vae=vae, unet=unet, place=place, param_dtype=param_dtype)
 
 
-def with_vae(
-    pipe: Pipeline, vae: str | Path, *, place: Place | None = None, param_dtype: DTypeLike = jnp.float32
+def with_parts(
+    pipe: Pipeline,
+    *,
+    vae: str | Path | None = None,
+    unet: str | Path | None = None,
+    place: Place | None = None,
+    param_dtype: DTypeLike = jnp.float32,
 ) -> Pipeline:
-    """A pipeline with another autoencoder.
+    """A pipeline with another autoencoder, or another denoiser.
 
     Args:
         pipe: the pipeline.
         vae: folder of an autoencoder or of a model that has one, in the diffusers layout; a hub id; or a single file,
             of an autoencoder or of a model.
+        unet: the same of a denoiser. A single file of one says nothing of its shape: it must be the model's.
         place: puts each leaf onto devices; by default whole on each local one.
-        param_dtype: what its parameters are kept in.
+        param_dtype: what their parameters are kept in.
 
     Raises:
-        InputError: if there is no such autoencoder, or it does not fit.
+        InputError: if there is no such network, or it does not fit.
     """
-    components, params = swapped(
-        pipe.components, source_of(vae), place=place or _whole(pipe.target), param_dtype=param_dtype
-    )
-    return replace(pipe, components=components, params={**pipe.params, "vae": params})
+    place = place or _whole(pipe.target)
+    for name, source in (("vae", vae), ("unet", unet)):
+        if source is not None:
+            components, params = with_part(
+                name, pipe.components, source_of(source), place=place, param_dtype=param_dtype
+            )
+            pipe = replace(pipe, components=components, params={**pipe.params, name: params})
+    return pipe
 
 
 def _whole(target: Target) -> Place:
@@ -102,6 +114,7 @@ def describe_pretrained(
     *,
     target: Target,
     vae: str | Path | None = None,
+    unet: str | Path | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
 ) -> Pipeline:
@@ -114,9 +127,10 @@ def describe_pretrained(
         dtype=_compute_dtype(dtype, target),
         arch=target.arch,
     )
-    if vae is not None:
-        components, params = swapped(components, source_of(vae), place=None)
-        components = replace(components, params={**components.params, "vae": params})
+    for name, other in (("vae", vae), ("unet", unet)):
+        if other is not None:
+            components, params = with_part(name, components, source_of(other), place=None)
+            components = replace(components, params={**components.params, name: params})
     return Pipeline.from_components(components, target)
 
 

@@ -46,6 +46,7 @@ _ELSEWHERE = (
     "run_dir",
     "model.path",
     "model.vae",
+    "model.unet",
     "model.tokenizer",
 )  # what no program depends on
 
@@ -107,9 +108,8 @@ def compiler_settings(surroundings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _digest(config: Config, name: str, surroundings: dict[str, str], **about: int) -> str:
-    from dreambooth_jax.models.components import VAE
     from dreambooth_jax.pipeline.load import source_of
-    from dreambooth_jax.weights.single_module import open_module
+    from dreambooth_jax.weights.identity import PARTS
     from dreambooth_jax.weights.sources import open_source
 
     settings = to_dict(config)
@@ -131,8 +131,9 @@ def _digest(config: Config, name: str, surroundings: dict[str, str], **about: in
     )
     parts: list[Any] = [settings, name, about, compiler_settings(surroundings), versions(), sys.version_info[:2]]
     parts.append({**found.configs, "scheduler": found.scheduler_config})
-    if model.vae is not None:
-        parts.append({**open_module(source_of(model.vae), VAE, component="vae", weights=False).config})
+    for name, part in PARTS.items():
+        if (other := getattr(model, name)) is not None:
+            parts.append({name: {**part.open(source_of(other), weights=False).config}})
     parts.append({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

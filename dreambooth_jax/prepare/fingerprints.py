@@ -35,6 +35,7 @@ class Fingerprints:
             self.known_models[repr(model)] = identify(
                 source_of(model.path),
                 vae=None if model.vae is None else source_of(model.vae),
+                unet=None if model.unet is None else source_of(model.unet),
                 revision=model.revision,
                 variant=model.variant,
                 tokenizer=model.tokenizer,

@@ -17,7 +17,7 @@ from dreambooth_jax.config import Config, load_config, save_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
-from dreambooth_jax.pipeline.load import with_vae
+from dreambooth_jax.pipeline.load import with_parts
 from dreambooth_jax.pipeline.zero_snr import with_zero_terminal_snr
 from dreambooth_jax.runs.folder import RunFolder as RunFolder
 from dreambooth_jax.training.checkpoint import Superseded, best_step, complete_steps, read_meta, read_weights
@@ -29,7 +29,7 @@ from dreambooth_jax.weights.fingerprint import Identity
 
 Step: TypeAlias = int | Literal["best"]
 """Of a checkpoint, by its number or by its validation loss."""
-PLACES = ("path", "vae", "tokenizer")
+PLACES = ("path", "vae", "unet", "tokenizer")
 """Settings of a model that are folders or files."""
 OF_MODEL = ("revision", "variant", "tokenizer", "prediction_type")
 """Settings of a model that a run has its own of."""
@@ -123,6 +123,7 @@ def open_model(
     revision: str | None = None,
     variant: str | None = None,
     vae: str | None = None,
+    unet: str | None = None,
     tokenizer: str | None = None,
     prediction_type: str | None = None,
     lora: Sequence[str] = (),
@@ -137,6 +138,7 @@ def open_model(
         revision: the hub's branch, tag or commit. A run has its own.
         variant: weight files of a model to prefer, such as fp16. A run has its own.
         vae: another autoencoder than the model's, or than that which a run was trained with.
+        unet: another denoiser than the model's. A run has its own.
         tokenizer: folder of a single file's tokenizer. A run has its own.
         prediction_type: what the denoiser predicts. A run has its own.
         lora: files of adapters to add, each as ``FILE``, ``FILE:WEIGHT`` or ``FILE:TEXT_ENCODER:UNET``.
@@ -150,16 +152,16 @@ def open_model(
     if not folder.is_run():
         if step is not None or ema is not None:
             raise InputError(f"{source} is no run folder, so it has no checkpoint to choose: leave step and ema out")
-        pipe = load_pretrained(source, dtype=dtype, vae=vae, **of_model)
+        pipe = load_pretrained(source, dtype=dtype, vae=vae, unet=unet, **of_model)
         pipe = _with_adapters(pipe, lora)
         return OpenedModel(pipe=pipe, params=pipe.params, name=source, config=None, adapters=hashes_of(lora))
-    if told := [name for name, value in of_model.items() if value is not None]:
+    if told := [name for name, value in {**of_model, "unet": unet}.items() if value is not None]:
         raise InputError(f"{source} is a run folder, which knows its model: leave {' and '.join(told)} out")
     config = load_config(folder.config)
     run = open_run(folder, config, step=step, ema=ema, dtype=dtype)
     pipe = run.adapter.extend(replace(run.pipe, params=composed(run.adapter, run.frozen, run.trainable)))
     pipe = with_zero_terminal_snr(pipe) if config.objective.zero_terminal_snr else pipe
-    pipe = pipe if vae is None else with_vae(pipe, vae)
+    pipe = with_parts(pipe, vae=vae)
     pipe = _with_adapters(pipe, lora)
     name = f"{source} at step {run.step}"
     return OpenedModel(pipe=pipe, params=pipe.params, name=name, config=config, adapters=hashes_of(lora))
@@ -198,7 +200,7 @@ def open_run(
     pick_step(folder, step)
     model = config.model
     of_model: dict[str, Any] = {name: getattr(model, name) for name in OF_MODEL}
-    pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, **of_model)
+    pipe = load_pretrained(model_path(folder, config), dtype=dtype, vae=model.vae, unet=model.unet, **of_model)
     if ema is None:
         ema = config.train.ema_decay > 0 or KINDS[config.optimizer.kind].averages
     adapter = make_adapter(config, pipe.tokenizers, pipe.conditioner.unread)

@@ -16,7 +16,7 @@ _HINTS: Mapping[tuple[str, ...], str | None] = {
     ("encoder.", VAE_PREFIX): "an autoencoder alone, which goes with vae=",
     ("lora_te1_", "lora_te2_", "text_encoder_2."): "an adapter for a Stable Diffusion XL (LoRA)",
     ("lora_unet_", "lora_te", "unet.", "text_encoder."): None,
-    ("down_blocks.", "mid_block."): "one network of a diffusers folder: give the folder of the whole model",
+    ("down_blocks.", "mid_block."): "a denoiser alone, which goes with unet=",
     ("control_model.", "controlnet_"): "a ControlNet",
     (UNET_PREFIX, "double_blocks.", "joint_blocks."): "a model of another kind",
 }

@@ -14,23 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.models.components import CONTROLNET, TAESD_DECODER, TAESD_ENCODER, VAE, ComponentKind
-from dreambooth_jax.models.configs import VAEConfig
+from dreambooth_jax.models.components import CONTROLNET, TAESD_DECODER, TAESD_ENCODER, UNET, VAE, ComponentKind
+from dreambooth_jax.models.configs import UNetConfig, VAEConfig
 from dreambooth_jax.models.towers import DINO, DINOV2, LPIPS
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.fingerprint import file_fingerprint, files_fingerprint
 from dreambooth_jax.weights.folders import locate_module
 from dreambooth_jax.weights.json_files import read_json
-from dreambooth_jax.weights.layouts import VAE_PREFIX
-from dreambooth_jax.weights.ldm import vae_place
-from dreambooth_jax.weights.ldm_configs import vae_config
+from dreambooth_jax.weights.layouts import UNET_PREFIX, VAE_PREFIX
+from dreambooth_jax.weights.ldm import unet_place, vae_place
+from dreambooth_jax.weights.ldm_configs import unet_config, vae_config
 from dreambooth_jax.weights.ldm_control import original_controlnet
 from dreambooth_jax.weights.single_file import is_single_file, read_single, translated
 from dreambooth_jax.weights.sources import Shapes, Table, read_table
 from dreambooth_jax.weights.timm_vit import original_vit
 
 BY_SHAPES = "what it should be by its shapes"
+AS_OWN = "the network of the model that it is for"
 Original = Callable[[Mapping[str, Leaf]], "tuple[dict[str, Any], Callable[[Shapes], dict[str, Leaf]]] | None"]
 
 
@@ -61,6 +62,7 @@ def open_module(
     revision: str | None = None,
     variant: str | None = None,
     weights: bool = True,
+    bare: bool = False,
 ) -> ModuleSource:
     """Find a network and read what it says of itself.
 
@@ -71,13 +73,14 @@ def open_module(
         revision: the hub's branch, tag or commit.
         variant: weight files to prefer, such as fp16.
         weights: whether weights must be there, too.
+        bare: whether a single file may say nothing of itself, and have diffusers' names.
 
     Raises:
         InputError: if there is no such network, or what it says is missing or broken.
     """
     place = at_home(source)
     if is_single_file(place):
-        return _of_file(place, kind)
+        return _of_file(place, kind, bare=bare)
     if component and (place / component / "config.json").is_file():
         source = place / component
     folder, file = locate_module(str(source), kind, revision=revision, variant=variant, weights=weights)
@@ -93,7 +96,7 @@ def open_module(
     )
 
 
-def _of_file(file: Path, kind: ComponentKind) -> ModuleSource:
+def _of_file(file: Path, kind: ComponentKind, *, bare: bool = False) -> ModuleSource:
     leaves, _ = read_single(file)
     try:
         original = ORIGINALS[kind](leaves) if kind in ORIGINALS else None
@@ -109,6 +112,14 @@ def _of_file(file: Path, kind: ComponentKind) -> ModuleSource:
             is_original=True,
         )
     settings = file.parent / "config.json"
+    if bare and not settings.is_file():
+        return ModuleSource(
+            config={},
+            file=file,
+            read=lambda shapes: Table(leaves, file, AS_OWN),
+            fingerprint=lambda: file_fingerprint(file, ()),
+            is_original=True,
+        )
     if not settings.is_file():
         raise InputError(
             f"{file} holds no {kind.library_class[1]} that its names tell, and there is no config.json beside it: "
@@ -120,6 +131,19 @@ def _of_file(file: Path, kind: ComponentKind) -> ModuleSource:
         read=lambda shapes: Table(leaves, file),
         fingerprint=lambda: files_fingerprint(settings, file),
     )
+
+
+def _original_unet(
+    leaves: Mapping[str, Leaf],
+) -> tuple[dict[str, Any], Callable[[Shapes], dict[str, Leaf]]] | None:
+    """A denoiser of the original code, alone or in the file of a whole model."""
+    within = {name: leaf for name, leaf in leaves.items() if name.startswith(UNET_PREFIX)}
+    mine = within or {UNET_PREFIX + name: leaf for name, leaf in leaves.items()}
+    if not any(name.startswith(f"{UNET_PREFIX}output_blocks.") for name in mine):
+        return None
+    config = unet_config({name.removeprefix(UNET_PREFIX): leaf.shape for name, leaf in mine.items()})
+    read = UNetConfig.from_json(config)
+    return config, lambda shapes: translated(mine, shapes, read, unet_place, prefix=UNET_PREFIX)
 
 
 def _original_vae(
@@ -181,6 +205,7 @@ def _original_lpips(
 
 ORIGINALS: Mapping[ComponentKind, Original] = {
     CONTROLNET: original_controlnet,
+    UNET: _original_unet,
     VAE: _original_vae,
     DINO: original_vit,
     DINOV2: original_vit,

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
-"""A model with another autoencoder: of a folder, a model's folder, or a single file."""
+"""A model with another autoencoder or denoiser: of a folder, a model's folder, or a single file."""
 
 import dataclasses
 import json
 import logging
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,15 +15,17 @@ from safetensors.numpy import load_file, save_file
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.components import VAE
-from dreambooth_jax.pipeline.load import with_vae
+from dreambooth_jax.pipeline.load import with_parts
 from dreambooth_jax.weights import files
+from dreambooth_jax.weights.identity import identify
 from dreambooth_jax.weights.pretrained import load_components, load_module
-from dreambooth_jax.weights.swapping import with_vae as swapped
+from dreambooth_jax.weights.swapping import with_part
 from tests.weights.folders import FIXTURES, assert_same, rewrite, weights
 from tests.weights.originals import Original
 
 SOURCE = FIXTURES / "legacy_flax_sd15"
 SIZES = Original()
+swapped, with_unet = partial(with_part, "vae"), partial(with_part, "unet")
 
 
 def place(name, array):
@@ -75,7 +78,6 @@ def test_a_single_file_alone_or_of_a_model(sd15, original, tmp_path):
 
 
 def test_latents_of_a_single_file_are_scaled_as_the_models(sd15, original):
-
     config = dataclasses.replace(sd15.modules["vae"].config, scaling_factor=0.5)
     model = dataclasses.replace(sd15, modules={**sd15.modules, "vae": VAE.build(config)})
     components, _ = swapped(model, original, place=place)
@@ -95,7 +97,7 @@ def test_a_pipeline(other, caplog):
 
     plain = load_pretrained(SOURCE)
     with caplog.at_level(logging.INFO):
-        asked, later = load_pretrained(SOURCE, vae=other), with_vae(plain, other)
+        asked, later = load_pretrained(SOURCE, vae=other), with_parts(plain, vae=other)
     for pipe in (asked, later):
         assert_same(pipe.params["vae"], load_components(other).params["vae"])
         assert_same(pipe.params["unet"], plain.params["unet"])
@@ -156,3 +158,73 @@ def test_an_original_is_written_with_the_file_of_its_model(sd15, original, tmp_p
     for name, array in alone.items():
         if not name.startswith("loss."):
             np.testing.assert_array_equal(stored[f"first_stage_model.{name}"], array)
+
+
+class TestUNet:
+    """A denoiser alone, as those of Lightning and of LCM are offered."""
+
+    @pytest.fixture
+    def other(self, folder):
+        """A model's folder with another denoiser, whose configuration says more than the model's own."""
+        rewrite(folder, "unet", lambda arrays: {name: array / 2 for name, array in arrays.items()})
+        return folder
+
+    @pytest.mark.parametrize("form", ["a model", "a denoiser", "its weights file", "a file alone"])
+    def test_wherever_it_lies(self, sd15, other, tmp_path, form):
+        """What it was trained from stays the model's: the autoencoder, text encoders and the schedule."""
+        alone = shutil.copyfile(weights(other, "unet"), tmp_path / "alone.safetensors")
+        forms = {"a model": other, "a denoiser": other / "unet", "its weights file": weights(other, "unet")}
+        source = (forms | {"a file alone": alone})[form]
+        components, params = with_unet(sd15, source, place=place)
+        assert_same(params, load_components(other).params["unet"])
+        assert components.modules["vae"] is sd15.modules["vae"]
+        assert components.modules["unet"] == sd15.modules["unet"]
+        assert components.fingerprint == identify(SOURCE, unet=source).fingerprint != sd15.fingerprint
+        _, shapes = with_unet(sd15, source, place=None)
+        assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, params)
+
+    def test_its_configuration_is_its_own(self, sd15, other):
+        """A whole LCM is told of the guidance scale, which the model's own denoiser is not."""
+        settings = other / "unet" / "config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "time_cond_proj_dim": 8}))
+        wide = sd15.modules["unet"].config.block_out_channels[0]
+        added = {"time_embedding.cond_proj.weight": np.ones((wide, 8), np.float32)}
+        rewrite(other, "unet", lambda arrays: arrays | added)
+        components, params = with_unet(sd15, other, place=place)
+        assert components.modules["unet"].config.time_cond_proj_dim == 8
+        np.testing.assert_array_equal(params["time_embedding"]["cond_proj"]["kernel"], np.ones((8, wide)))
+
+    def test_in_the_original_layout_with_and_without_the_rest(self, tmp_path):
+        """With the names of the file of a whole model, or without their first part."""
+        model = load_components(SIZES.write(tmp_path / "model.safetensors"), tokenizer=SOURCE / "tokenizer")
+        arrays, prefix = Original().arrays(seed=5), "model.diffusion_model."
+        mine = {name: array for name, array in arrays.items() if name.startswith(prefix)}
+        whole, alone, bare = (tmp_path / f"{name}.safetensors" for name in ("whole", "alone", "bare"))
+        save_file(arrays, whole)
+        save_file(mine, alone)
+        save_file({name.removeprefix(prefix): array for name, array in mine.items()}, bare)
+        expected = load_components(whole, tokenizer=SOURCE / "tokenizer").params["unet"]
+        for file in (whole, alone, bare):
+            components, params = with_unet(model, file, place=place)
+            assert_same(params, expected)
+            assert components.configs["unet"] == model.configs["unet"]
+
+    def test_one_that_does_not_fit(self, sd15, tmp_path, other):
+        wide = Original(model_channels=96).write(tmp_path / "wide.safetensors")
+        with pytest.raises(InputError, match=r"wide\.safetensors .*") as caught:
+            with_unet(sd15, wide, place=place)
+        assert "\n" not in str(caught.value)
+        settings = other / "unet" / "config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "cross_attention_dim": 48}))
+        with pytest.raises(InputError, match=r"unet = .*cross_attention_dim = 48 does not fit"):
+            with_unet(sd15, other, place=place)
+
+    def test_a_pipeline_with_both(self, other):
+        from dreambooth_jax.pipeline import load_pretrained
+
+        rewrite(other, "vae", lambda arrays: {name: array / 3 for name, array in arrays.items()})
+        asked = load_pretrained(SOURCE, vae=other, unet=other)
+        both = load_components(other).params
+        for name in ("vae", "unet"):
+            assert_same(asked.params[name], both[name])
+        assert asked.components.fingerprint == identify(SOURCE, vae=other, unet=other).fingerprint

@@ -22,7 +22,7 @@ from dreambooth_jax.training.checkpoint import complete_steps
 
 NEWEST, BEST = "", "best"
 """Checkpoints that have no number."""
-OF_MODEL = ("revision", "variant", "vae", "tokenizer", "prediction_type")
+OF_MODEL = ("revision", "variant", "vae", "unet", "tokenizer", "prediction_type")
 """Settings of a model that ``sample`` is told, too."""
 
 

@@ -44,7 +44,7 @@ KINDS = (
     Kind(
         "a denoiser in the layout of the original code, without autoencoder or text encoder",
         (f"{UNET_PREFIX}input_blocks.",),
-        {OURS: "no"},
+        {OURS: "yes, unet="},
     ),
     Kind("a denoiser of another kind of model", (UNET_PREFIX,), {OURS: "no"}),
     Kind("a Flux or another model of its kind", ("double_blocks.",), {OURS: "no"}),
@@ -70,7 +70,7 @@ KINDS = (
     Kind(
         "the denoiser of a diffusers folder",
         ("down_blocks.", "conv_in."),
-        {OURS: "as a part of its folder"} | _DIFFUSERS,
+        {OURS: "yes, unet="} | _DIFFUSERS,
     ),
     Kind("a text encoder of transformers", ("text_model.encoder.",), {OURS: "as a part of its folder"}),
 )
