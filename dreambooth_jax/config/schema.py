@@ -34,7 +34,7 @@ class ModelConfig(Settings):
     vae: str | None = setting(None, path=True, nonempty=True)
     """Another autoencoder: folder or single file (of one, or of a model that has one), or hub id."""
     unet: str | None = setting(None, path=True, nonempty=True)
-    """Another denoiser, of a Lightning or LCM: folder, single file (of one, or of a model that has one), or hub id."""
+    """Another denoiser, given likewise: of a Lightning or an LCM."""
     tokenizer: str | None = setting(None, path=True, nonempty=True)
     """Folder of a single file's tokenizer; by default one beside the file, or in the hub's cache."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None

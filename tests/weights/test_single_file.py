@@ -367,7 +367,7 @@ class TestRefused:
         [
             (["encoder.conv_in.weight"], "an autoencoder alone"),
             (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "an adapter for a model"),
-            (["down_blocks.0.resnets.0.conv1.weight"], "one network of a diffusers folder"),
+            (["down_blocks.0.resnets.0.conv1.weight"], "a denoiser alone, which goes with unet="),
             (["control_model.time_embed.0.weight"], "a ControlNet"),
             (["model.diffusion_model.double_blocks.0.img_mod.lin.weight"], "a model of another kind"),
             (["a", "b"], "its arrays are called a, b"),
