@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
 from dreambooth_jax.config.drawing import DrawingConfig
+from dreambooth_jax.data.examples import ExampleTable
+from dreambooth_jax.data.images import to_float
 from dreambooth_jax.data.prompts import Subject
 from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.export.adapter import save_adapter
@@ -85,6 +87,61 @@ def test_views_tell_their_own_sizes(model, tmp_path):
     assert prior.shape == (2, 1, 6)
     sd = dbx.load_pretrained("embedded")
     assert Encoder(pipe=sd, data=config.data, seed=0, cache=tmp_path / "sd").prior(photos).sizes is None
+
+
+def test_what_is_told_of_a_view_goes_with_its_latents(model, tmp_path):
+    """A photo whose colours say where each pixel is: red from left to right, green from top to bottom."""
+    config = config_of(model, tmp_path, "data.crop=random", "data.flip=true")
+    pipe = dbx.load_pretrained(model)
+    height, width = 60, 240
+    ramps = np.zeros((height, width, 3), np.uint8)
+    ramps[..., 0] = np.linspace(0, 255, width)[None]
+    ramps[..., 1] = np.linspace(0, 255, height)[:, None]
+    (tmp_path / "one").mkdir()
+    Image.fromarray(ramps).save(tmp_path / "one" / "a.png")
+    subject = Subject(identifier="sks", class_noun="dog")
+    photos = load_images(tmp_path / "one", prompt="a dog", subject=subject, size=config.data.size)
+    (some,) = Encoder(pipe=pipe, data=config.data, seed=0, cache=tmp_path / "cache").instance(photos)
+    mean, logvar = some.moments
+    table = ExampleTable(mean=mean, logvar=logvar, text={}, text_index=np.zeros(1, int), sizes=some.sizes)
+    order = np.array([5, 0, 7, 2, 1, 6, 3, 4])
+    batch = table.take(np.zeros(8, int), order, np.zeros(8, int))
+    seen = photos[0].views(size=config.data.size, crop="random", flip=True, seed=0)[order]
+    latents, _ = pipe.encode_images(pipe.params, to_float(seen))
+    np.testing.assert_allclose(batch["mean"], latents, atol=1e-5)
+    for picture, (_, _, top, left, *_) in zip(seen.astype(float), batch["sizes"], strict=True):
+        red, green = picture[..., 0].mean(0), picture[..., 1].mean(1)
+        if red[0] > red[-1]:
+            red = 255 - red  # from the mirrored photo's left
+        scale = (green[-2] - green[1]) / 13 * (height - 1) / 255  # pixels of the photo in one of the view
+        for ramp, length, told in ((red, width, left), (green, height, top)):
+            assert abs((ramp[1] * (length - 1) / 255 + 0.5) / scale - 1.5 - told) < 1
+    assert len({*batch["sizes"][:, 3]}) > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [8])
+def test_shards_learn_what_one_device_does(model, tmp_path, monkeypatch, devices):
+    """Losses, and by SGD gradients: layers gathered block by block, computed again, in loops."""
+    options = ["train.remat=blocks", "text_encoder.stop=0", "prior.weight=0", "prior.class_images=null"]
+    options += ["optimizer.kind=sgd", "optimizer.beta1=0", "optimizer.learning_rate=1e-2", "optimizer.clip_norm=null"]
+    options += ["train.batch_size=8", "checkpoint.every=2", "optimizer.weight_decay=0"]
+    found = []
+    for count in (1, devices):
+        monkeypatch.setattr(Target, "here", classmethod(lambda _, count=count: Target.of(jax.devices()[:count])))
+        parallel = ["train.parallel=fsdp", f"train.fsdp_devices={count}"] if count > 1 else []
+        config = config_of(model, tmp_path, *options, *parallel, f"run_dir={tmp_path / str(count)}")
+        folder = dbx.train(config).folder
+        losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found.append((losses, weights(folder, 2)))
+    (losses, expected), (others, moved) = found
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
+    before = flatten(dbx.load_pretrained(model).params)
+    changes = {name: leaf - before[name] for name, leaf in expected.items()}
+    largest = max(np.abs(change).max() for change in changes.values())
+    assert largest > 1e-4
+    for name, change in changes.items():
+        np.testing.assert_allclose(moved[name] - before[name], change, atol=1e-3 * largest, err_msg=name)
 
 
 @pytest.mark.slow

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dreambooth_jax as dbx
 from dreambooth_jax.models.emphasis import emphasised
+from dreambooth_jax.prompts.chunks import read_chunks
+from tests import xl
 from tests.prompts import a1111
 from tests.test_pipeline_parity import ours, theirs
 
@@ -24,9 +27,9 @@ WRITTEN = "a (red dog:1.3) and a ((cat)), [blue]"
 RUN = {"guidance_scale": 5.0, "height": 16, "width": 16}
 
 
-def rule(pipe, parts):
+def rule(tokenizer, parts):
     """(ids, weights) [k, 77] of a prompt's parts, from the tokenizer's words alone."""
-    backend = pipe.tokenizer.backend
+    backend = tokenizer.backend
     words = [(backend(text, add_special_tokens=False)["input_ids"], weight) for text, weight in parts]
     ids, weights = [i for some, _ in words for i in some], [w for some, w in words for _ in some]
     ends = [0, *a1111.cuts(ids, backend.get_vocab().get(",</w>")), len(ids)]
@@ -40,9 +43,9 @@ def rule(pipe, parts):
 
 def states(pipe, torch_pipe, *sides, **options):
     """PyTorch states of prompts, all of as many chunks as the longest."""
-    read = [rule(pipe, parts) for parts in sides]
+    read = [rule(pipe.tokenizer, parts) for parts in sides]
     most = max(len(ids) for ids, _ in read)
-    empty = rule(pipe, [("", 1.0)])
+    empty = rule(pipe.tokenizer, [("", 1.0)])
     full = [tuple(np.concatenate([own, *[none] * (most - len(own))]) for own, none in zip(one, empty)) for one in read]
     with torch.no_grad():
         return [a1111.encode(torch_pipe.text_encoder, *one, **options) for one in full]
@@ -89,7 +92,7 @@ def test_long_weighted_prompts(kind, dtype, tolerance, emphasis, clip_skip):
         pipe = ours(kind, torch_pipe, jnp.dtype(dtype))
         sides = [(FILLER * 7, 1.0), *LONG], [("blurry ", 1.0), ("cat", 2.0)]
         options = {"layer": -clip_skip, "restore": emphasis == "original"}
-        assert len(rule(pipe, sides[0])[0]) > 2
+        assert len(rule(pipe.tokenizer, sides[0])[0]) > 2
         embeds = states(pipe, torch_pipe, *sides, **options)
         expected = pictures(torch_pipe, *embeds, noise, 3)
         run = {"steps": 3, "latents": noise, "emphasis": emphasis, "clip_skip": clip_skip}
@@ -97,6 +100,31 @@ def test_long_weighted_prompts(kind, dtype, tolerance, emphasis, clip_skip):
         assert expected[1].std() > 0.05
         plain = pictures(torch_pipe, *states(pipe, torch_pipe, *sides), noise, 3)
         assert np.abs(plain[0] - expected[0]).max() > 100 * tolerance  # that there is something to tell apart
+
+
+def test_long_weighted_prompts_of_xl(tmp_path):
+    """Both encoders' states before their last layer, chunk by chunk beside each other, and the first chunk's vector."""
+    torch_pipe = xl.theirs(double=True)
+    pipe = dbx.load_pretrained(xl.written(tmp_path / "model"))
+    parts, more = [(FILLER * 7, 1.0), *LONG], [("a bird", 1.0)]
+    with jax.enable_x64(True):
+        pipe = xl.doubled(pipe, torch_pipe)
+        read = {name: read_chunks(f"{FILLER * 7}{WRITTEN} BREAK a bird", one) for name, one in pipe.tokenizers.items()}
+        ids, weights = ({name: getattr(one, what)[None] for name, one in read.items()} for what in ("ids", "weights"))
+        found = pipe.conditioner.of_chunks(pipe.params, ids, weights, restore_mean=np.asarray(True))
+    expected = []
+    for name, tokenizer in pipe.tokenizers.items():
+        rows = [np.concatenate(some) for some in zip(rule(tokenizer, parts), rule(tokenizer, more))]
+        encoder = getattr(torch_pipe, name)
+        with torch.no_grad():
+            output = encoder(torch.tensor(rows[0]).long(), output_hidden_states=True)
+            states = output.hidden_states[-2].numpy()
+        weighted = states * rows[1][..., None]
+        weighted *= states.mean((1, 2), keepdims=True) / weighted.mean((1, 2), keepdims=True)
+        expected.append(weighted.reshape(1, -1, states.shape[-1]))
+    assert expected[0].shape[1] >= 4 * 77
+    np.testing.assert_allclose(found.states, np.concatenate(expected, -1), atol=1e-9)
+    np.testing.assert_allclose(found.pooled, output.text_embeds[:1].numpy(), atol=1e-9)
 
 
 def test_clip_skip_is_that_of_diffusers_and_one():
