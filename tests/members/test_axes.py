@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.members.axes import split_values, take_axes
+from dreambooth_jax.members.axes import Axis, Choice, split_values, take_axes
 from dreambooth_jax.members.expand import expand
 from dreambooth_jax.members.naming import names_of
 
@@ -42,6 +43,23 @@ def test_names_do_not_depend_on_how_numbers_are_written_nor_on_other_values():
     (_, same, _), _ = swept("--optimizer.learning_rate=1e-5,1.0e-06,2")
     assert one.name == same.name == "learning_rate-1e-6"
     assert two.name == "learning_rate-3e-6"
+
+
+@pytest.mark.parametrize("key", ["prior.class_prompt", "data.identifier"])
+def test_a_name_stays_what_it_is_whatever_is_added(key):
+    texts = ["a b", "a-b", "a  b!", "A-b", "A B", "(a b)", "\N{DOG FACE}"]
+    named = {member.name: member.config for member in swept(f"--{key}={';'.join(texts)}")[0]}
+    assert len({name.lower() for name in named}) == len(texts)
+    for some in permutations(texts, 2):
+        assert {member.name for member in swept(f"--{key}={';'.join(some)}")[0]} < named.keys()
+    assert f"{key.rpartition('.')[2]}-a-b" in named
+
+
+def test_words_that_would_have_one_folder_are_refused():
+    """Else the one that was there first would have another folder when the other is added."""
+    axis = Axis("subject", tuple(Choice(name, (f"data.identifier={name}",)) for name in ("a-b", "dog", "a b")))
+    with pytest.raises(InputError, match="^subject: 'a-b' and 'a b' would have one folder: call one otherwise$"):
+        names_of([axis], [[choice] for choice in axis.choices])
 
 
 def test_names_differ_where_words_alone_would_not():
