@@ -8,11 +8,14 @@ from typing import Literal
 
 from jax.typing import DTypeLike
 
+from dreambooth_jax.export.words import beside, bundle_of, log_words, save_words
 from dreambooth_jax.pipeline import Pipeline
+from dreambooth_jax.trees import Tree
 from dreambooth_jax.weights.adapters import Module, write_adapter
 from dreambooth_jax.weights.adapters.dialects import kohya_modules
 from dreambooth_jax.weights.adapters.metadata import base_metadata, network_metadata
 from dreambooth_jax.weights.adapters.writing import dialect_for_most
+from dreambooth_jax.weights.embeddings import Form
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.modelspec import modelspec
 
@@ -57,3 +60,32 @@ def save_adapter(
     modules = kohya_modules(family.naming, pipe.unet.config)
     write_adapter(path, networks, dialect=dialect, dtype=dtype, metadata=texts, words=words, modules=modules)
     return dialect
+
+
+def save_with_words(
+    path: str | Path,
+    pipe: Pipeline,
+    networks: Mapping[str, Mapping[str, Module]],
+    *,
+    words: tuple[Pipeline, Tree],
+    bundle: bool,
+    form: Form,
+    format: Literal["auto", "kohya", "peft"],
+    dtype: DTypeLike,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write an adapter, and the new words that come with it: into the same file, or beside it.
+
+    Args:
+        path, pipe, networks, format, dtype, metadata: as for :func:`save_adapter`.
+        words: the pipeline whose prompts may have them, and its parameters.
+        bundle: whether they go into the same file.
+        form: of files beside it.
+
+    Raises:
+        InputError: as ``save_adapter`` and ``save_words``.
+    """
+    inside = bundle_of(*words) if bundle else None
+    save_adapter(path, pipe, networks, format=format, dtype=dtype, metadata=metadata, words=inside)
+    if not bundle:
+        log_words(save_words(beside(path), *words, form=form, metadata=metadata))

@@ -7,30 +7,25 @@ file where a file is asked for. With ``rank`` anything that was trained or added
 to it. All else is a whole model.
 """
 
-import logging
 from typing import Literal
 
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.export.adapter import save_adapter
+from dreambooth_jax.export.adapter import save_with_words
+from dreambooth_jax.export.converting import convert_adapter, convert_words
 from dreambooth_jax.export.model import save_pretrained
 from dreambooth_jax.export.nearest import export_nearest
 from dreambooth_jax.export.run_metadata import run_metadata
-from dreambooth_jax.export.words import beside, bundle_of, files_of, form_of_words, save_words
+from dreambooth_jax.export.words import form_of_words, log_words, save_words
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.runs import RunFolder, open_model, open_run
-from dreambooth_jax.weights.adapters import read_adapter, write_adapter
 from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.adapters.trained import is_of_kernels, modules_of
-from dreambooth_jax.weights.adapters.writing import SUFFIX, dialect_for_most
-from dreambooth_jax.weights.embeddings import is_embedding, read_embeddings, write_embedding
+from dreambooth_jax.weights.adapters.writing import SUFFIX
+from dreambooth_jax.weights.embeddings import is_embedding
 from dreambooth_jax.weights.single_file import is_single_file, read_single
 
-log = logging.getLogger(__name__)
-
-_HASHES = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
-"""Beginnings of metadata that are made anew."""
 _OF_RANK = ("base", "conv_rank", "clamp_quantile", "min_diff")
 
 
@@ -44,9 +39,9 @@ def export(options: ExportOptions) -> None:
         if options.rank is None and getattr(options, name) != getattr(ExportOptions, name):
             raise InputError(f"{name} = {getattr(options, name)} has no use without rank, such as rank=16")
     if is_adapter(options.source):
-        _convert(options)
+        convert_adapter(options, _dialect(options))
     elif is_embedding(options.source):
-        _convert_words(options)
+        convert_words(options)
     elif options.rank is not None:
         export_nearest(options, format=_dialect(options) or "auto")
     elif not _run_adapter(options):
@@ -72,35 +67,6 @@ def is_adapter(source: str) -> bool:
     return file.is_file() and is_single_file(file) and any(read_key(name) is not None for name in read_single(file)[0])
 
 
-def _convert(options: ExportOptions) -> None:
-    """From one form to another."""
-    if options.rank is not None or options.lora:
-        raise InputError(
-            f"{options.source} is an adapter: for the plain LoRA that is nearest, export the model that it is for with "
-            f"lora={options.source} and rank={options.rank or 16}"
-        )
-    adapter = read_adapter(options.source)
-    if adapter.embeddings and not options.bundle:
-        names = ", ".join(adapter.embeddings)
-        log.warning("%s holds words besides, which are left out: %s; bundle=true keeps them", adapter.file, names)
-    said = {name: text for name, text in adapter.metadata.items() if not name.startswith(_HASHES)}
-    write_adapter(
-        options.out,
-        adapter.networks,
-        dialect=_dialect(options) or dialect_for_most(adapter.networks),
-        dtype=options.dtype,
-        metadata=said,
-        words=adapter.embeddings if options.bundle else None,
-    )
-
-
-def _convert_words(options: ExportOptions) -> None:
-    """From one form to another, a file for each word."""
-    found = read_embeddings(options.source)
-    for one, file in zip(found, files_of(at_home(options.out), [one.word for one in found])):
-        write_embedding(file, one.word, one.parts, form=form_of_words(options.format))
-
-
 def _run_adapter(options: ExportOptions) -> bool:
     """Write what a run trained as a file, if it is an adapter and that is what is asked for."""
     folder = RunFolder(at_home(options.source))
@@ -114,20 +80,21 @@ def _run_adapter(options: ExportOptions) -> bool:
     if not modules and not taught.tokenizer.added:
         return False
     said = run_metadata(config, step=run.step)
-    if modules:
-        save_adapter(
-            options.out,
-            run.pipe,
-            modules,
-            format=_dialect(options) or "auto",
-            dtype=options.dtype,
-            metadata=said,
-            words=bundle_of(taught, taught.params) if options.bundle else None,
-        )
-    if not (modules and options.bundle):
-        place = beside(options.out) if modules else at_home(options.out)
-        for file in save_words(place, taught, taught.params, form=form_of_words(options.format), metadata=said):
-            log.info("a new word of the run is in %s", file)
+    form, words = form_of_words(options.format), (taught, taught.params)
+    if not modules:
+        log_words(save_words(at_home(options.out), *words, form=form, metadata=said))
+        return True
+    save_with_words(
+        options.out,
+        run.pipe,
+        modules,
+        words=words,
+        bundle=options.bundle,
+        form=form,
+        format=_dialect(options) or "auto",
+        dtype=options.dtype,
+        metadata=said,
+    )
     return True
 
 

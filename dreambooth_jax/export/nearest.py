@@ -11,8 +11,9 @@ import numpy as np
 from dreambooth_jax.adapters.extract import Extracted, extract, shares_kept
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.export.adapter import save_adapter
+from dreambooth_jax.export.adapter import save_with_words
 from dreambooth_jax.export.run_metadata import run_metadata
+from dreambooth_jax.export.words import form_of_words
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
@@ -39,19 +40,31 @@ def export_nearest(options: ExportOptions, *, format: Literal["auto", "kohya", "
     """
     assert options.rank is not None
     base, said = _base(options)
-    after = open_model(**options.told()).params
-    found = {name: _extracted(options, name, tree, after) for name, tree in base.params.items() if name != "vae"}
+    after = open_model(**options.told())
+    found = {name: _extracted(options, name, tree, after.params) for name, tree in base.params.items() if name != "vae"}
     networks = {
         network: {path: Module("lora", tensors) for path, tensors in one.tensors.items()}
         for network, one in found.items()
         if one.tensors
     }
+    if not networks and after.pipe.tokenizer.added:
+        raise InputError(f"{options.source} learned new words alone, which no LoRA holds: leave rank out")
     if not networks:
         raise InputError(
             f"{options.source} is as it was: rank={options.rank} is for what was trained, or lora=FILE adds, or "
             "base=MODEL says what it was before"
         )
-    save_adapter(options.out, base, networks, format=format, dtype=options.dtype, metadata=said)
+    save_with_words(
+        options.out,
+        base,
+        networks,
+        words=(after.pipe, after.params),
+        bundle=options.bundle,
+        form=form_of_words(options.format),
+        format=format,
+        dtype=options.dtype,
+        metadata=said,
+    )
     for line in kept_table({network: found[network] for network in networks}, rank=options.rank):
         log.info("%s", line)
 

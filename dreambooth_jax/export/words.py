@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """New words as files: one for each, because most tools read no more of a file."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from dreambooth_jax.weights.adapters.metadata import base_metadata
 from dreambooth_jax.weights.embeddings import Form, bundled_leaves, write_embedding
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.modelspec import PREFIX, modelspec
+
+log = logging.getLogger(__name__)
 
 LEARNED = "learned_embeds.safetensors"
 """What diffusers' ``load_textual_inversion`` looks for in the folder of a model."""
@@ -86,3 +89,9 @@ def bundle_of(pipe: Pipeline, params: Tree) -> dict[str, Leaf]:
         for word, vectors in words_of(pipe, params).items()
         for name, leaf in bundled_leaves(word, vectors).items()
     }
+
+
+def log_words(files: Sequence[Path]) -> None:
+    """Say where they are."""
+    for file in files:
+        log.info("a new word is in %s", file)

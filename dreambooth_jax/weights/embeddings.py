@@ -226,6 +226,8 @@ def write_embedding(
     Raises:
         InputError: if it cannot be saved, or values are not finite.
     """
+    if Path(path).suffix.lower() != ".safetensors":
+        raise InputError(f"{path}: a word is one file, whose name ends in .safetensors, such as word.safetensors")
     if not all(np.isfinite(np.asarray(array)).all() for array in vectors.values()):
         raise InputError(f"the vectors of {word!r} have values that are not finite: nothing is saved")
     leaves = in_order(named_leaves(word, vectors, form=form))

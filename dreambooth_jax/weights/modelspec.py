@@ -13,6 +13,7 @@ from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.weights.ldm import is_open_clip
 
 PREFIX = "modelspec."
+SPEC_VERSION = "1.0.1"
 _ORIGINAL = "https://github.com/Stability-AI/generative-models"
 Part = Literal["", "lora", "textual-inversion"]
 
@@ -46,15 +47,20 @@ def modelspec(
     said = {"epsilon": "epsilon", "v_prediction": "v"}.get(scheduler_config.get("prediction_type", "epsilon"))
     architecture = family.naming.architecture or _architecture(configs, predicts=said)
     texts = {
-        "sai_model_spec": "1.0.1",
+        "sai_model_spec": SPEC_VERSION,
         "architecture": f"{architecture}/{part}" if part else architecture,
-        "implementation": family.naming.implementation if part == "lora" else _ORIGINAL,
+        "implementation": implementation_of(family, part),
         "title": title,
         "resolution": resolution or _own_resolution(configs),
         **({"prediction_type": said} if said else {}),
         **{name: text for name, text in more.items() if text},
     }
     return {PREFIX + name: text for name, text in texts.items()}
+
+
+def implementation_of(family: Family, part: Part) -> str:
+    """Whose names the arrays of a file have."""
+    return family.naming.implementation if part == "lora" else _ORIGINAL
 
 
 def _architecture(configs: Mapping[str, Mapping[str, Any]], *, predicts: str | None) -> str:

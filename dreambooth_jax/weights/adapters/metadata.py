@@ -11,8 +11,9 @@ from dreambooth_jax.models.families import SD, Family
 from dreambooth_jax.weights.adapters.methods import Module
 from dreambooth_jax.weights.modelspec import model_version
 
-_ALGORITHMS = {"dora": "lora", "diff": "full"}
+_ALGORITHMS = {"dora": "lora", "diff": "full", "oft": "diag-oft"}
 """Names that LyCORIS has for methods, where they are others than ours."""
+_WITH_DORA = " with dora"
 
 
 def base_metadata(
@@ -40,8 +41,9 @@ def network_metadata(networks: Mapping[str, Mapping[str, Module]]) -> dict[str, 
     windows = [module for module in modules.values() if _is_window(module)]
     arguments: dict[str, str] = {}
     if method != "lora":
-        arguments["algo"] = _ALGORITHMS.get(method, method)
-    if method == "dora":
+        plain_method = method.removesuffix(_WITH_DORA)
+        arguments["algo"] = _ALGORITHMS.get(plain_method, plain_method)
+    if method == "dora" or method.endswith(_WITH_DORA):
         arguments |= {"dora_wd": "True", "wd_on_output": str(_on_output(plain or windows))}
     rank, alpha = _common(plain or windows)
     if plain and windows:

@@ -5,7 +5,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dreambooth_jax.models.families import SD, SDXL, SDXL_REFINER, Family
 from dreambooth_jax.weights.adapters.methods import Module
 from dreambooth_jax.weights.checking.layers import Layer
 from dreambooth_jax.weights.checking.widths import Widths, denoiser_widths, text_widths
+from dreambooth_jax.weights.modelspec import PREFIX, SPEC_VERSION, implementation_of
 
 
 class Base(NamedTuple):
@@ -25,12 +26,18 @@ class Base(NamedTuple):
         family: of it.
         unet: its denoiser.
         text_encoders: by their names.
+        version: of Stable Diffusion before XL; XL's is its family's.
+        architecture: in the model specification; None where its layers do not tell it.
+        side: of the pictures that it draws; None where its layers do not tell it.
     """
 
     name: str
     family: Family
     unet: UNetConfig
     text_encoders: Mapping[str, CLIPTextConfig]
+    version: int | None = None
+    architecture: str | None = None
+    side: int | None = None
 
 
 _CLIP_L = CLIPTextConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072)
@@ -65,10 +72,38 @@ _REFINER_UNET = UNetConfig(
     addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2560,
 )
-SD1 = Base("Stable Diffusion 1", SD, UNetConfig(cross_attention_dim=768), {"text_encoder": _CLIP_L})
-SD2 = Base("Stable Diffusion 2", SD, UNetConfig(cross_attention_dim=1024), {"text_encoder": _OPEN_CLIP_H})
-XL = Base("Stable Diffusion XL", SDXL, _XL_UNET, {"text_encoder": _CLIP_L, "text_encoder_2": _OPEN_CLIP_G})
-REFINER = Base("the refiner of Stable Diffusion XL", SDXL_REFINER, _REFINER_UNET, {"text_encoder_2": _OPEN_CLIP_G})
+SD1 = Base(
+    name="Stable Diffusion 1",
+    family=SD,
+    unet=UNetConfig(cross_attention_dim=768),
+    text_encoders={"text_encoder": _CLIP_L},
+    version=1,
+    architecture="stable-diffusion-v1",
+    side=512,
+)
+SD2 = Base(  # of 512 or 768 pixels, which predicts noise or velocity
+    name="Stable Diffusion 2",
+    family=SD,
+    unet=UNetConfig(cross_attention_dim=1024),
+    text_encoders={"text_encoder": _OPEN_CLIP_H},
+    version=2,
+)
+XL = Base(
+    name="Stable Diffusion XL",
+    family=SDXL,
+    unet=_XL_UNET,
+    text_encoders={"text_encoder": _CLIP_L, "text_encoder_2": _OPEN_CLIP_G},
+    architecture=SDXL.naming.architecture,
+    side=1024,
+)
+REFINER = Base(
+    name="the refiner of Stable Diffusion XL",
+    family=SDXL_REFINER,
+    unet=_REFINER_UNET,
+    text_encoders={"text_encoder_2": _OPEN_CLIP_G},
+    architecture=SDXL_REFINER.naming.architecture,
+    side=1024,
+)
 BASES = {one.name: one for one in (SD1, SD2, XL, REFINER)}
 
 
@@ -124,3 +159,29 @@ def inputs_of(module: Module) -> int | None:
         if name in module.tensors and np.ndim(module.tensors[name]) >= 2:
             return int(module.tensors[name].shape[-2])
     return None
+
+
+def texts_of_base(name: str | None, *, part: Literal["lora", "textual-inversion"], title: str) -> dict[str, str]:
+    """Metadata for a file of which no more is known than what it holds: which model it is for, as far as that tells.
+
+    Args:
+        name: of the model, as ``base_of`` tells it.
+        part: what of a model the file holds.
+        title: of the file.
+    """
+    if name not in BASES:
+        return {f"{PREFIX}title": title}
+    base = BASES[name]
+    naming = base.family.naming
+    texts = {"ss_v2": str(base.version == 2), f"{PREFIX}title": title}
+    if version := naming.base or ("sd_v1" if base.version == 1 else None):
+        texts["ss_base_model_version"] = version
+    if base.architecture:
+        own = {
+            "sai_model_spec": SPEC_VERSION,
+            "architecture": f"{base.architecture}/{part}",
+            "implementation": implementation_of(base.family, part),
+            "resolution": f"{base.side}x{base.side}",
+        }
+        texts |= {f"{PREFIX}{key}": text for key, text in own.items()}
+    return texts
