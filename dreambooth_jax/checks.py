@@ -131,11 +131,14 @@ def _optimizer(settings: OptimizerConfig, *, ema_decay: float) -> Iterator[str]:
             yield f"optimizer.schedule is {settings.schedule}, but {name} needs none: leave it out"
         if not settings.beta1:
             yield f"optimizer.beta1 is 0, but must be above 0 for {name}, which averages with it"
-    schedules = {settings.schedule, *(Rule.parse(text).schedule for text in settings.rules)}  # raises
-    for setting, schedule in (("cycles", "cosine_restarts"), ("power", "polynomial")):
-        value = getattr(settings, setting)
-        if value != getattr(OptimizerConfig(), setting) and schedule not in schedules:
-            yield f"optimizer.{setting} is {value}, but only optimizer.schedule={schedule} has it: leave it out"
+    schedules = _schedules(settings)
+    if settings.cycles != OptimizerConfig().cycles and "cosine_restarts" not in schedules:
+        yield f"optimizer.cycles is {settings.cycles}, but only optimizer.schedule=cosine_restarts has cycles"
+
+
+def _schedules(settings: OptimizerConfig) -> set[str | None]:
+    """Of the optimizer and its rules. Raises InputError for what is no rule."""
+    return {settings.schedule, *(Rule.parse(text).schedule for text in settings.rules)}
 
 
 def _export(config: Config) -> Iterator[str]:
@@ -175,6 +178,9 @@ def doubts(config: Config) -> Iterator[str]:
             f"adapter.kind={config.adapter.kind} hardly learns below {LEAST_SHARE * usual:g}, and {usual:g} is usual"
         )
     yield from without_effect(config, DOUBTED)
+    power = config.optimizer.power
+    if power != OptimizerConfig().power and "polynomial" not in _schedules(config.optimizer):
+        yield f"optimizer.power is {power}, but only optimizer.schedule=polynomial has it"
     data = config.data
     if silent := [one for one in expanded(data.templates) if not _names_the_subject(one, "{identifier}")]:
         yield f"data.templates has {shown(silent[0])} without {{identifier}}: it teaches the class, not the subject"

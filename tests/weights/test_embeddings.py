@@ -44,9 +44,10 @@ def test_what_is_written_is_read(tmp_path, form, vectors):
 def test_the_names_in_files_are_those_of_their_tools(tmp_path):
     forms = {"diffusers": ONE, "a1111": ONE}
     for form, vectors in forms.items():
-        write_embedding(tmp_path / form, "<toy>", vectors, form=form)
-    write_embedding(tmp_path / "xl", "<toy>", TWO)
-    shapes = {name: {k: v.shape for k, v in load_file(tmp_path / name).items()} for name in (*forms, "xl")}
+        write_embedding(tmp_path / f"{form}.safetensors", "<toy>", vectors, form=form)
+    write_embedding(tmp_path / "xl.safetensors", "<toy>", TWO)
+    files = {name: load_file(tmp_path / f"{name}.safetensors") for name in (*forms, "xl")}
+    shapes = {name: {k: v.shape for k, v in arrays.items()} for name, arrays in files.items()}
     assert shapes == {
         "diffusers": {"<toy>": (3, 768)},
         "a1111": {"emb_params": (3, 768)},
