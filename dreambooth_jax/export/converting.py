@@ -45,16 +45,13 @@ def convert_adapter(options: ExportOptions, dialect: Dialect | None) -> None:
         names = ", ".join(adapter.embeddings)
         log.warning("%s holds words besides, which are left out: %s; bundle=true keeps them", adapter.file, names)
     base = check_file(options.source).base
+    told = texts_of_base(base, part="lora", title=Path(options.out).stem) | network_metadata(adapter.networks)
     write_adapter(
         options.out,
         adapter.networks,
         dialect=dialect or dialect_for_most(adapter.networks),
         dtype=options.dtype,
-        metadata={
-            **texts_of_base(base, part="lora", title=Path(options.out).stem),
-            **network_metadata(adapter.networks),
-            **_said(adapter.metadata),
-        },
+        metadata=_said(adapter.metadata, beside=told),
         words=adapter.embeddings if options.bundle else None,
     )
 
@@ -71,15 +68,17 @@ def convert_words(options: ExportOptions) -> None:
             f"format = {options.format} is for whole models, {options.source} holds new words: leave it out"
         )
     found, base = read_embeddings(options.source), check_file(options.source).base
-    said = _said(read_single(at_home(options.source))[1])
+    said = read_single(at_home(options.source))[1]
     for one, file in zip(found, files_of(at_home(options.out), [one.word for one in found])):
-        told = texts_of_base(base, part="textual-inversion", title=one.word)
-        texts = {**told, f"{PREFIX}trigger_phrase": one.word, **said}
+        told = texts_of_base(base, part="textual-inversion", title=one.word) | {f"{PREFIX}trigger_phrase": one.word}
+        texts = _said(said, beside=told)
         write_embedding(file, one.word, one.parts, form=form_of_words(options.format), metadata=texts)
 
 
-def _said(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in metadata.items() if not name.startswith(_HASHES)}
+def _said(metadata: Mapping[str, str], *, beside: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of itself, in its order, and then what else can be told of it."""
+    said = {name: text for name, text in metadata.items() if not name.startswith(_HASHES)}
+    return said | {name: text for name, text in beside.items() if name not in said}
 
 
 def _refuse(options: ExportOptions, names: tuple[str, ...], *, what: str) -> None:
