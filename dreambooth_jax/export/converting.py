@@ -14,7 +14,7 @@ from dreambooth_jax.weights.adapters import read_adapter, write_adapter
 from dreambooth_jax.weights.adapters.metadata import network_metadata
 from dreambooth_jax.weights.adapters.writing import Dialect, dialect_for_most
 from dreambooth_jax.weights.checking import check_file
-from dreambooth_jax.weights.checking.bases import texts_of_base
+from dreambooth_jax.weights.checking.made_for import texts_of_base
 from dreambooth_jax.weights.embeddings import read_embeddings, write_embedding
 from dreambooth_jax.weights.modelspec import PREFIX
 from dreambooth_jax.weights.single_file import read_single

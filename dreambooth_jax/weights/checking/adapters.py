@@ -15,15 +15,14 @@ from dreambooth_jax.weights.adapters.lidb_seed import with_seed
 from dreambooth_jax.weights.adapters.methods import Module, method_of, odd_shape
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.adapters.reading import EMBEDDINGS, by_layer, laid_out, named_twice
-from dreambooth_jax.weights.checking.bases import REFINER, XL, base_of
+from dreambooth_jax.weights.checking.bases import BASES
 from dreambooth_jax.weights.checking.judging import damage_of_places, judged
 from dreambooth_jax.weights.checking.layers import UNKNOWN, Layer, dora_axis_of, layers_of, misfits, network_reports
+from dreambooth_jax.weights.checking.made_for import base_of
 from dreambooth_jax.weights.checking.tools import tool_reports
 from dreambooth_jax.weights.checking.ways_out import refusal_of, ways_out
 from dreambooth_jax.weights.files import Leaf
 
-_COUNTED = (XL.name, REFINER.name)
-"""Whose blocks diffusers knows by the original code's numbers."""
 _CALLED = {
     "lora": "LoRA",
     "dora": "DoRA",
@@ -68,7 +67,8 @@ def adapter_facts(file: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str,
     if axes := sorted({axis for layer in layers if (axis := dora_axis_of(layer))}):
         facts["magnitudes"] = f"along the {' and '.join(axes)}"
     refusal = refusal_of(file) or (f"refuses it for such a model: {places[0]}" if places else None)
-    tools = tool_reports(layers, others, counted=base in _COUNTED, refusal=refusal)
+    counted = base in BASES and BASES[base].family.naming.counts_as_original
+    tools = tool_reports(layers, others, counted=counted, refusal=refusal)
     return {
         "kind": f"an adapter: {called}{', with new words' if words else ''}",
         "base": base,

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreambooth_jax.weights.adapters.methods import unmet_ranks
-from dreambooth_jax.weights.checking.bases import BASES, layers_of_base
+from dreambooth_jax.weights.checking.bases import BASES
 from dreambooth_jax.weights.checking.layers import UNKNOWN, Layer
+from dreambooth_jax.weights.checking.made_for import layers_of_base
 from dreambooth_jax.weights.checking.widths import Widths
 
 INCOMPLETE = "tensors are missing, or have odd shapes"

@@ -17,8 +17,8 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.adapters import Module, write_adapter
 from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.checking import as_text, check_file, readers
-from dreambooth_jax.weights.checking.bases import layers_of_base
 from dreambooth_jax.weights.checking.layers import change_of
+from dreambooth_jax.weights.checking.made_for import layers_of_base
 from tests.weights.adapters.test_names import kohya_targets
 from tests.weights.adapters.test_names import layers as layers  # a fixture
 from tests.weights.adapters.test_readers import REAL, comfyui

@@ -12,7 +12,8 @@ from dreambooth_jax.cli import main
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.weights.adapters import Module, read_adapter, write_adapter
 from dreambooth_jax.weights.checking import check_file
-from dreambooth_jax.weights.checking.bases import BASES, layers_of_base
+from dreambooth_jax.weights.checking.bases import BASES
+from dreambooth_jax.weights.checking.made_for import layers_of_base
 from dreambooth_jax.weights.checking.widths import Widths
 from dreambooth_jax.weights.modules import parameter_shapes
 from tests.weights.adapters.trees import lora_tensors
