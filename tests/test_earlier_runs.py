@@ -16,6 +16,9 @@ from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
 from dreambooth_jax.cli import main
+from dreambooth_jax.config import to_dict
+from dreambooth_jax.training.checkpoint import read_meta
+from dreambooth_jax.training.resume import changed_keys
 from tests.runs import weights
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "earlier_run.tar.xz"
@@ -44,6 +47,12 @@ def distance(a, b):
 
 def picture(path):
     return np.asarray(Image.open(path), np.int16)
+
+
+def test_nothing_of_it_has_another_default_now(earlier):
+    """The settings that it stored, and those that its command makes today."""
+    stored = read_meta(earlier / "checkpoints", 2)["config"]
+    assert changed_keys(stored, to_dict(dbx.load_config(None, ["run_dir=run", *SETTINGS]))) == []
 
 
 @pytest.mark.slow

@@ -23,6 +23,9 @@ from dreambooth_jax.models.parts import whole
 
 Channels = Literal["input", "output"]
 
+LENGTHS = r".*/dora_scale"
+"""Names of lengths. Weight decay is not for them: they do not rest at 0, and would shrink what they are lengths of."""
+
 
 def magnitudes(kernel: Any, channels: Channels) -> Array:
     """``dora_scale`` of a kernel as it is: the norms of its channels, in at least float32."""

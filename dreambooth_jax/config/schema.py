@@ -176,8 +176,8 @@ class OptimizerConfig(Settings):
     """Decoupled weight decay."""
     rules: tuple[str, ...] = ()
     """For some leaves: PATTERN rate=0.1 (a factor) learning_rate= weight_decay= schedule= warmup_steps=; another."""
-    no_decay: tuple[str, ...] = setting((r".*/bias", r".*/scale", r".*/dora_scale"), pattern=True)
-    """Leaves without weight decay: regular expressions on names such as unet/conv_in/bias; DoRA's lengths are so."""
+    no_decay: tuple[str, ...] = setting((r".*/bias", r".*/scale"), pattern=True)
+    """Leaves without weight decay: regular expressions on names such as unet/conv_in/bias. DoRA's lengths have none."""
     clip_norm: float | None = setting(1.0, above=0, hint="null does not clip")
     """Global gradient norm, over what is trained only; null does not clip."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import optax
 
+from dreambooth_jax.adapters.dora import LENGTHS
 from dreambooth_jax.adapters.textual_inversion import TOKENS
 from dreambooth_jax.config import Config, OptimizerConfig, TextEncoderConfig, TokensConfig
 from dreambooth_jax.training.optimizer import Schedule, learning_rate_schedule
@@ -107,7 +108,7 @@ def optimizer_with(
         eps=settings.eps,
         moments=settings.moments,
         weight_decay=treatment.weight_decay,
-        no_decay=settings.no_decay,
+        no_decay=(*settings.no_decay, LENGTHS),
     )
 
 

@@ -17,10 +17,12 @@ from dreambooth_jax.adapters.targets import choose_layers
 from dreambooth_jax.config import OptimizerConfig
 from dreambooth_jax.models.parts import whole
 from dreambooth_jax.target import Target
+from dreambooth_jax.train_setup.groups import optimizer_with
 from dreambooth_jax.training.checkpoint import Checkpoints
-from dreambooth_jax.training.optimizer import adafactor, adamw, decayed, lion
+from dreambooth_jax.training.optimizer import adafactor, adamw, lion
 from dreambooth_jax.training.optimizer_kinds import make_optimizer
 from dreambooth_jax.training.parallel import make_mapper
+from dreambooth_jax.training.rules import Treatment
 from dreambooth_jax.training.state import init_state
 from dreambooth_jax.training.step import TrainStep
 from dreambooth_jax.trees import nbytes
@@ -61,16 +63,17 @@ def test_decay_is_the_learning_rates_and_spares_whom_it_should(make):
         np.testing.assert_allclose(updates[name], -RATE * DECAY * params[name], rtol=1e-5)
 
 
-def test_lengths_of_dora_are_not_decayed_by_default():
+def test_lengths_of_dora_are_not_decayed():
     """They are norms, not changes that rest at 0: decayed, they would shrink what they are the lengths of."""
     adapter = lora(choose_layers(unet=["full"]), ranks=Ranks(2), dora="output")
     _, trainable = adapter.init(rng.root_key(0), {"unet": {"conv_in": {"kernel": jnp.ones((3, 3, 4, 8))}}})
-    named = trees.flatten(decayed("unet", OptimizerConfig().no_decay)(trainable["unet"]))
-    assert {name.rpartition("/")[2]: one for name, one in named.items()} == {
-        "dora_scale": False,
-        "lora_down": True,
-        "lora_up": True,
-    }
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), trainable["unet"])
+    treatment, schedule = Treatment(RATE, DECAY, "constant", 0), optax.constant_schedule(RATE)
+    tx = optimizer_with(OptimizerConfig(), "unet", treatment, schedule, 1)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    change = {name.rpartition("/")[2]: np.unique(leaf).tolist() for name, leaf in trees.flatten(updates).items()}
+    decay = np.float32(-RATE * DECAY)
+    assert change == {"dora_scale": [0], "lora_down": [pytest.approx(decay)], "lora_up": [pytest.approx(decay)]}
 
 
 def test_lions_first_step_is_the_sign():
