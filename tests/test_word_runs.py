@@ -169,6 +169,13 @@ def test_what_is_exported_draws_it_too(run, tmp_path):
     assert load_file(word).keys() == {"emb_params"}
     lora = [] if kind == "inversion" else [tmp_path / "sks.safetensors"]
     assert np.abs(own - with_files({"sks": word}, lora)).max() < 1e-5
+    with safe_open(word, "np") as file, safe_open(folder / "embedding.safetensors", "np") as of_run:
+        said, expected = file.metadata(), of_run.metadata()
+    assert [said[name] for name in expected if name.startswith("ss_")] == [
+        expected[name] for name in expected if name.startswith("ss_")
+    ]
+    assert (said["ss_num_train_images"], said["ss_unet_lr"]) == ("3", "None")
+    assert float(said["ss_learning_rate"]) == (2e-3 if kind == "inversion" else 1e-3)
     assert main(["export", str(word), str(tmp_path / "again.safetensors")]) == 0
     (again,) = load_file(tmp_path / "again.safetensors").values()
     np.testing.assert_array_equal(again, load_file(word)["emb_params"])

@@ -73,6 +73,7 @@ def save_with_words(
     format: Literal["auto", "kohya", "peft"],
     dtype: DTypeLike,
     metadata: Mapping[str, str],
+    of_words: Mapping[str, str],
 ) -> None:
     """Write an adapter, and the new words that come with it: into the same file, or beside it.
 
@@ -81,6 +82,7 @@ def save_with_words(
         words: the pipeline whose prompts may have them, and its parameters.
         bundle: whether they go into the same file.
         form: of files beside it.
+        of_words: what these say of themselves besides.
 
     Raises:
         InputError: as ``save_adapter`` and ``save_words``.
@@ -88,4 +90,4 @@ def save_with_words(
     inside = bundle_of(*words) if bundle else None
     save_adapter(path, pipe, networks, format=format, dtype=dtype, metadata=metadata, words=inside)
     if not bundle:
-        log_words(save_words(beside(path), *words, form=form, metadata=metadata))
+        log_words(save_words(beside(path), *words, form=form, metadata=of_words))

@@ -15,11 +15,11 @@ from dreambooth_jax.export.adapter import save_with_words
 from dreambooth_jax.export.converting import convert_adapter, convert_words
 from dreambooth_jax.export.model import save_pretrained
 from dreambooth_jax.export.nearest import export_nearest
-from dreambooth_jax.export.run_metadata import run_metadata
+from dreambooth_jax.export.run_metadata import metadata_of_words, run_metadata
 from dreambooth_jax.export.words import form_of_words, log_words, save_words
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
-from dreambooth_jax.runs import RunFolder, open_model, open_run
+from dreambooth_jax.runs import RunFolder, open_model, open_run, pictures_of
 from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.adapters.trained import is_of_kernels, modules_of
 from dreambooth_jax.weights.adapters.writing import SUFFIX
@@ -79,10 +79,11 @@ def _run_adapter(options: ExportOptions) -> bool:
     taught = run.taught
     if not modules and not taught.tokenizer.added:
         return False
-    said = run_metadata(config, step=run.step)
+    said = run_metadata(config, step=run.step, pictures=pictures_of(folder))
+    of_words = metadata_of_words(said, config)
     form, words = form_of_words(options.format), (taught, taught.params)
     if not modules:
-        log_words(save_words(at_home(options.out), *words, form=form, metadata=said))
+        log_words(save_words(at_home(options.out), *words, form=form, metadata=of_words))
         return True
     save_with_words(
         options.out,
@@ -94,6 +95,7 @@ def _run_adapter(options: ExportOptions) -> bool:
         format=_dialect(options) or "auto",
         dtype=options.dtype,
         metadata=said,
+        of_words=of_words,
     )
     return True
 

@@ -12,13 +12,13 @@ from dreambooth_jax.adapters.extract import Extracted, extract, shares_kept
 from dreambooth_jax.config import load_config
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.export.adapter import save_with_words
-from dreambooth_jax.export.run_metadata import run_metadata
+from dreambooth_jax.export.run_metadata import metadata_of_words, run_metadata
 from dreambooth_jax.export.words import form_of_words
 from dreambooth_jax.options import ExportOptions
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.pipeline import Pipeline, load_pretrained
 from dreambooth_jax.progress import Progress
-from dreambooth_jax.runs import OF_MODEL, RunFolder, open_model, open_run
+from dreambooth_jax.runs import OF_MODEL, RunFolder, open_model, open_run, pictures_of
 from dreambooth_jax.trees import Tree, check_shapes, flatten
 from dreambooth_jax.weights.adapters import Module
 
@@ -39,7 +39,7 @@ def export_nearest(options: ExportOptions, *, format: Literal["auto", "kohya", "
         InputError: if nothing changed, or the base is another kind of model.
     """
     assert options.rank is not None
-    base, said = _base(options)
+    base, said, of_words = _base(options)
     after = open_model(**options.told())
     found = {name: _extracted(options, name, tree, after.params) for name, tree in base.params.items() if name != "vae"}
     networks = {
@@ -64,6 +64,7 @@ def export_nearest(options: ExportOptions, *, format: Literal["auto", "kohya", "
         format=format,
         dtype=options.dtype,
         metadata=said,
+        of_words=of_words,
     )
     for line in kept_table({network: found[network] for network in networks}, rank=options.rank):
         log.info("%s", line)
@@ -90,18 +91,19 @@ def kept_table(found: Mapping[str, Extracted], *, rank: int) -> list[str]:
     ]
 
 
-def _base(options: ExportOptions) -> tuple[Pipeline, dict[str, str]]:
-    """(the model before, what an adapter's file says of the run)."""
+def _base(options: ExportOptions) -> tuple[Pipeline, dict[str, str], dict[str, str]]:
+    """(the model before, what an adapter's file says of the run, what those of words beside it say)."""
     folder = RunFolder(at_home(options.source))
     of_model = {name: getattr(options, name) for name in OF_MODEL}
     if not folder.is_run():
         if options.base is None:
-            return load_pretrained(options.source, **of_model), {}
-        return open_model(options.base, tokenizer=of_model["tokenizer"]).pipe, {}
+            return load_pretrained(options.source, **of_model), {}, {}
+        return open_model(options.base, tokenizer=of_model["tokenizer"]).pipe, {}, {}
     config = load_config(folder.config)
     run = open_run(folder, config, step=options.step, ema=options.ema)
-    said = run_metadata(config, step=run.step)
-    return (run.pipe if options.base is None else open_model(options.base).pipe), said
+    said = run_metadata(config, step=run.step, pictures=pictures_of(folder))
+    base = run.pipe if options.base is None else open_model(options.base).pipe
+    return base, said, metadata_of_words(said, config)
 
 
 def _extracted(options: ExportOptions, network: str, before: Tree, params: Tree) -> Extracted:

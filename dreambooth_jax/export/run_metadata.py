@@ -6,40 +6,32 @@ Nothing in it depends on when or where the run was: the same run is the same fil
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dreambooth_jax.config import Config
-from dreambooth_jax.config.concepts import concepts_of
+from dreambooth_jax.config.concepts import concepts_of, makes_class_images
 from dreambooth_jax.weights.modelspec import PREFIX
 
 
-def run_metadata(config: Config, *, step: int, photos: Sequence[int] = ()) -> dict[str, str]:
+def run_metadata(config: Config, *, step: int, pictures: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The metadata.
 
     Args:
         config: of the run.
         step: steps that were taken.
-        photos: how many there are of each subject, where that is known.
+        pictures: what the run says of its pictures, as its checkpoints have it; None where that is not known.
     """
     size, concepts = config.data.size, concepts_of(config)
     subjects = [f"{one.identifier} {one.class_noun}".strip() for one in concepts]
-    counts = list(photos) or [0] * len(concepts)
-    # as folders of sd-scripts are called: repeats_name
-    folders = [f"{one.repeats or 1}_{subject}" for one, subject in zip(concepts, subjects)]
-    pictures = [{"n_repeats": one.repeats or 1, "img_count": count} for one, count in zip(concepts, counts)]
-    # A1111 offers these for the prompt, and how often each is
-    tags = [{subject: count or 1} for subject, count in zip(subjects, counts)]
     texts = {
         **_training(config, step),
         **_objective(config),
+        **_pictures(config, subjects, pictures),
         "ss_output_name": Path(config.run_dir).name,
         "ss_sd_model_name": Path(config.model.path).name,
         "ss_resolution": str((size.width, size.height)),
-        "ss_num_train_images": sum(counts) or None,
-        "ss_num_reg_images": sum(one.num_images for one in concepts if one.weight),
-        "ss_tag_frequency": json.dumps(dict(zip(folders, tags))),
-        "ss_dataset_dirs": json.dumps(dict(zip(folders, pictures))),
     }
     said = {name: str(value) for name, value in texts.items()}
     return said | {
@@ -47,6 +39,36 @@ def run_metadata(config: Config, *, step: int, photos: Sequence[int] = ()) -> di
         f"{PREFIX}trigger_phrase": ", ".join(subjects),
         f"{PREFIX}tags": ", ".join(("dreambooth", *(one.class_noun for one in concepts if one.class_noun))),
         f"{PREFIX}description": f"DreamBooth of {', '.join(subjects)}, {step} steps, by dreambooth_jax",
+    }
+
+
+def metadata_of_words(said: Mapping[str, str], config: Config) -> dict[str, str]:
+    """What files of new words say, where an adapter's would say this: no network learned in them, and at what rate the
+    words did."""
+    rates = {"ss_learning_rate": config.tokens.learning_rate, "ss_unet_lr": None, "ss_text_encoder_lr": None}
+    return {**said, **{name: str(rate) for name, rate in rates.items()}}
+
+
+def _pictures(config: Config, subjects: Sequence[str], pictures: Mapping[str, Any] | None) -> dict[str, object]:
+    """How many there are, as sd-scripts count: photos as often as an epoch has them."""
+    repeats = [one.repeats or 1 for one in concepts_of(config)]
+    # as folders of sd-scripts are called: repeats_name
+    folders = [f"{count}_{subject}" for count, subject in zip(repeats, subjects)]
+    if pictures is None:
+        return {
+            "ss_num_train_images": None,
+            "ss_num_reg_images": None if makes_class_images(config) else 0,
+            "ss_tag_frequency": json.dumps({folder: {subject: 1} for folder, subject in zip(folders, subjects)}),
+        }
+    counts = [one["photos"] for one in pictures["subjects"]]
+    dirs = [{"n_repeats": many, "img_count": count} for many, count in zip(repeats, counts)]
+    # A1111 offers these for the prompt, and how often each is
+    tags = [{subject: count} for subject, count in zip(subjects, counts)]
+    return {
+        "ss_num_train_images": sum(many * count for many, count in zip(repeats, counts)),
+        "ss_num_reg_images": pictures["class_images"],
+        "ss_tag_frequency": json.dumps(dict(zip(folders, tags))),
+        "ss_dataset_dirs": json.dumps(dict(zip(folders, dirs))),
     }
 
 

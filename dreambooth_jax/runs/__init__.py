@@ -267,3 +267,8 @@ def newest_meta(folder: RunFolder) -> dict[str, Any] | None:
     newest = max(complete_steps(folder.checkpoints), default=-1)
     step = int(distributed.gather(np.int32(newest))[0])
     return read_meta(folder.checkpoints, step) if step >= 0 else None
+
+
+def pictures_of(folder: RunFolder) -> dict[str, Any] | None:
+    """What a run says of the pictures that it is taught with; None where it does not, as runs of before."""
+    return (newest_meta(folder) or {}).get("pictures")

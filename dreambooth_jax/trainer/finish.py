@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from dreambooth_jax import distributed
 from dreambooth_jax.config import Config, ExportConfig, to_dict
-from dreambooth_jax.export import bundle_of, run_metadata, save_adapter, save_pretrained, save_words
+from dreambooth_jax.export import bundle_of, metadata_of_words, run_metadata, save_adapter, save_pretrained, save_words
 from dreambooth_jax.export.words import form_of_words
 from dreambooth_jax.prepare.model import load_model
+from dreambooth_jax.prepare.told import told_of
 from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.text_files import write_text
 from dreambooth_jax.trainer.training import Training, as_it_was_read
@@ -108,7 +109,7 @@ def _export_adapter(
         params: of the text encoders, where there are new words.
         step: of the weights.
     """
-    said = run_metadata(config, step=step, photos=[one.n_photos for one in training.concepts])
+    said = run_metadata(config, step=step, pictures=told_of(training.concepts))
     settings, pipe = config.export, training.setup.pipe
     files = []
     if modules:
@@ -127,7 +128,8 @@ def _export_adapter(
         who = readers(check_file(folder.adapter))
         log.info("the adapter is in %s: %s; dreambooth-jax check %s says more", folder.adapter, who, folder.adapter)
         files.append(folder.adapter)
-    words = save_words(folder.embedding, pipe, params, form=form_of_words(settings.format), metadata=said)
+    of_words = metadata_of_words(said, config)
+    words = save_words(folder.embedding, pipe, params, form=form_of_words(settings.format), metadata=of_words)
     for word, file in zip(pipe.tokenizer.added, words):
         log.info("the new word %s is in %s; in A1111 and ComfyUI it is called as the file is", word, file)
     return [*files, *words]

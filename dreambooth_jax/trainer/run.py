@@ -22,6 +22,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.planning.admit import check_state, check_steps
 from dreambooth_jax.prepare.prepared import prepare
+from dreambooth_jax.prepare.told import told_of
 from dreambooth_jax.runs import RunFolder, newest_meta
 from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import mapper_of
@@ -87,7 +88,8 @@ def _run(
     if is_finished(config, folder, step=prepared.first_step):
         return result_of(folder, step=config.train.steps, finished=True)
     training, trainable = set_up(config, prepared, mapper)
-    meta = {"config": to_dict(config), "fingerprints": prepared.fingerprints}
+    pictures = told_of(prepared.concepts)
+    meta = {"config": to_dict(config), "fingerprints": prepared.fingerprints, "pictures": pictures}
     del prepared  # the last one to hold the pretrained weights of what is trained
     begun_from = (newest_meta(folder) or {}) if training.first_step else {}
     quality = quality_of(config, training, grids, meta=begun_from, metrics=folder.path / "metrics.jsonl")

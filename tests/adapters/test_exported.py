@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file
 
 import dreambooth_jax as dbx
 from dreambooth_jax.cli import main
@@ -117,9 +116,7 @@ def export(*words):
 @pytest.mark.slow
 def test_exporting_a_run_to_a_file_writes_the_adapter(run, tmp_path):
     export(run.folder, tmp_path / "lora.safetensors")
-    one, two = (load_file(path) for path in (run.adapter, tmp_path / "lora.safetensors"))
-    assert one.keys() == two.keys()
-    assert all((one[name] == two[name]).all() for name in one)
+    assert (tmp_path / "lora.safetensors").read_bytes() == run.adapter.read_bytes(), "all that it says of itself, too"
     export(run.folder, tmp_path / "early.safetensors", "step=2", "format=peft", "dtype=float16")
     early = read_adapter(tmp_path / "early.safetensors")
     assert early.dialects == {"peft"}

@@ -19,6 +19,7 @@ from dreambooth_jax.config import Config, to_dict
 from dreambooth_jax.members import Member
 from dreambooth_jax.prepare.begun import BegunRun
 from dreambooth_jax.prepare.prepared import Prepared
+from dreambooth_jax.prepare.told import told_of
 from dreambooth_jax.runs import RunFolder
 from dreambooth_jax.trainer.finish import export, is_finished, step_to_export
 from dreambooth_jax.trainer.grids import Grids, grids_of
@@ -119,7 +120,11 @@ def one_of(
             towers=towers,
             of=member.name,
         ),
-        meta={"config": to_dict(member.config), "fingerprints": prepared.fingerprints},
+        meta={
+            "config": to_dict(member.config),
+            "fingerprints": prepared.fingerprints,
+            "pictures": told_of(prepared.concepts),
+        },
         whole=whole,
     )
 

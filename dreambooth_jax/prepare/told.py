@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The dreambooth_jax authors
+"""What a run says of the pictures that it is taught with: kept in its checkpoints, for the files that come of it.
+
+{"subjects": [{"photos": 5}], "class_images": 200}
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dreambooth_jax.prepare.prepared import PreparedConcept
+
+
+def told_of(concepts: Sequence[PreparedConcept]) -> dict[str, Any]:
+    """Of each subject how many photos teach it, and how many class images there are: those that subjects share count
+    once. Plain JSON values."""
+    classes = {(photo.name, photo.digest) for one in concepts if one.prior for photo in one.prior.photos}
+    return {"subjects": [{"photos": one.n_photos} for one in concepts], "class_images": len(classes)}
