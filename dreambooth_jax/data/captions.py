@@ -10,7 +10,8 @@ All texts are known before the first step, so that their states are computed onc
 is drawn at each visit from a name, so it depends on seed and step alone.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,12 @@ class Captions:
 
 ONE_EACH = Captions()
 """Pictures have one text each, their own or that of their collection."""
+
+
+def tag_counts(captions: Iterable[str]) -> dict[str, int]:
+    """How often captions have which tag, as sd-scripts count: what is between commas, in small letters."""
+    tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
+    return dict(Counter(tag for tag in tags if tag))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.concepts import concepts_of, makes_class_images
+from dreambooth_jax.data.captions import tag_counts
 from dreambooth_jax.weights.modelspec import PREFIX
 
 
@@ -58,12 +59,12 @@ def _pictures(config: Config, subjects: Sequence[str], pictures: Mapping[str, An
         return {
             "ss_num_train_images": None,
             "ss_num_reg_images": None if makes_class_images(config) else 0,
-            "ss_tag_frequency": json.dumps({folder: {subject: 1} for folder, subject in zip(folders, subjects)}),
+            "ss_tag_frequency": json.dumps(dict(zip(folders, (tag_counts([subject]) for subject in subjects)))),
         }
     counts = [one["photos"] for one in pictures["subjects"]]
     dirs = [{"n_repeats": many, "img_count": count} for many, count in zip(repeats, counts)]
     # A1111 offers these for the prompt, and how often each is
-    tags = [{subject: count} for subject, count in zip(subjects, counts)]
+    tags = [one["tags"] for one in pictures["subjects"]]
     return {
         "ss_num_train_images": sum(many * count for many, count in zip(repeats, counts)),
         "ss_num_reg_images": pictures["class_images"],

@@ -73,6 +73,14 @@ def test_what_subjects_share_counts_once_and_photos_as_often_as_an_epoch_has_the
     assert json.loads(said["ss_tag_frequency"]).keys() == dirs.keys()
 
 
+def test_tags_of_captions_are_counted_as_sd_scripts_do(tmp_path, photos):
+    """What is between commas, in small letters; a photo without a caption is called as its subject is."""
+    (photos / "0.txt").write_text("A {identifier} dog,  Red collar, grass, , grass")
+    (photos / "1.txt").write_text("grass,a sks dog\n")
+    (tags,) = json.loads(said_of(tiny_config(tmp_path), photos)["ss_tag_frequency"]).values()
+    assert tags == {"a sks dog": 2, "red collar": 1, "grass": 3, "sks dog": 3}
+
+
 @pytest.mark.parametrize(("kind", "images"), [("pictures", "None"), ("teacher", "0")])
 def test_of_runs_of_before_nothing_is_said_that_is_not_known(tmp_path, kind, images):
     said = run_metadata(tiny_config(tmp_path, f"prior.kind={kind}"), step=3)
