@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax import rng
 from dreambooth_jax.adapters import part_for, passed_on
@@ -38,9 +37,9 @@ from dreambooth_jax.target import Target
 from dreambooth_jax.train_setup import Groups, TrainSetup, build_train_setup, mapper_of
 from dreambooth_jax.training.parallel import Mapper, Replicated
 from dreambooth_jax.training.parallel.drawing import for_drawing
-from dreambooth_jax.training.parallel.mapper import with_shardings
-from dreambooth_jax.training.validation import rows_at_once, validation_batches, validation_loss
-from dreambooth_jax.trees import count, nbytes, shapes, short
+from dreambooth_jax.training.parallel.sharding import lower_rows
+from dreambooth_jax.training.validation import loss_of_rows, rows_at_once, validation_batches
+from dreambooth_jax.trees import Tree, count, nbytes, shapes, short
 
 
 def build(config: Config, target: Target, *, compiler: Compiler, chip: Chip | None = None) -> Plan:
@@ -146,7 +145,7 @@ def draw_plans(config: Config, setup: TrainSetup, pipe: Pipeline, *, compiler: C
         yield draw("sample grids", pictures, usage, beside_a_model(setup, *setup.pipe.params))
     if config.validation.is_wanted:
         rows = rows_at_once(setup.batches.examples, everyone)
-        usage = compiler("validation", partial(lower_validation, setup, rows)).usage
+        usage = compiler("validation", partial(lower_validation, setup, later.params, rows)).usage
         yield draw("validation", rows, usage, beside_a_model(setup, "unet", *setup.encoders))
 
 
@@ -167,11 +166,11 @@ def beside_a_model(setup: TrainSetup, *networks: str) -> int:
     return held - (nbytes(passed_on(setup.adapter, *parts)) if is_whole else 0)
 
 
-def lower_validation(setup: TrainSetup, rows: int) -> jax.stages.Lowered:
-    """The program of a validation, of so many examples at once on each device."""
-    (batch, *_) = validation_batches([setup.held_out(setup.size)], np.zeros(rows, np.int64), rows=rows)
-    params = {name: setup.pipe.params[name] for name in ("unet", *setup.encoders)}
-    whole = NamedSharding(setup.mapper.target.mesh, PartitionSpec())
-    placed = with_shardings(shapes((params, batch)), lambda _: whole)
+def lower_validation(setup: TrainSetup, drawn: Tree, rows: int) -> jax.stages.Lowered:
+    """The program of a validation, of so many examples at once on each device, by parameters as they lie then."""
+    mesh = setup.mapper.target.mesh
+    everywhere = rows * mesh.size
+    (batch, *_) = validation_batches([setup.held_out(setup.size)], np.zeros(everywhere, np.int64), rows=everywhere)
+    params = {name: drawn[name] for name in ("unet", *setup.encoders)}
     key = jax.eval_shape(lambda: rng.root_key(0))
-    return jax.jit(partial(validation_loss, setup.objective, count=rows)).lower(*placed, key)
+    return lower_rows(mesh, loss_of_rows(setup.objective, everywhere), (), params, shapes(batch), key)

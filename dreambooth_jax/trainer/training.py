@@ -148,9 +148,10 @@ class Training:
             self._composed(self.averaged(state) or state.trainable, *networks), self.setup.mapper.target.mesh
         )
 
-    def drawn_params(self, state: TrainState) -> Tree:
-        """The same of all networks, as they lie while pictures are drawn."""
-        return for_drawing(self._composed(self.averaged(state) or state.trainable), self.setup.mapper.target)
+    def drawn_params(self, state: TrainState, *networks: str) -> Tree:
+        """The same, as they lie while pictures are drawn or validated with."""
+        trainable = self.averaged(state) or state.trainable
+        return for_drawing(self._composed(trainable, *networks), self.setup.mapper.target)
 
     @property
     def is_rounded(self) -> bool:

@@ -5,12 +5,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from dreambooth_jax import rng
 from dreambooth_jax.config import Config
@@ -21,8 +19,9 @@ from dreambooth_jax.prepare.objective import objective_values
 from dreambooth_jax.trainer.tables import example_tables
 from dreambooth_jax.trainer.training import Training
 from dreambooth_jax.training.metrics import Recorder
+from dreambooth_jax.training.parallel.sharding import map_rows
 from dreambooth_jax.training.state import TrainState
-from dreambooth_jax.training.validation import LossHistory, rows_at_once, validation_batches, validation_loss
+from dreambooth_jax.training.validation import LossHistory, loss_of_rows, rows_at_once, validation_batches
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,17 +66,17 @@ class Validation:
         if not self.is_due(step) or any(at == step for at, _ in self.history.losses):
             return
         training = self.training
-        networks = ("unet", *training.setup.encoders)
-        params = training.whole_params(training.averaged(state) or state.trainable, *networks)
+        mesh = training.setup.mapper.target.mesh
+        params = training.drawn_params(state, "unet", *training.setup.encoders)
         key = rng.root_key(training.seed)
-        losses = [self._program(params, batch, key) for batch in self.batches]
-        loss = sum(float(one) for one in losses)
+        losses = [map_rows(mesh, self._program, (), params, batch, key) for batch in self.batches]
+        loss = sum(float(one) for some in losses for one in some)
         self.history.losses.append((step, loss))
         recorder.say(step, {"validation_loss": loss})
 
     @cached_property
     def _program(self) -> Any:
-        return jax.jit(partial(validation_loss, self.training.setup.objective, count=self.count))
+        return loss_of_rows(self.training.setup.objective, self.count)
 
 
 def validation_of(config: Config, training: Training, *, meta: Mapping[str, Any], metrics: Path) -> Validation:
@@ -96,7 +95,8 @@ def validation_of(config: Config, training: Training, *, meta: Mapping[str, Any]
         for one in training.concepts
         if one.held_out
     )
-    rows = rows_at_once(setup.batches.examples, len(setup.mapper.devices))
+    target = setup.mapper.target
+    rows = rows_at_once(setup.batches.examples, len(target.devices)) * target.mesh.size
     batches = list(validation_batches(list(tables), quantiles(values.timesteps, settings.timesteps), rows=rows))
     losses = [(int(step), float(loss)) for step, loss in meta.get("validation", [])]
     return Validation(

@@ -7,7 +7,7 @@
 It estimates what ``instance_loss`` is on average, with far less noise than one step's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ PATIENCE = 3
 
 
 def rows_at_once(examples: int, devices: int) -> int:
-    """Rows of a batch: each device sees all of it, and should not see more than in a step.
+    """Rows of a batch on each device, which should not see more than in a step.
 
     Args:
         examples: of a step.
@@ -78,6 +78,17 @@ def validation_loss(
     plain = replace(objective, n_instances=count, noising=Noising(offset=objective.noising.offset))
     draws = plain.draw(batch, root_key=rng.stream(key, "validation"), step=0)
     return plain.loss(params, batch, draws._replace(timesteps=batch["timesteps"]))[0]
+
+
+def loss_of_rows(
+    objective: DenoisingObjective, count: int
+) -> Callable[[Tree, dict[str, Array], Key[Array, ""]], Float[Array, "1"]]:
+    """:func:`validation_loss` for ``map_rows``: of each device's rows, which add up to that of the batch."""
+
+    def program(params: Tree, rows: dict[str, Array], key: Key[Array, ""]) -> Float[Array, "1"]:
+        return validation_loss(objective, params, rows, key, count)[None]
+
+    return program
 
 
 @dataclass

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dreambooth_jax import rng
 from dreambooth_jax.checks import check_config
@@ -17,8 +18,11 @@ from dreambooth_jax.data.examples import ExampleTable
 from dreambooth_jax.data.sources import Photo
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.prepare.held_out import split_photos
+from dreambooth_jax.target import Target
 from dreambooth_jax.training.checkpoint import Checkpoints, best_step, complete_steps
-from dreambooth_jax.training.validation import LossHistory, validation_batches, validation_loss
+from dreambooth_jax.training.parallel.sharding import ROWS, lower_rows, map_rows
+from dreambooth_jax.training.validation import LossHistory, loss_of_rows, validation_batches, validation_loss
+from dreambooth_jax.trees import shapes
 from tests.training import toy
 from tests.training.test_objective import objective, params
 
@@ -56,6 +60,19 @@ def test_every_picture_is_seen_once_at_every_timestep():
 @pytest.mark.parametrize("rows", [5, 16])
 def test_the_size_of_batches_does_not_matter(rows):
     assert loss([table()], rows) == pytest.approx(loss([table()], 4), rel=1e-5)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_devices_share_its_rows_whether_weights_are_whole_or_in_parts(whole):
+    mesh, one, weights = Target.of(jax.devices()[:4]).mesh, objective(), jax.tree.map(jnp.asarray, params(None))
+    batches = list(validation_batches([table()], TIMES, rows=8))
+    placed = weights if whole else jax.device_put(weights, NamedSharding(mesh, PartitionSpec(ROWS)))
+    program = loss_of_rows(one, 12)
+    each = [map_rows(mesh, program, (), placed, batch, rng.root_key(0)) for batch in batches]
+    assert [losses.shape for losses in each] == [(4,)] * 2
+    assert float(sum(map(jnp.sum, each))) == pytest.approx(loss([table()], 12), rel=1e-5)
+    compiled = lower_rows(mesh, program, (), placed, shapes(batches[0]), rng.root_key(0)).compile().as_text()
+    assert ("all-gather" in compiled) is not whole
 
 
 def test_it_is_the_mean_loss_at_those_timesteps():
