@@ -5,6 +5,7 @@
     diffusers   {"<word>": [n, d]}                       one array in a file, or [d]; ours may have several
     A1111       {"emb_params": [n, d]}                   .safetensors; .pt: {"string_to_param": {"*": [n, d]}, ...}
     SDXL        {"clip_l": [n, 768], "clip_g": [n, 1280]}
+    picture     a PNG that has A1111's within            :mod:`.word_pictures`
     in a LoRA   bundle_emb.<word>.string_to_param.*      as A1111 reads it; or .clip_l and .clip_g, as OneTrainer does
 
 Where a file does not say which word it is for, its own name is the word, as in A1111. Only diffusers' form with one
@@ -21,9 +22,10 @@ from jaxtyping import Float
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.weights.adapters.hashes import sshs_hashes
-from dreambooth_jax.weights.files import Leaf
+from dreambooth_jax.weights.files import Leaf, leaf_of
 from dreambooth_jax.weights.single_file import is_single_file, read_single
 from dreambooth_jax.weights.whole_files import in_order, write_whole
+from dreambooth_jax.weights.word_pictures import is_picture, read_word_picture
 
 Form: TypeAlias = Literal["diffusers", "a1111"]
 PARTS = ("clip_l", "clip_g")
@@ -94,7 +96,7 @@ def read_embeddings(path: str | Path) -> list[Embedding]:
     if bundled:
         return embeddings_of_bundle(file, bundled)
     if set(leaves) & {*PARTS, *_A1111}:
-        return [_embedding(file, file.stem, leaves)]
+        return [_embedding(file, read_word_picture(file).word if is_picture(file) else file.stem, leaves)]
     if not leaves or any(len(leaf.shape) not in (1, 2) for leaf in leaves.values()) or len(leaves) > MOST_WORDS:
         raise InputError(
             f"{file} is no file of new words: its arrays are called {', '.join(sorted(leaves)[:3]) or 'nothing'}"
@@ -189,21 +191,17 @@ def named_leaves(word: str, vectors: Mapping[str, Any], *, form: Form) -> dict[s
     """
     arrays = [np.asarray(array, np.float32) for array in vectors.values()]
     if len(arrays) > 1:
-        return {part: _leaf(array) for part, array in zip(PARTS, arrays, strict=True)}
-    return {word if form == "diffusers" else _A1111[0]: _leaf(arrays[0])}
+        return {part: leaf_of(array) for part, array in zip(PARTS, arrays, strict=True)}
+    return {word if form == "diffusers" else _A1111[0]: leaf_of(arrays[0])}
 
 
 def bundled_leaves(word: str, vectors: Mapping[str, Any]) -> dict[str, Leaf]:
     """A word as arrays in the file of a LoRA: as A1111 and ComfyUI, and as OneTrainer calls them."""
     arrays = [np.asarray(array, np.float32) for array in vectors.values()]
-    leaves = {f"{BUNDLE}{word}.{part}": _leaf(array) for part, array in zip(PARTS, arrays)}
+    leaves = {f"{BUNDLE}{word}.{part}": leaf_of(array) for part, array in zip(PARTS, arrays)}
     if len(arrays) == 1:
-        leaves[f"{BUNDLE}{word}.{_A1111[1]}"] = _leaf(arrays[0])
+        leaves[f"{BUNDLE}{word}.{_A1111[1]}"] = leaf_of(arrays[0])
     return leaves
-
-
-def _leaf(array: np.ndarray) -> Leaf:
-    return Leaf(shape=array.shape, dtype=array.dtype, load=lambda: array)
 
 
 def write_embedding(

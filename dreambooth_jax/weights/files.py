@@ -55,6 +55,11 @@ class Leaf:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def leaf_of(array: np.ndarray) -> Leaf:
+    """An array that is there."""
+    return Leaf(shape=array.shape, dtype=array.dtype, load=lambda: array)
+
+
 def turned(leaf: Leaf, turn: Callable[[np.ndarray], np.ndarray]) -> Leaf:
     """The leaf that ``turn`` makes of another when it is loaded; a turn only moves axes."""
     shape = turn(np.broadcast_to(np.int8(0), leaf.shape)).shape  # what happens to one number seen from everywhere

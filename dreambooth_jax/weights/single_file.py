@@ -22,12 +22,13 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.models.families import Family
 from dreambooth_jax.trees import flatten
 from dreambooth_jax.weights import names
-from dreambooth_jax.weights.files import Leaf, read_header, turned
+from dreambooth_jax.weights.files import Leaf, leaf_of, read_header, turned
 from dreambooth_jax.weights.json_files import parse_json
 from dreambooth_jax.weights.layouts import CLIP_PREFIX, EMA_PREFIX, LAYOUTS, UNET_PREFIX, Home, Layout
 from dreambooth_jax.weights.ldm import Place, Stored
 from dreambooth_jax.weights.single_file_kinds import check_noise, not_whole
 from dreambooth_jax.weights.torch_files import read_torch
+from dreambooth_jax.weights.word_pictures import is_picture, read_word_picture
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ def read_single(file: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     if not file.is_file():
         near = difflib.get_close_matches(file.name, [one.name for one in file.parent.glob("*.*")], n=1)
         raise InputError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
+    if is_picture(file):
+        return {"string_to_param.*": leaf_of(read_word_picture(file).vectors)}, {}
     leaves, metadata = (read_torch(file), {}) if file.suffix.lower() in PICKLED else read_header(file)
     new = f"{CLIP_PREFIX}text_model."
     return {_OLD_CLIP.sub(new, name, count=1): leaf for name, leaf in leaves.items()}, metadata

@@ -2,6 +2,7 @@
 # Copyright The dreambooth_jax authors
 """Files that are no adapters, told by the names in them, and who loads them."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from dreambooth_jax.weights.embeddings import Embedding, read_embeddings
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.layouts import UNET_PREFIX, VAE_PREFIX
 from dreambooth_jax.weights.single_file import open_single_file
+from dreambooth_jax.weights.word_pictures import is_picture
 
 
 class Kind(NamedTuple):
@@ -88,6 +90,10 @@ _WORDS_LOAD = {
         **{"A1111": "yes: the file's name is the word", "Forge": "yes", "ComfyUI": "yes"},
         **{"diffusers": "yes, with token= (the file does not say the word)", OURS: "yes, --embedding"},
     },
+    "a picture": {
+        **{"A1111": "yes: the word is called as the picture says", "Forge": "yes", "ComfyUI": "no", "diffusers": "no"},
+        OURS: "yes, --embedding",
+    },
     "xl": {
         **{"A1111": "yes", "Forge": "yes", "ComfyUI": "yes"},
         **{"diffusers": "one text encoder after the other", OURS: "yes, --embedding"},
@@ -132,11 +138,14 @@ def _of_words(words: list[Embedding], leaves: Mapping[str, Leaf]) -> dict[str, A
     widths = tuple(part.shape[1] for part in words[0].parts.values())
     form = "xl" if len(widths) > 1 else "several" if len(words) > 1 else "diffusers"
     form = "a1111" if {"emb_params", "string_to_param.*"} & leaves.keys() else form
+    file = words[0].file
+    form = "a picture" if is_picture(file) else form
     return {
         "kind": f"{'new words' if len(words) > 1 else 'a new word'} (textual inversion), in the form of {form}",
         "base": _WORD_BASES.get(widths, f"a model whose text encoder has {' and '.join(map(str, widths))} channels"),
         "facts": {"words": ", ".join(f"{word.word!r} of {word.vectors} vectors" for word in words)},
         "tools": _tools(_WORDS_LOAD[form]),
+        "ways_out": (f"dreambooth-jax export {shlex.quote(str(file))} OUT.safetensors",) if is_picture(file) else (),
     }
 
 
