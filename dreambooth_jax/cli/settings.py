@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dreambooth_jax.config import Config
 from dreambooth_jax.config.files import SWEEP, read_settings, shipped
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 
 USAGE = "[CONFIG ...] [KEY=VALUE ...]"
 
@@ -33,7 +33,7 @@ def config_files(words: Sequence[str]) -> list[str]:
     for word in words:
         if not word.endswith((".yaml", ".yml")) and word not in shipped():
             kinds = f"a setting (KEY=VALUE) nor a file that ends in .yaml nor one of {', '.join(shipped())}"
-            raise InputError(f"{word!r} is neither {kinds}")
+            raise InputError(f"{word!r} is neither {kinds}{nearest(word, shipped())}")
     return [f"--config={word}" for word in words]
 
 

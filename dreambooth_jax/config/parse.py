@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from dreambooth_jax.config.lists import Entries
 from dreambooth_jax.config.schema import Config
 from dreambooth_jax.config.setting import shown
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 from dreambooth_jax.text_files import write_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ _KINDS = {
     "<class 'bool'>": "true or false",
 }
 """Types as the parser calls them -> as people do."""
+_MEANT = {
+    ("adapter.kind", "dora"): ": it is adapter.kind=lora adapter.dora=output, or input for A1111 and ComfyUI",
+    ("adapter.kind", "locon"): ": it is adapter.kind=lora adapter.targets=attn-mlp-conv",
+    ("adapter.kind", "rslora"): ": it is adapter.kind=lora adapter.rank_stabilized=true",
+    ("optimizer.kind", "adam"): ": it is optimizer.kind=adamw optimizer.weight_decay=0",
+}
+"""(key, name that others use) -> how to say it here."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -238,8 +245,10 @@ def _one_line(text: str) -> str:
     text = " ".join(text.split()).replace("Parser key ", "")
     if wrong := _WRONG_TYPE.search(text):
         key, kind, value = wrong.groups()
-        rule = _KINDS.get(kind) or f"one of {kind.partition('[')[2].rstrip(']')}"
-        text = f"{key} must be {rule}, not {value}"
+        names = kind.partition("[")[2].rstrip("]")
+        listed = re.findall(r"'([^']*)'", names)  # of a few, such as dtypes, the nearest may be far
+        way_out = _MEANT.get((key, value)) or (nearest(value, listed) if len(listed) > 3 else "")
+        text = f"{key} must be {_KINDS.get(kind) or f'one of {names}'}, not {value}{way_out}"
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from dreambooth_jax.config.sampler_names import SAMPLER_NAMES, SCHEDULE_NAMES, read_sampler, read_schedule
 from dreambooth_jax.config.setting import Settings, rules_of, setting
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 from dreambooth_jax.size import Size
 
 C = TypeVar("C", bound="SamplingConfig")  # not typing.Self, which run-time checkers refuse outside classes of theirs
@@ -136,8 +136,8 @@ def _as_kind(name: str, value: Any, kind: Any) -> Any:
     if literal or str in (kind, *get_args(kind)):
         if not isinstance(value, str):
             raise InputError(f"{name} = {value!r}: must be a text")
-        if literal and value not in get_args(literal):
-            raise InputError(f"{name} = {value!r}: choose one of {', '.join(get_args(literal))}")
+        if literal and value not in (names := get_args(literal)):
+            raise InputError(f"{name} = {value!r}: choose one of {', '.join(names)}{nearest(value, names)}")
         return value
     given = value.item() if getattr(value, "ndim", None) == 0 else value
     kind = next((one for one in (bool, float, int) if one in (kind, *get_args(kind))), kind)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dreambooth_jax.config.setting import shown
+from dreambooth_jax.errors import nearest
 
 if TYPE_CHECKING:
     from dreambooth_jax.config.schema import Config
@@ -88,7 +89,8 @@ def score_problems(config: "Config") -> Iterator[str]:
     keep_best, factors = shown(config.checkpoint.keep_best), factors_of(config.checkpoint.keep_best)
     for name in factors:
         if name not in SCORES:
-            yield f"checkpoint.keep_best is {keep_best}, but {shown(name)} is no score: there are {', '.join(SCORES)}"
+            names = f"{', '.join(SCORES)}{nearest(name, SCORES)}"
+            yield f"checkpoint.keep_best is {keep_best}, but {shown(name)} is no score: there are {names}"
         elif name not in known:
             yield f"checkpoint.keep_best is {keep_best}, but {_way_to(name)}; this run measures {_listed(known)}"
     if config.export.weights == "best" and not factors:

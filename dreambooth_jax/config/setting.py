@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeAlias, get_args, get_origin
 
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.size import Size
 
@@ -66,7 +66,7 @@ class Rules:
         if self.nonempty and not text.strip():
             return "given" + (f"; {self.hint}" if self.hint else "")
         if self.one_of and text not in self.one_of:
-            return f"one of {', '.join(self.one_of)}"
+            return f"one of {', '.join(self.one_of)}{nearest(text, self.one_of)}"
         if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
             return "text (UTF-8, and no zero bytes)"
         if self.pattern:

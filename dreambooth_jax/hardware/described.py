@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from math import prod
 from typing import Any
 
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 from dreambooth_jax.hardware.chips import CHIPS, GPU, TPU, Chip
 
 # XLA times kernels on the device to choose among them; here is none. Untimed, Triton's products do not compile.
@@ -68,7 +68,8 @@ def _parse(name: str) -> tuple[Chip, tuple[int, ...]]:
     """``h100:2x8`` -> (CHIPS["h100"], (2, 8)); for TPUs always as many numbers as its topologies have."""
     kind, _, sizes = name.partition(":")
     if kind not in CHIPS:
-        raise InputError(f"devices {name!r}: no chip {kind!r} is known; one of {', '.join(CHIPS)}, for example h100:8")
+        names = f"{', '.join(CHIPS)}, for example h100:8{nearest(kind, CHIPS)}"
+        raise InputError(f"devices {name!r}: no chip {kind!r} is known; one of {names}")
     chip = CHIPS[kind]
     numbers = 2 if isinstance(chip.details, GPU) else chip.details.sides
     if ":" not in name:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import optax
 
 from dreambooth_jax.config.setting import shown
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 from dreambooth_jax.trees import Tree, flatten, map_named
 
 K = TypeVar("K")
@@ -65,7 +65,11 @@ class Rule(NamedTuple):
         for part in parts:
             name, _, value = part.partition("=")
             if name not in _READERS or name in found:
-                way = "stands there twice" if name in found else f"is none of {', '.join(_READERS)}"
+                way = (
+                    "stands there twice"
+                    if name in found
+                    else f"is none of {', '.join(_READERS)}{nearest(name, _READERS)}"
+                )
                 raise InputError(f"optimizer.rules {shown(text)}: {shown(name)} {way}")
             found[name] = _read(text, name, value)
         if not found:

@@ -21,11 +21,13 @@ from jaxtyping import Float
 
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
+from dreambooth_jax.weights.adapters.dialects import read_key
 from dreambooth_jax.weights.adapters.hashes import sshs_hashes
 from dreambooth_jax.weights.files import Leaf, leaf_of
 from dreambooth_jax.weights.single_file import is_single_file, read_single
 from dreambooth_jax.weights.whole_files import in_order, write_whole
 from dreambooth_jax.weights.word_pictures import is_picture, read_word_picture
+from dreambooth_jax.weights.word_shapes import MOST_VECTORS, MOST_WORDS, may_be_words
 
 Form: TypeAlias = Literal["diffusers", "a1111"]
 PARTS = ("clip_l", "clip_g")
@@ -35,8 +37,6 @@ BUNDLE = "bundle_emb."
 _A1111 = ("emb_params", "string_to_param.*")
 _OTHER_PARTS = ("t5", "clip_l_out", "clip_g_out", "t5_out")
 """What OneTrainer writes for other models, or for after the text encoder."""
-MOST_VECTORS, MOST_WORDS = 75, 100
-"""Of a word, and of a file."""
 
 
 class Embedding(NamedTuple):
@@ -67,12 +67,7 @@ def is_embedding(path: str | Path) -> bool:
     file = at_home(path)
     if not (file.is_file() and is_single_file(file)):
         return False
-    leaves, _ = read_single(file)
-    return bool(leaves) and all(_may_be_words(leaf.shape) for leaf in leaves.values()) and len(leaves) <= MOST_WORDS
-
-
-def _may_be_words(shape: Sequence[int]) -> bool:
-    return len(shape) in (1, 2) and min(shape) > 0 and (len(shape) == 1 or shape[0] <= MOST_VECTORS)
+    return may_be_words(read_single(file)[0])
 
 
 def has_words(path: str | Path) -> bool:
@@ -97,6 +92,8 @@ def read_embeddings(path: str | Path) -> list[Embedding]:
         return embeddings_of_bundle(file, bundled)
     if set(leaves) & {*PARTS, *_A1111}:
         return [_embedding(file, read_word_picture(file).word if is_picture(file) else file.stem, leaves)]
+    if any(read_key(name) is not None for name in leaves):
+        raise InputError(f"{file} is an adapter, without new words: add it to the model with lora={file}")
     if not leaves or any(len(leaf.shape) not in (1, 2) for leaf in leaves.values()) or len(leaves) > MOST_WORDS:
         raise InputError(
             f"{file} is no file of new words: its arrays are called {', '.join(sorted(leaves)[:3]) or 'nothing'}"

@@ -67,6 +67,21 @@ def test_weights_of_text_encoder_and_denoiser(text, read):
     assert Asked.read(text) == read
 
 
+@pytest.mark.parametrize("behind", [":1:2:3", ":1:2:3:4", ":much", ":1:much"])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_no_weight_behind_a_file_is_told_how_weights_are_written(tmp_path, behind, there):
+    file = tmp_path / "dog.safetensors"
+    if there:
+        file.write_bytes(b"")
+    elif "much" in behind:
+        return  # it may be the name of a file
+    with pytest.raises(InputError, match=r"say FILE or FILE:WEIGHT, such as .*, or FILE:TEXT_ENCODER:UNET$"):
+        Asked.read(f"{file}{behind}")
+    if there and behind == ":much":
+        file.rename(f"{file}{behind}")
+        assert Asked.read(f"{file}{behind}:0.5") == (f"{file}{behind}", 0.5, 0.5), "a file that is called so"
+
+
 @pytest.mark.parametrize("text", [":0.8", "dog:nan", "dog:0.8:inf", "0.8:0.8:"])
 def test_what_is_no_weight_is_one_line(text, here):
     with pytest.raises(InputError):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The dreambooth_jax authors
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config, keys, load_config, save_config, to_dict
+from dreambooth_jax.config.parse import _MEANT
 from dreambooth_jax.errors import InputError
 
 # those of the embedded model's pretraining belong to a script
@@ -68,6 +70,12 @@ def test_bad_files_are_one_line(tmp_path, text, message):
         ("train.steps.x=3", "unknown key train.steps.x; did you mean train.steps"),
         ("train.steps=true", "train.steps.*int.*True"),
         ("train.seed=1e3", r"train.seed must be a whole number \(int\), not 1000"),
+        ("adapter.kind=lorra", r"adapter.kind must be one of 'full', .*, not lorra; did you mean lora\?$"),
+        ("adapter.kind=LoHa", r"not LoHa; did you mean loha\?$"),
+        ("adapter.kind=dora", "not dora: it is adapter.kind=lora adapter.dora=output, or input for A1111 and ComfyUI$"),
+        ("optimizer.kind=adamw8bit", r"not adamw8bit; did you mean adamw\?$"),
+        ("optimizer.schedule=cosin", r"not cosin; did you mean cosine\?$"),
+        ("objective.weighting=minsnr", r"not minsnr; did you mean min_snr\?$"),
         ("train.dtype=float64", "train.dtype must be one of 'auto', 'float32', 'bfloat16', not float64"),
         ("train.deterministic=maybe", "train.deterministic must be true or false, not maybe"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate must be a finite number, not nan"),
@@ -173,3 +181,10 @@ def test_whatever_a_setting_is_set_to_is_a_value_or_one_line(number, key, odd, c
         except InputError as error:
             refused.append(str(error))
     assert all(len(line) < 600 and "\n" not in line for line in [*refused, *caplog.messages])
+
+
+@pytest.mark.parametrize(("key", "name"), sorted(_MEANT))
+def test_what_others_call_a_setting_leads_to_settings_that_there_are(key, name):
+    settings = re.findall(r"[\w.]+=[\w.-]+", _MEANT[key, name])
+    assert settings
+    load_config(None, settings)

@@ -75,7 +75,7 @@ def test_a_schedule_that_is_told_counts_more_than_one_in_a_name():
 
 def test_names_that_there_are_not_are_refused_with_those_that_there_are():
     for options, rule in (
-        ({"sampler": "oiler"}, r"sampler = 'oiler': must be one of ddim, .*, model$"),
+        ({"sampler": "oiler"}, r"sampler = 'oiler': must be one of ddim, .*, model; did you mean euler\?$"),
         ({"schedule": "caress"}, r"schedule = 'caress': must be one of model, leading, "),
     ):
         with pytest.raises(InputError, match=rule):

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dreambooth_jax.errors import InputError
+from dreambooth_jax.weights.adapters import read_adapter
 from dreambooth_jax.weights.embeddings import bundled_leaves, read_embeddings, vectors_for, write_embedding
 
 R = np.random.default_rng(0)
@@ -109,6 +110,19 @@ def test_pickles_are_read_and_not_unpickled(tmp_path, kind):
     torch.save({"<toy>": tensor} if kind == "diffusers" else content, tmp_path / "charm.pt")
     (found,) = read_embeddings(tmp_path / "charm.pt")
     assert_is(found, "<toy>" if kind == "diffusers" else "charm", ONE)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "a1111"])
+@pytest.mark.parametrize("vectors", [ONE, TWO], ids=["one text encoder", "two"])
+def test_a_word_given_as_an_adapter_is_told_its_option_and_the_other_way_round(tmp_path, form, vectors):
+    word, lora = tmp_path / "word.safetensors", tmp_path / "lora.safetensors"
+    write_embedding(word, "toy", vectors, form=form)
+    with pytest.raises(InputError, match=rf"holds new words \(textual inversion\): give it with embedding={word}$"):
+        read_adapter(word)
+    path = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{path}.lora_{end}.weight": np.ones((2, 2), np.float32) for end in ("down", "up")}, lora)
+    with pytest.raises(InputError, match=rf"is an adapter, without new words: add it to the model with lora={lora}$"):
+        read_embeddings(lora)
 
 
 def test_another_model_is_one_line(tmp_path):

@@ -18,7 +18,7 @@ from dreambooth_jax.diffusion.schedule import NoiseSchedule
 from dreambooth_jax.diffusion.schedules.spacings import Ends
 from dreambooth_jax.diffusion.schedules.timesteps import to_clean
 from dreambooth_jax.diffusion.table import SamplerTable, make_table
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 
 SETTINGS = ("eta", "ancestral_eta", "gamma")
 """What users tell samplers; what else these can be told is said by profiles and the model's file."""
@@ -97,7 +97,7 @@ def build_table(
 
 def _checked(sampler: str, profile: str | None, settings: dict[str, Any]) -> tuple[Sampler, Profile]:
     if sampler not in SAMPLERS:
-        raise InputError(f"sampler = {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        raise InputError(f"sampler = {sampler!r}: choose one of {', '.join(SAMPLERS)}{nearest(sampler, SAMPLERS)}")
     if profile not in PROFILES:
         raise InputError(f"profile = {profile!r}: choose one of {', '.join(name for name in PROFILES if name)}")
     for name, value in settings.items():
@@ -119,7 +119,8 @@ def _steps(
         pairs = kind.steps(schedule, steps)
         return [*pairs[:-1], (pairs[-1][0], level_at(schedule, 0))] if final == "sigma_min" else pairs
     if spacing not in tool.spacings:
-        raise InputError(f"schedule = {spacing!r}: choose one of {', '.join((MODEL, *OWN, *tool.spacings))}")
+        names = (MODEL, *OWN, *tool.spacings)
+        raise InputError(f"schedule = {spacing!r}: choose one of {', '.join(names)}{nearest(spacing, names)}")
     if not 1 <= steps <= schedule.num_train_timesteps:
         raise InputError(
             f"steps = {steps}: take 1 to {schedule.num_train_timesteps}, as many as the model was trained with"

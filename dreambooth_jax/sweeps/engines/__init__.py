@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 
-from dreambooth_jax.errors import InputError
+from dreambooth_jax.errors import InputError, nearest
 from dreambooth_jax.sweeps.engines.base import Engine as Engine
 from dreambooth_jax.sweeps.engines.base import EngineOptions as EngineOptions
 from dreambooth_jax.sweeps.engines.local import local
@@ -17,7 +17,7 @@ ENGINES: Mapping[str, Engine] = {"local": local, "ray": on_ray, "slurm": on_slur
 def check_engine(name: str, options: EngineOptions) -> None:
     """Raise InputError for an engine that there is not, and for what it cannot be told."""
     if name not in ENGINES:
-        raise InputError(f"--engine is {name}, but there are {', '.join(ENGINES)}")
+        raise InputError(f"--engine is {name}, but there are {', '.join(ENGINES)}{nearest(name, ENGINES)}")
     for key, least in (("gpus", 0), ("cpus", 1), ("retries", 0)):
         value = getattr(options, key)
         if value is not None and not least <= value < float("inf"):

@@ -19,6 +19,9 @@ DIGITS = 12
 """Of hashes, as A1111 shows them."""
 
 
+_SYNTAX = "say FILE or FILE:WEIGHT, such as dog.safetensors:0.8, or FILE:TEXT_ENCODER:UNET"
+
+
 class Asked(NamedTuple):
     """A file, and how much of it counts."""
 
@@ -41,8 +44,8 @@ class Asked(NamedTuple):
         while len(weights) < 2 and (number := _number(file.rpartition(":")[2])) is not None and ":" in file:
             file = file.rpartition(":")[0]
             weights.insert(0, number)
-        if not file or not all(map(math.isfinite, weights)):
-            raise InputError(f"lora = {text}: say FILE or FILE:WEIGHT, such as dog.safetensors:0.8")
+        if not file or not all(map(math.isfinite, weights)) or _has_more(file):
+            raise InputError(f"lora = {text}: {_SYNTAX}")
         return cls(file, *(weights * 2)[:2]) if weights else cls(file)
 
     @property
@@ -87,6 +90,15 @@ def _hash(file: Path) -> str:
         if file.suffix == ".safetensors":
             content.seek(8 + int.from_bytes(content.read(8), "little"))
         return hashlib.file_digest(content, "sha256").hexdigest()[:DIGITS]
+
+
+def _has_more(file: str) -> bool:
+    """Whether what should be a file's name has something behind it: a third weight, or what is no number."""
+    *names, last = file.split(":")
+    if not names or at_home(file).is_file():
+        return False
+    heads = (":".join(names[:count]) for count in range(1, len(names) + 1))
+    return _number(last) is not None or any(at_home(head).is_file() for head in heads)
 
 
 def _number(text: str) -> float | None:

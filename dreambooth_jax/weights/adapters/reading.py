@@ -19,6 +19,7 @@ from dreambooth_jax.weights.adapters.paths import USUAL, Layers
 from dreambooth_jax.weights.adapters.peft_settings import alphas_of
 from dreambooth_jax.weights.files import Leaf
 from dreambooth_jax.weights.single_file import read_single
+from dreambooth_jax.weights.word_shapes import may_be_words
 
 EMBEDDINGS = "bundle_emb."
 """What names of words begin with that A1111 and OneTrainer put into the file of an adapter."""
@@ -59,7 +60,7 @@ def read_adapter(path: str | Path, *, layers: Layers = USUAL) -> AdapterFile:
     embeddings = {name: leaf for name, leaf in leaves.items() if name.startswith(EMBEDDINGS)}
     unknown = sorted(leaves.keys() - keys.keys() - embeddings.keys())
     if not keys:
-        raise InputError(f"{file} is no adapter: its arrays are called {', '.join(unknown[:3]) or 'nothing'}")
+        raise _no_adapter(file, leaves)
     if unknown:
         raise InputError(
             f"{file} has {len(unknown)} arrays that no adapter has, such as {unknown[0]}: "
@@ -75,6 +76,21 @@ def read_adapter(path: str | Path, *, layers: Layers = USUAL) -> AdapterFile:
     networks = alphas_of(networks, keys, metadata, file=file)
     dialects = frozenset(key.dialect for key in keys.values())
     return AdapterFile(file=file, networks=networks, metadata=metadata, dialects=dialects, embeddings=embeddings)
+
+
+_OF_LAYERS = (".weight", ".bias")
+"""Ends of names that no word has."""
+
+
+def _no_adapter(file: Path, leaves: Mapping[str, Leaf]) -> InputError:
+    if may_be_words(leaves) and not any(name.endswith(_OF_LAYERS) for name in leaves):
+        return InputError(
+            f"{file} is no adapter, but holds new words (textual inversion): give it with embedding={file}"
+        )
+    some = ", ".join(sorted(leaves)[:3]) or "nothing"
+    return InputError(
+        f"{file} is no adapter: its arrays are called {some}; dreambooth-jax check {file} tells what it is"
+    )
 
 
 def by_layer(keys: Mapping[str, Key]) -> dict[tuple[str, str], dict[str, str]]:
