@@ -5,8 +5,8 @@
 
     python scripts/experiments.py [--work runs] [NAME ...]      of configs/experiments/NAME_embedded.yaml; or all
 
-Each is one command of ``dreambooth-jax``, which stands beside it; what is done is not done again. A CPU takes a few
-minutes for each.
+Each is one command of ``dreambooth-jax``, which stands beside it, and another one before it where it needs a model that
+does not ship; what is done is not done again. A CPU takes a few minutes for each.
 """
 
 import argparse
@@ -60,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names or every:
         file = CONFIGS / f"{name}_embedded.yaml"
         run = options.work / f"{name}_embedded"
-        if dreambooth_jax(["sweep", *base_of(file), str(file), f"run_dir={run}"]):
-            raise SystemExit(f"{name} did not come to its end; the same command goes on")
+        *before, _ = (words_of(command) for command in commands_of(file))
+        for words in (*before, ["sweep", *base_of(file), str(file), f"run_dir={run}"]):
+            if dreambooth_jax(words):
+                raise SystemExit(f"{name} did not come to its end; the same command goes on")
     pictures = options.docs / "experiments"
     pictures.mkdir(parents=True, exist_ok=True)
     found = {name: options.work / f"{name}_embedded" for name in every}
@@ -74,13 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def base_of(file: Path) -> list[str]:
     """The configurations that an experiment changes, by the command in its file."""
-    return shlex.split(command_of(file))[2:-1]
+    return words_of(commands_of(file)[-1])[1:-1]
 
 
-def command_of(file: Path) -> str:
-    """The command in the comment that a file begins with."""
-    (found,) = re.findall(r"^#   (dreambooth-jax sweep .*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return str(found)
+def words_of(command: str) -> list[str]:
+    """What ``dreambooth-jax`` is told."""
+    return shlex.split(command.replace("\\\n", ""))[1:]
+
+
+def commands_of(file: Path) -> list[str]:
+    """The commands in the comment that a file begins with: what makes its models, if any, and the sweep."""
+    indented = re.findall(r"^#   (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.split(r"(?<!\\)\n", "\n".join(indented))
 
 
 def asked(file: Path) -> str:
@@ -94,7 +101,8 @@ def section(name: str, run: Path) -> str:
     file = CONFIGS / f"{name}_embedded.yaml"
     said = json.loads((run / "overview.json").read_text(encoding="utf-8"))
     score = said["compared_by"].replace("_", " ")
-    lines = [f"## {name.replace('_', ' ').capitalize()}\n", asked(file), f"\n```bash\n{command_of(file)}\n```\n"]
+    commands = "\n".join(commands_of(file))
+    lines = [f"## {name.replace('_', ' ').capitalize()}\n", asked(file), f"\n```bash\n{commands}\n```\n"]
     rows = [row for key, values in said["effects"].items() if key != REPLICATE for row in effect_rows(key, values)]
     if rows:
         lines += [f"| | | {score} | less | |", "|---|---|---|---|---|", *rows, ""]

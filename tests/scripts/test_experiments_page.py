@@ -18,7 +18,7 @@ def test_every_experiment_has_a_section_and_a_picture_that_is_not_large(name):
     file = experiments.CONFIGS / f"{name}_embedded.yaml"
     assert experiments.base_of(file) == ["quickstart"]
     text = (docs / "experiments.md").read_text()
-    assert f"\n{experiments.command_of(file)}\n" in text
+    assert "\n".join(["", *experiments.commands_of(file), ""]) in text
     assert experiments.asked(file) in text
     assert f"(experiments/{name}.png)" in text
     assert 10_000 < (docs / "experiments" / f"{name}.png").stat().st_size <= experiments.LARGEST
