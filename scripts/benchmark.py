@@ -11,6 +11,7 @@
 step, text-step  an optimizer step of the UNet (and text encoder) on batch + batch examples: AdamW, clip
 lora-step        the same of small matrices beside the transformers' layers, next to PEFT's and our step of all of it
 members          lora-steps of 8 members by one program, next to as many of one that is alone
+subjects         photos of 8 subjects to a LoRA each by one process, next to a process for each; nothing compiled before
 ddim, dpmpp_2m   50 guided steps of batch pictures, both halves in one call, without text encoder and decoder
 class-images     prompts to pictures        load   folder to device        whole   photos to a saved model
 

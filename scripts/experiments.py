@@ -33,6 +33,8 @@ SEEN = {
     "rates_and_steps": "the subject's eye is there only at the higher rate, after 200 steps, at a guidance scale of 6.",
     "dog_places": "with the subject's loss alone, an alien on a red background has become the subject; with both terms "
     "it is another alien still.",
+    "base_models": "the subject is itself on either model, and poorest at three quarters of the size, where the loss "
+    "on smaller photos says nothing of it. What is not the subject stays as the model draws it: green, or chalk.",
     "class_prompts": "where green pictures are called by the class alone, the class itself becomes plain green.",
 }
 """What was seen in pictures that are there, by eye."""

@@ -20,11 +20,12 @@ from benchmark.measure import OURS, matmul_flops_per_second, measure, on_cpu
 from benchmark.members import member_makers, members_name
 from benchmark.ours import Ours, step_name
 from benchmark.pytorch import Torch
+from benchmark.subjects import subject_rows
 from benchmark.whole import Job, measure_whole, run_whole
 from dreambooth_jax.pipeline.load import source_of
 
 SAMPLERS = ("ddim", "dpmpp_2m")
-WORK = ("step", "text-step", "lora-step", "members", *SAMPLERS, "load", "class-images", "whole")
+WORK = ("step", "text-step", "lora-step", "members", "subjects", *SAMPLERS, "load", "class-images", "whole")
 PEERS = (OURS, "eager", "compile")
 TOLERANCE = {True: 1e-4, False: 3e-2}
 """Of the losses, relative: in float32 on a CPU, in bfloat16 elsewhere."""
@@ -71,6 +72,11 @@ def rows(peers: dict[str, Any], folder: Path, options: argparse.Namespace) -> It
     for work in options.work:
         if work == "whole":
             yield from whole_rows(peers, folder, options)
+            continue
+        if work == "subjects":
+            pixels = json.loads((folder / "vae" / "config.json").read_text())["sample_size"]
+            settings = {"count": options.members, "steps": options.train_steps, "rank": options.rank}
+            yield from subject_rows(folder, pixels=pixels, **settings)
             continue
         for batch in [1] if work == "load" else batches:
             text, extra = work == "text-step", {}
@@ -162,9 +168,9 @@ def parse(description: str | None) -> argparse.Namespace:
     parser.add_argument("--peers", default="ours,eager", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--batch", default="1,4", help="instance examples per step, and pictures at once")
     parser.add_argument("--steps", type=int, default=50, help="of a sampler's run")
-    parser.add_argument("--rank", type=int, default=8, help="of lora-step and members")
-    parser.add_argument("--members", type=int, default=8, help="of members")
-    parser.add_argument("--train-steps", type=int, default=800, help="of whole")
+    parser.add_argument("--rank", type=int, default=8, help="of lora-step, members and subjects")
+    parser.add_argument("--members", type=int, default=8, help="of members and subjects")
+    parser.add_argument("--train-steps", type=int, default=800, help="of whole and subjects")
     parser.add_argument("--class-images", type=int, default=200, help="of whole")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the model here (sd15: 4.3 GB), and take it if it is here")
@@ -176,8 +182,9 @@ def parse(description: str | None) -> argparse.Namespace:
         if unknown := set(chosen) - set(known):
             parser.error(f"--{name}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         setattr(options, name, chosen)
-    if "members" in options.work and OURS not in options.peers:
-        parser.error("--work members is ours alone: add --peers ours")
+    for work in {"members", "subjects"} & set(options.work):
+        if OURS not in options.peers:
+            parser.error(f"--work {work} is ours alone: add --peers ours")
     if options.size == EMBEDDED and options.peers != [OURS]:
         parser.error("--size embedded predicts velocity, which the peers' loss does not: add --peers ours")
     return options

@@ -35,6 +35,17 @@ def measure_whole(peer: str, size: str, model: Path, job: Job, cache: Path) -> d
     Raises:
         RuntimeError: if it failed.
     """
+    numbers = ",".join(map(str, asdict(job).values()))
+    command = [str(SCRIPT), "--size", size, "--folder", str(model), "--whole", f"{peer}:{numbers}"]
+    return measure_process(peer, command, cache)
+
+
+def measure_process(name: str, command: list[str], cache: Path) -> dict[str, float]:
+    """Seconds, processor seconds and the peak in bytes of a process of this Python that keeps programs in ``cache``.
+
+    Raises:
+        RuntimeError: if it failed, with the end of what it said.
+    """
     python_path = os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {
         "PYTHONPATH": python_path,
@@ -42,17 +53,15 @@ def measure_whole(peer: str, size: str, model: Path, job: Job, cache: Path) -> d
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "HF_HUB_OFFLINE": "1",
     }
-    numbers = ",".join(map(str, asdict(job).values()))
-    command = [sys.executable, str(SCRIPT), "--size", size, "--folder", str(model), "--whole", f"{peer}:{numbers}"]
     with tempfile.TemporaryFile() as log:
         begin = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             log.seek(0)
-            raise RuntimeError(f"{peer}: {log.read().decode(errors='replace')[-2000:]}")
+            raise RuntimeError(f"{name}: {log.read().decode(errors='replace')[-2000:]}")
     kilobytes = 1 if sys.platform == "darwin" else 1024
     return {
         "median": seconds,

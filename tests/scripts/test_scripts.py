@@ -50,6 +50,17 @@ def test_the_benchmark_has_low_rank_steps_beside_whole_ones_and_pefts(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_benchmark_has_many_subjects_beside_one_after_the_other(tmp_path):
+    out, work = tmp_path / "report.json", ("--work", "members,subjects", "--members", "2", "--train-steps", "2")
+    ended = run(SCRIPTS / "benchmark.py", *TINY, *work, "--peers", "ours", "--out", str(out))
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["work"] for row in rows] == ["2 members 1+1"] * 2 + ["2 subjects, 2 steps"] * 2
+    assert [row["peer"] for row in rows] == ["ours", "in turn"] * 2
+    assert rows[3]["ours_over_peer"] < 1  # each of the others compiles by itself
+
+
+@pytest.mark.slow
 def test_the_benchmarks_peers_do_the_same_work(tmp_path):
     out, peers = tmp_path / "report.json", ["ours"]
     if find_spec("torch") and find_spec("diffusers"):

@@ -81,6 +81,22 @@ def test_of_six_experiments_on_class_prompts_those_of_one_model_are_all_there():
     assert len({asked(one.config) for one in real[:6]}) == 6
 
 
+def test_the_other_two_of_them_ask_the_same_of_other_models():
+    """Words and encoder are those of the second; what differs is the model, or the size that it is used at."""
+
+    def asked(config):
+        return config.prior.class_prompt, config.prior.class_images_prompt, config.text_encoder.stop
+
+    second, fifth, sixth = (members_of("class_prompts")[1][number].config for number in (3, 6, 7))
+    real, embedded = ([one.config for one in members_of(f"base_models{end}")[1]] for end in ("", "_embedded"))
+    assert [one.model.path for one in real[:3]] == [one.model.path for one in (second, fifth, sixth)]
+    assert {asked(one) for one in real} == {asked(second)} == {asked(fifth)} == {asked(sixth)}
+    assert {asked(one) for one in embedded} == {("an {class_noun}", "a green {class_noun}", 0)}
+    for some in (real, embedded):
+        assert len({one.model.path for one in some}) > 1
+        assert len({one.data.resolution for one in some}) == 2
+
+
 def test_pictures_of_the_package_are_there_with_captions():
     _, (member, *_) = members_of("style_embedded")
     photos = read_instance_photos(concepts_of(member.config)[0], member.config.data)
