@@ -72,7 +72,7 @@ def build_train_setup(config: Config, pipe: Pipeline, mapper: Mapper, *, sharers
         name: group_training(config, name, tree, networks=adapter.networks(name), encoders=encoders, rules=rules)
         for name, tree in trainable.items()
     }
-    phases = split_phases(steps=train.steps, stretches={name: (one.start, one.stop) for name, one in groups.items()})
+    phases = split_phases(steps=train.steps, stretches={name: [(one.start, one.stop)] for name, one in groups.items()})
     objective = objective_of(config, pipe, n_instances=batches.rows, concepts=names, halves=halves is not None)
     pure_steps = {
         active: TrainStep(

@@ -3,7 +3,8 @@
 """The steps of several runs that are taken together: members of one program, whose settings differ in data alone.
 
 Rates become tables, stretches of groups and numbers of steps arrays with an entry for each member. A phase of all has
-every group that some member trains then; who does not stays as it is.
+every group that some member trains then; who does not stays as it is. A text encoder then runs for those, too, whose
+own is at rest, and says of their texts what it says where it rests for all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +46,12 @@ class MemberGroup(NamedTuple):
     Attributes:
         optimizer: tables of rates of one member, [T] for each kind of leaves -> its optimizer.
         inputs: what each member's own are.
+        stretches: of each member, the first step that trains the group and the first that no longer does.
     """
 
     optimizer: Callable[[Any], optax.GradientTransformation]
     inputs: GroupInputs
+    stretches: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +159,7 @@ def build_member_setup(configs: Sequence[Config], setups: Sequence[TrainSetup]) 
     )
     phases = split_phases(
         steps=max(config.train.steps for config in configs),
-        stretches={name: _hull(group.inputs) for name, group in groups.items()},
+        stretches={name: group.stretches for name, group in groups.items()},
     )
     optimizers = {name: group.optimizer for name, group in groups.items()}
 
@@ -180,12 +183,6 @@ def build_member_setup(configs: Sequence[Config], setups: Sequence[TrainSetup]) 
         inputs=inputs,
         keeps_ema=first.keeps_ema,
     )
-
-
-def _hull(group: GroupInputs) -> tuple[int, int]:
-    """The first step at which some member trains a group, and the first from which on none does."""
-    trained = [(int(start), int(stop)) for start, stop in zip(group.start, group.stop) if start < stop]
-    return min((start for start, _ in trained), default=0), max((stop for _, stop in trained), default=0)
 
 
 def member_group(
@@ -224,8 +221,10 @@ def member_group(
         raise InputError(
             f"optimizer.kind={settings.kind} finds its rates: members that share a step must have the same"
         )
-    start, stop = (jnp.asarray([one[which] for one in stretches], jnp.int32) for which in (0, 1))
-    return MemberGroup(optimizer, GroupInputs(start, stop, [_tables(settings, kind, lengths) for kind in different]))
+    ends = [(start, stop) for start, stop, _ in stretches]
+    start, stop = (jnp.asarray(one, jnp.int32) for one in zip(*ends))
+    inputs = GroupInputs(start, stop, [_tables(settings, kind, lengths) for kind in different])
+    return MemberGroup(optimizer, inputs, ends)
 
 
 def _entry(table: jax.Array, count: Any) -> jax.Array:

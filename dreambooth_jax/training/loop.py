@@ -74,24 +74,24 @@ class PhaseInputs:
         return mapper.place_batch(self.data.batch_at(step, mapper.rows))
 
 
-def split_phases(*, steps: int, stretches: Mapping[str, tuple[int, int]]) -> list[Phase]:
+def split_phases(*, steps: int, stretches: Mapping[str, Sequence[tuple[int, int]]]) -> list[Phase]:
     """Phases of a run, in order; the same groups are trained throughout a phase, and others in the next.
 
     Args:
         steps: of the whole run.
         stretches: of each group of what is trained, the first step that trains it and the first that no longer does,
-            within the run.
+            within the run; several, where several runs are taken together.
     """
-    ends = {group: (start, stop) for group, (start, stop) in stretches.items() if start < stop}
-    cuts = sorted({0, steps, *(cut for stretch in ends.values() for cut in stretch)})
-    return [
-        Phase(
-            start=start,
-            stop=stop,
-            active=tuple(sorted(group for group, (first, last) in ends.items() if first <= start < last)),
-        )
-        for start, stop in pairwise(cuts)
-    ]
+    ends = {group: [(start, stop) for start, stop in some if start < stop] for group, some in stretches.items()}
+    cuts = sorted({0, steps, *(cut for some in ends.values() for stretch in some for cut in stretch)})
+    phases: list[Phase] = []
+    for start, stop in pairwise(cuts):
+        trained = (group for group, some in ends.items() if any(first <= start < last for first, last in some))
+        active = tuple(sorted(trained))
+        if phases and phases[-1].active == active:
+            start = phases.pop().start
+        phases.append(Phase(start=start, stop=stop, active=active))
+    return phases
 
 
 def run_phases(

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from dreambooth_jax.cli import main
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
+from dreambooth_jax.members import groups
 from dreambooth_jax.runs import open_model
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer.members import run_group
@@ -115,6 +116,16 @@ def test_other_kinds_are_what_they_are_alone_killed_and_resumed_or_not(root, kin
             assert [*load_file(root / kind / name / "embedding.safetensors")] == [f"<{name}>"]
     (alone,) = members(root, f"{kind}-alone", KINDS[kind], cat=own["cat"])
     assert_as_alone(root / kind / "cat", alone.config)
+
+
+def test_text_encoders_have_stretches_of_their_own(root):
+    settings = [*LORA, "text_encoder.stop=-1", "validation.holdout=0", "checkpoint.every=100"]
+    own = {"dog": ["text_encoder.start=2", "prior.weight=0.5"], "cat": ["text_encoder.stop=3", "train.steps=5"]}
+    together = members(root, "stretches", settings, **own)
+    assert len(groups(together)) == 1
+    assert all(one.result.finished for one in run_group(together, root / "groups"))
+    for alone in members(root, "stretches-alone", settings, **own):
+        assert_as_alone(root / "stretches" / alone.name, alone.config)
 
 
 def test_who_cannot_go_on_is_named_and_the_others_do(root):

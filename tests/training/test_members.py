@@ -118,6 +118,40 @@ def test_a_group_has_a_stretch_of_each_member():
         jax.tree.map(same, one_of(together, number), jax.tree.map(np.asarray, state))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "dora of outputs"])
+def test_a_text_encoder_has_a_stretch_of_each_member(name):
+    """Alone, one at rest is not in the step: the batch has what it says by then."""
+    case, stretches = case_of(name), [(0, 2), (1, 3)]
+
+    def inputs(numbers, now):
+        found = case.inputs(numbers, now)
+        start, stop = (jnp.asarray(one, jnp.int32) for one in zip(*stretches, strict=True))
+        own = found.groups["text_encoder"]._replace(start=start, stop=stop)
+        return found._replace(groups={**found.groups, "text_encoder": own})
+
+    def at_rest(rates, *of):
+        optimizers = {group: case.optimizer(group, rates) for group in case.groups}
+        return TrainStep(optimizers=optimizers, **case.options(active=("unet",), networks=("unet",)))(*of)
+
+    together, metrics = case.together([0, 1], inputs=inputs)
+    rest, conditioner = jax.jit(at_rest), case.options()["objective"].conditioner
+    for number, (start, stop) in enumerate(stretches):
+        state = case.state(number)
+        for now in range(steps_of(number)):
+            batch, is_trained = case.batch(number, now), start <= now < stop
+            if not is_trained:
+                ids = batch.pop("input_ids/text_encoder")
+                params = case.adapter.compose(case.frozen, state.trainable)
+                batch |= conditioner(params, {"text_encoder": ids}).leaves()
+            take = case.take_alone if is_trained else rest
+            state, told = take(jnp.asarray(rates_of(number)), state, case.frozen, batch, key_of(number))
+            for term in ("loss", "grad_norm"):
+                np.testing.assert_allclose(metrics[now][term][number], told[term], rtol=1e-11)
+        same = partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11)
+        jax.tree.map(same, one_of(together, number), jax.tree.map(np.asarray, state))
+
+
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b")
 
 

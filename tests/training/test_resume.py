@@ -112,5 +112,10 @@ def test_a_second_ctrl_c_interrupts_at_once():
 )
 def test_phases_cover_the_run_once(start, stop, expected):
     text_encoder = TextEncoderConfig(start=start, stop=stop).stretch(10)
-    phases = split_phases(steps=10, stretches={"unet": (0, 10), "text_encoder": text_encoder})
+    phases = split_phases(steps=10, stretches={"unet": [(0, 10)], "text_encoder": [text_encoder]})
     assert [(phase.start, phase.stop, len(phase.active)) for phase in phases] == expected
+
+
+def test_phases_of_several_runs_have_what_one_of_them_trains():
+    phases = split_phases(steps=9, stretches={"unet": [(0, 5), (0, 9)], "text_encoder": [(0, 3), (2, 4), (7, 9)]})
+    assert [(phase.start, phase.stop, len(phase.active)) for phase in phases] == [(0, 4, 2), (4, 7, 1), (7, 9, 2)]
