@@ -9,9 +9,7 @@ from typing import Any
 from dreambooth_jax.cli.verb import Option
 
 PROCESSES: dict[str, Option] = {
-    "coordinator": Option(
-        str, "HOST:PORT of process 0, the same for all processes; TPU pods and SLURM need none of these."
-    ),
+    "coordinator": Option(str, "HOST:PORT of process 0, for all; none on TPU pods and SLURM."),
     "num_processes": Option(int, "How many processes run together."),
     "process_id": Option(int, "Which of them this is, from 0."),
 }

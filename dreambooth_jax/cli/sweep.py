@@ -140,11 +140,11 @@ def _show(result: "SweepResult") -> None:
         raise KeyboardInterrupt
 
 
+AT_ONCE = {"at_once": Option(str, "Most members of a program; auto (default): all who fit.")}
+
 SWEEP_OPTIONS = {
     "engine": Option(str, "Who trains: local (here), ray (a Ray cluster; extra ray) or slurm (array jobs by sbatch)."),
-    "at_once": Option(
-        str, "Most members that one program trains; auto, the default, is as many as fit where they train."
-    ),
+    **AT_ONCE,
     "gpus": Option(float, "Of ray and slurm: GPUs of each job."),
     "cpus": Option(int, "Of ray and slurm: CPU cores of each job."),
     "retries": Option(int, "Of ray: how often a job is tried anew that its machine took down; 3 by default."),

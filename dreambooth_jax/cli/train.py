@@ -8,9 +8,10 @@ import signal
 from dreambooth_jax.cli.messages import print_result
 from dreambooth_jax.cli.processes import PROCESSES, join_processes
 from dreambooth_jax.cli.settings import COMMON, USAGE, begin, config_files, of_one_run
-from dreambooth_jax.cli.sweep import run_all
+from dreambooth_jax.cli.sweep import AT_ONCE, run_all
 from dreambooth_jax.cli.verb import Call, Verb
 from dreambooth_jax.config import Config
+from dreambooth_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +20,16 @@ def train(call: Call) -> None:
     """Run, or resume, a training; of many subjects, one for each.
 
     Raises:
+        InputError: if it is said of one subject how many are trained at once.
         KeyboardInterrupt: after Ctrl-C, when all is saved: what was to come after this command must not.
     """
     if call.settings.data.subjects:
         run_all(call, [], within="subjects")
         return
+    if (said := call.options["at_once"]) is not None:
+        raise InputError(f"--at_once {said} is of many subjects: set data.subjects, or leave it out")
     begin(call.settings)
-    join_processes(call.options)
+    join_processes({name: call.options[name] for name in PROCESSES})
     from dreambooth_jax import trainer
 
     result = trainer.train(call.settings)
@@ -41,7 +45,7 @@ TRAIN = Verb(
     usage=USAGE,
     help="personalise a model; the same command again goes on where it stopped",
     settings=Config,
-    options=PROCESSES,
+    options={**AT_ONCE, **PROCESSES},
     place_words=config_files,
     take=of_one_run,
     run=train,

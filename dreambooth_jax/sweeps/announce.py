@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 
 from dreambooth_jax.config import to_dict
-from dreambooth_jax.members import Grouped, Member, shares_a_program
+from dreambooth_jax.members import Grouped, Member, shares_a_program, why_alone
 from dreambooth_jax.training.resume import flat
 
 SHOWN = 20
@@ -31,13 +31,9 @@ def announcement(members: Sequence[Member], left: Grouped, *, grid: str = "") ->
         if group in apart:
             continue
         lines.append(f"  group {number}: {_counted(len(group), 'member')} of one program: {_names(group)}")
-    if apart:
-        kinds = sorted({group[0].config.adapter.kind for group in apart})
-        why = ", ".join(f"adapter.kind={kind}" for kind in kinds)
-        lines.append(
-            f"  one by one, since each has a copy of the weights of its own ({why}): "
-            f"{_names([member for group in apart for member in group])}"
-        )
+    for why in dict.fromkeys(why_alone(group[0].config) for group in apart):
+        these = [member for group in apart for member in group if why_alone(member.config) == why]
+        lines.append(f"  one by one, since {why}: {_names(these)}")
     if len(left) > SHOWN and len(apart) < len(left):
         lines.append(f"  and {len(left) - SHOWN} groups more")
     if differing := differing_keys(left):

@@ -151,9 +151,13 @@ def test_the_announcement_says_what_shares_a_program_and_what_does_not(tmp_path)
     text = announcement(members, groups(members[:3]))
     assert "of which 1 are done" in text
     _, members = planned(tmp_path, "--train.seed=0,1")
-    assert "one by one, since each has a copy of the weights of its own (adapter.kind=full)" in announcement(
-        members, groups(members)
-    )
+    alone = "one by one, since each has a copy of the weights of its own (adapter.kind=full): seed-0, seed-1"
+    assert alone in announcement(members, groups(members))
+    _, members = planned(tmp_path, "--adapter.kind=lora", "--train.seed=0,1", "--data.buckets=1,4")
+    text = announcement(members, groups(members))
+    assert "several sizes make steps of several shapes (data.buckets=4): seed-0_buckets-4, seed-1_buckets-4" in text
+    assert "group 0: 2 members of one program: seed-0_buckets-1, seed-1_buckets-1" in text
+    assert "copy of the weights" not in text
 
 
 def test_groups_have_so_many_members_at_most_whoever_is_done(six):

@@ -199,6 +199,24 @@ def test_the_plan_alone_writes_nothing(tmp_path, photos, capsys):
     assert "a copy of the weights of its own (adapter.kind=full): seed-0, seed-1" in capsys.readouterr().out
 
 
+def test_subjects_alone_are_as_many_at_once_as_is_said(tmp_path, photos, monkeypatch, capsys):
+    """By either of the verbs that messages are about."""
+    for name in ("dog1", "cat", "dog2"):
+        shutil.copytree(photos, tmp_path / "subjects" / name)
+    words = [*TINY, f"data.subjects={tmp_path / 'subjects'}", f"run_dir={tmp_path / 'run'}", "--at_once"]
+    assert main(["sweep", *words, "2", "--dry_run"]) == 0
+    assert "3 trainings; 6 steps in 2 groups are to be done" in capsys.readouterr().out
+    sizes = []
+    monkeypatch.setattr("dreambooth_jax.sweeps.run.run_sweep", lambda *of, at_once, **_: sizes.append(at_once))
+    monkeypatch.setattr("dreambooth_jax.cli.sweep._show", lambda _: None)
+    assert main(["train", *words, "2"]) == 0
+    assert sizes == [2]
+    assert main(["train", *words, "few"]) == 2
+    assert "--at_once is few, but must be auto or a whole number of members" in capsys.readouterr().err
+    assert main(["train", *TINY, f"data.instance_images={photos}", "--at_once", "2"]) == 2
+    assert "--at_once 2 is of many subjects: set data.subjects, or leave it out" in capsys.readouterr().err
+
+
 def test_the_subject_of_a_file_gives_way_to_those_of_a_folder(tmp_path, photos):
     for name in ("dog1", "cat"):
         shutil.copytree(photos, tmp_path / "subjects" / name)
