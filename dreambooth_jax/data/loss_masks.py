@@ -34,6 +34,11 @@ def masks_among(names: Collection[str]) -> list[str]:
     return [name for name, stem in stems.items() if stem in masked]
 
 
+def called_as_masks(names: Collection[str]) -> bool:
+    """Whether all files are called as masks are, of which some may be of none of them."""
+    return bool(names) and all(Path(name).stem.endswith(ENDINGS) for name in names)
+
+
 def mask_of(picture: Path) -> Path | None:
     """The mask of a picture, where it has one."""
     places = [(picture.parent, f"{picture.stem}{ending}") for ending in ENDINGS]

@@ -23,7 +23,8 @@ from PIL import Image
 
 from dreambooth_jax.data import images, picture_table, prompts
 from dreambooth_jax.data.data_sets import Found, from_data_set
-from dreambooth_jax.data.loss_masks import MaskKind, latent_mask, mask_of, masks_among, read_mask
+from dreambooth_jax.data.loss_masks import FOLDERS as MASKS
+from dreambooth_jax.data.loss_masks import MaskKind, called_as_masks, latent_mask, mask_of, masks_among, read_mask
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.paths import at_home
 from dreambooth_jax.size import Size
@@ -153,7 +154,12 @@ def load_images(
 
 
 def _without_masks(source: str, found: list[Found], masks: MaskKind) -> list[Found]:
-    beside = masks_among([one.name for one in found])
+    names = [one.name for one in found]
+    beside = masks_among(names)
+    if called_as_masks(names):
+        log.warning(
+            "%s: all its pictures are called as masks are, of pictures that are not there: %s", source, _some(names)
+        )
     if beside and masks != "files":
         log.warning("%s: masks, so left out: %s; data.masks=files weighs photos by them", source, _some(beside))
     return [one for one in found if one.name not in beside]
@@ -203,6 +209,8 @@ def _inventory(folder: Path, failed: list[str]) -> str:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     kinds = Counter("folder" if path.is_dir() else path.suffix.lower() or path.name for path in paths)
     held = "it holds " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing")
+    if texts := [path.name for path in paths if path.suffix.lower() == ".txt"]:
+        held += f"; texts alone are no pictures: {_some(texts)}" if len(texts) == len(paths) else ""
     return f"left out: {_some(failed)}" if failed else held
 
 
@@ -258,7 +266,10 @@ def check_deeper(folder: Path, *, named: Collection[str]) -> None:
         if path.is_dir() and not COMPANY.fullmatch(path.name)
         if (here := [name for name in _picture_files(path) if f"{path.name}/{name}" not in named])
     }
+    masks = [f"{name} ({inner.pop(name)} pictures)" for name in MASKS if name in inner]  # of its own pictures
     places = _some([f"{name} ({count} pictures)" for name, count in inner.items()])
+    if masks and not inner and not named:
+        raise InputError(f"{folder} holds masks alone, in {_some(masks)}: put the pictures that they are of beside it")
     if inner and not named:
         raise InputError(f"{folder}: the pictures are one folder deeper, in {places}: name the folder that holds them")
     if inner:

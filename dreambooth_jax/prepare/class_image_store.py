@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 from dreambooth_jax import distributed
 from dreambooth_jax.config import SamplingConfig
 from dreambooth_jax.data import images
+from dreambooth_jax.data.loss_masks import masks_among
 from dreambooth_jax.data.png import save_png
 from dreambooth_jax.data.sources import is_picture
 from dreambooth_jax.errors import InputError
@@ -135,8 +136,9 @@ def judge(picture: UInt8[np.ndarray, "h w 3"], seen: list[screening.Signature]) 
 
 
 def usable_pictures(folder: Path) -> list[str]:
-    """Names of the pictures in a folder."""
-    return sorted(path.name for path in folder.glob("*") if is_picture(path))
+    """Names of the pictures in a folder; masks that lie beside theirs are none."""
+    names = {path.name for path in folder.glob("*") if is_picture(path)}
+    return sorted(names - {*masks_among(names)})
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:

@@ -95,6 +95,27 @@ def test_masks_are_no_photos_where_they_are_not_asked_for_either(tmp_path, caplo
     assert record.getMessage() == f"{tmp_path}: masks, so left out: a-mask.png; data.masks=files weighs photos by them"
 
 
+@pytest.mark.parametrize("masks", ["none", "files"])
+def test_a_folder_of_masks_is_that_of_its_pictures_and_needs_no_line(tmp_path, caplog, masks):
+    (tmp_path / "masks").mkdir()
+    half().save(tmp_path / "masks" / "a.png")
+    with pytest.raises(
+        InputError, match=r"holds masks alone, in masks \(1 pictures\): put the pictures that they are of"
+    ):
+        load(tmp_path, masks)
+    noise(1, 32, 32).save(tmp_path / "a.png")
+    assert [photo.name for photo in load(tmp_path, masks)] == ["a.png"]
+    assert not caplog.records
+
+
+def test_masks_of_pictures_that_are_not_there_get_a_line(tmp_path, caplog):
+    """A photo of a mask may be called so, too: they are taken for photos."""
+    for name in ("a-mask.png", "b_mask.png"):
+        half().save(tmp_path / name)
+    assert len(load(tmp_path, "files")) == 2
+    assert "all its pictures are called as masks are, of pictures that are not there: a-mask.png, b_mask" in caplog.text
+
+
 def read(folder, *settings):
     config = load_config(None, [f"data.instance_images={folder}", "data.class_noun=dog", *settings])
     return read_instance_photos(*concepts_of(config), config.data)

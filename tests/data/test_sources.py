@@ -191,6 +191,12 @@ def test_a_caption_that_cannot_be_read_names_its_picture(photos):
     assert load(photos)[0].prompt == "a photo of {sks} dog"
 
 
+def test_a_folder_of_prompts_alone_says_so(tmp_path):
+    (tmp_path / "prompts_and_classes.txt").write_text("a dog")
+    with pytest.raises(InputError, match=r"it holds 1 \.txt; texts alone are no pictures: prompts_and_classes\.txt$"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("inner", [["1_dog"], ["1_dog", "10_cat"]])
 def test_pictures_one_folder_deeper_are_refused_by_name(photos, inner):
     for name in inner:

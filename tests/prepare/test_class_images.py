@@ -8,10 +8,13 @@ import pytest
 from PIL import Image
 
 from dreambooth_jax.config import SamplingConfig
+from dreambooth_jax.data.prompts import Subject
+from dreambooth_jax.data.sources import load_images
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.prepare.class_image_store import MANIFEST, Recipe, append_line, read_manifest, usable_pictures
 from dreambooth_jax.prepare.class_images import ensure_class_images, restore_class_images
+from tests.data.pictures import noise
 from tests.prepare.fake import FakePipeline
 
 RECIPE = Recipe(prompt="a photo of a dog", model="abc", sampling=SamplingConfig(height=16, width=16, steps=3))
@@ -166,6 +169,17 @@ def test_the_owners_own_pictures_are_never_written_over(tmp_path, caplog):
     (tmp_path / "000002.png").unlink()
     restore(tmp_path, 4)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_masks_beside_the_owners_pictures_are_no_class_images(tmp_path):
+    for seed, name in enumerate(("a.png", "a-mask.png", "b.jpg", "b.mask.png", "c-mask.png")):
+        noise(seed, 20, 20).save(tmp_path / name)
+    assert usable_pictures(tmp_path) == ["a.png", "b.jpg", "c-mask.png"], "the last is of no picture"
+    count, _ = fill(tmp_path, 5)
+    assert count == 5
+    photos = load_images(tmp_path, prompt="a dog", subject=Subject(identifier="", class_noun="dog"))
+    assert [photo.name for photo in photos] == usable_pictures(tmp_path)
+    assert len(photos) == 5
 
 
 def test_the_owners_own_pictures_count(tmp_path):
