@@ -73,7 +73,8 @@ def loss_weights(
         "p2": lambda s: s / (p2_k + s) ** p2_gamma,
     }
     bounded = np.clip(snr, 1e-150, 1e150)  # quotients have their limits there
-    weights = omega[weighting](bounded) / _UNITS[prediction_type](bounded)
+    with np.errstate(over="ignore"):  # 1 / ∞ is what a large power leaves
+        weights = omega[weighting](bounded) / _UNITS[prediction_type](bounded)
     weights = weights if trained is None else np.where(trained, weights, 0)
     if weights.max() > np.finfo(np.float32).max:
         worst = int(weights.argmax())

@@ -4,6 +4,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from dreambooth_jax.config import Config, ObjectiveConfig
 from dreambooth_jax.diffusion.loss_weights import loss_weights, signal_to_noise
 from dreambooth_jax.diffusion.penalties import PENALTIES, deltas
@@ -62,6 +64,11 @@ def objective_values(objective: ObjectiveConfig, schedule: NoiseSchedule) -> Obj
             p2_gamma=objective.p2_gamma,
             p2_k=objective.p2_k,
         )
+        if not np.float32(chosen @ weights):
+            raise InputError(
+                f"objective.weighting {objective.weighting} is 0 at every timestep that is trained, so nothing would "
+                "be learned: train others (min_timestep, max_timestep, timesteps), or weigh them otherwise"
+            )
         if objective.importance:
             chosen, constant = importance(chosen, weights)
             is_plain, weights = False, None

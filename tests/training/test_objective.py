@@ -274,13 +274,38 @@ def test_importance_has_the_expectation_of_the_weights():
 
 
 def test_zero_terminal_snr_is_trained_with_finite_numbers():
-    one = objective("weighting=min_snr", "loss=huber", "min_timestep=999", prediction="v_prediction", zero_snr=True)
+    one = objective("weighting=min_snr", "loss=huber", "min_timestep=998", prediction="v_prediction", zero_snr=True)
     terms = both_terms(one, single())
     assert np.isfinite(terms).all()
     plain = objective("min_timestep=999", prediction="v_prediction", zero_snr=True)
     draws = plain.draw(single(), root_key=rng.root_key(0), step=0)
     np.testing.assert_array_equal(draws.timesteps, 999)
     assert all(term > 0 for term in both_terms(plain, single()))
+
+
+@pytest.mark.parametrize("importance", ["true", "false"])
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        (("weighting=p2", "p2_gamma=100", "p2_k=1e6"), {}),  # k^-100 is less than any number
+        (("weighting=p2", "p2_gamma=100", "max_timestep=5"), {}),  # so is SNR^-100, where there is hardly any noise
+        (("weighting=min_snr", "min_timestep=999"), {"prediction": "v_prediction", "zero_snr": True}),
+    ],
+)
+def test_an_objective_that_weighs_every_timestep_0_is_refused(settings, changes, importance):
+    with pytest.raises(
+        InputError, match=r"is 0 at every timestep that is trained, so nothing would be learned"
+    ) as found:
+        objective(*settings, f"importance={importance}", **changes)
+    assert "\n" not in str(found.value)
+
+
+def test_weights_that_are_0_but_at_one_timestep_draw_that_one():
+    """Zero terminal SNR leaves min_snr no weight at the last of two timesteps."""
+    one = objective(
+        *("weighting=min_snr", "importance=true", "min_timestep=998"), prediction="v_prediction", zero_snr=True
+    )
+    np.testing.assert_array_equal(draws_of(one, 200).timesteps, 998)
 
 
 @pytest.mark.parametrize(
