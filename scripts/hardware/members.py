@@ -62,8 +62,13 @@ def main(target: str, file: Path) -> None:
                     rows.write(json.dumps(row) + "\n")
 
 
-def section(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Of docs/hardware.md."""
+def section(rows: list[dict[str, Any]], *, full: list[dict[str, Any]]) -> Iterator[str]:
+    """Of docs/hardware.md.
+
+    Args:
+        rows: of steps of many subjects.
+        full: of single steps, of which those of the whole UNet stand beside.
+    """
     if not rows:
         return
     yield "\n## Many subjects in one step\n"
@@ -72,6 +77,35 @@ def section(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| --- " * len(COLUMNS) + "|"
     for row in sorted(rows, key=lambda row: (row["target"], REMAT.index(row["remat"]), row["members"])):
         yield f"| {' | '.join(_cells(row))} |"
+    yield from _beside_full(rows, full)
+
+
+def _beside_full(rows: list[dict[str, Any]], full: list[dict[str, Any]]) -> Iterator[str]:
+    """What one LoRA needs, and what the whole UNet does in the same way on the same card."""
+    found = []
+    for remat, name in zip(REMAT, ("without remat", "with")):
+        lora = [row["step"] for row in rows if (row["target"], row["members"], row["remat"]) == (TARGET, 1, remat)]
+        whole = [row["plan"] for row in full if is_full(row["job"]) and row["job"]["remat"] == remat]
+        if not lora or not whole:
+            return
+        a, b = (one["usage"] for one in (lora[0], whole[0]))
+        found.append(
+            f"{name} {peak_of(a) / 1e9:.1f} GB beside {peak_of(b) / 1e9:.1f}, of which temporaries "
+            f"{a['temporaries'] / 1e9:.2f} beside {b['temporaries'] / 1e9:.2f}"
+        )
+    yield "\nOne member is a LoRA trained by itself. Beside a full step of the UNet on the same card:"
+    yield ";\n".join(found) + "."
+
+
+def is_full(job: dict[str, Any]) -> bool:
+    """Whether a job is the whole UNet of SD 1.5, 1+1 examples on the card that members are compiled for."""
+    of_full = {"target": TARGET, "model": "sd15", "text_encoder": False, "batch": 1}
+    return all(job[name] == value for name, value in of_full.items()) and job.get("adapter", "full") == "full"
+
+
+def peak_of(usage: dict[str, int]) -> int:
+    """Bytes on the device."""
+    return sum(usage[part] for part in ("arguments", "results", "temporaries"))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -79,7 +113,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     usage, work = step["usage"], step["work"]
     bound = work["bound"]
     limit = max(("arithmetic", "memory", "links"), key=bound.get)
-    peak = sum(usage[part] for part in ("arguments", "results", "temporaries"))
+    peak = peak_of(usage)
     fits = peak <= 0.9 * chip_of(row["target"]).memory
     return [
         row["target"],

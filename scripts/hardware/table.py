@@ -49,7 +49,7 @@ def page(rows: Path, attention: Path, members: Path) -> str:
     """The whole page."""
     found = read(rows)
     parts = [HEAD, *_one_card(found), *_eight(found), *_slices(found), *_chosen(found), *_scaling(found)]
-    parts += [*section(read(members)), *_attention(read(attention))]
+    parts += [*section(read(members), full=found), *_attention(read(attention))]
     return "\n".join([*parts, *_missing(found), *_versions(found)])
 
 
