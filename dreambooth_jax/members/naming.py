@@ -14,6 +14,8 @@ from dreambooth_jax.members.axes import Axis, Choice
 
 LONGEST = 80
 """Signs of a name."""
+ALONE = "run"
+"""Who is trained where nothing is varied but how pictures are drawn."""
 
 
 def names_of(axes: Sequence[Axis], cells: Sequence[Sequence[Choice]]) -> list[str]:
@@ -27,12 +29,9 @@ def names_of(axes: Sequence[Axis], cells: Sequence[Sequence[Choice]]) -> list[st
     last = [axis.key.rpartition(".")[2] for axis in axes]
     keys = [axis.key if last.count(short) > 1 else short for axis, short in zip(axes, last)]
     names = ["_".join(_part(*one) for one in zip(axes, keys, cell)) for cell in cells]
-    names = [_short(name) for name in names]
+    names = [_short(name) or ALONE for name in names]
     lower = [name.lower() for name in names]
-    return [
-        f"{name}-{_digest(cell)}" if lower.count(name.lower()) > 1 or not name else name
-        for name, cell in zip(names, cells)
-    ]
+    return [f"{name}-{_digest(cell)}" if lower.count(name.lower()) > 1 else name for name, cell in zip(names, cells)]
 
 
 def labels_of(axes: Sequence[Axis], cell: Sequence[Choice]) -> list[str]:

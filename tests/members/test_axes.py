@@ -72,6 +72,17 @@ def test_names_differ_where_words_alone_would_not():
     ]
 
 
+def test_names_begin_with_a_letter_a_digit_or_what_they_were_given():
+    """None with a dash, which a command line would take for an option; also where pictures alone are varied."""
+    assert names_of([], [[]]) == ["run"]
+    _, axes = take_axes(["--prior.weight=-1,0.5", '--prior.class_prompt="!","a cat"'])
+    told = names_of(axes, [[one, other] for one in axes[0].choices for other in axes[1].choices])
+    word = Axis("experiment", (Choice("-", ("train.seed=1",)), Choice("--x", ("train.seed=2",))))
+    told += names_of([word], [[choice] for choice in word.choices])
+    assert len(set(told)) == 6
+    assert all(name[0].isalnum() for name in told), told
+
+
 @pytest.mark.parametrize(
     ("option", "values"),
     [
