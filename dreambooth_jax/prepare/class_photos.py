@@ -193,7 +193,7 @@ def class_photos(
         should_stop: asked between batches; of several processes all must get the same answer.
         begun_with: digest of the class images that a run has begun with.
     """
-    read = partial(read_photos, str(folder), prompt=concept.class_prompt, concept=concept, data=data)
+    read = partial(_read, folder, concept, data)
     num_images = concept.num_images
     if not num_images:
         _check_there(folder)
@@ -219,11 +219,43 @@ def class_photos(
         return None
     wait_until(lambda: len(usable_pictures(folder)) >= present)  # process 0 may have written them on another host
     photos = read()
-    first = photos[:num_images]
-    if len(first) == len(photos) or digest(photos) == begun_with:  # versions before took all
-        return photos
-    log.warning("%s: holds %d pictures; the first prior.num_images=%d are used", folder, len(photos), num_images)
-    return first
+    used = _used(photos, num_images, begun_with)
+    if len(used) < len(photos):
+        log.warning("%s: holds %d pictures; the first prior.num_images=%d are used", folder, len(photos), num_images)
+    return used
+
+
+def _read(folder: Path, concept: Concept, data: DataConfig) -> tuple[Photo, ...]:
+    return read_photos(str(folder), prompt=concept.class_prompt, concept=concept, data=data)
+
+
+def _used(photos: tuple[Photo, ...], num_images: int, begun_with: str) -> tuple[Photo, ...]:
+    """Those of a folder that are learned from: as many as are asked for, or, by versions before, all."""
+    first = photos[: num_images or None]
+    return photos if len(first) == len(photos) or digest(photos) == begun_with else first
+
+
+def class_images_there(config: Config, *, begun_with: str, read: ReadClasses) -> str:
+    """Digest of a run's class images, as they lie there now; empty where there are none, or some are missing.
+
+    Args:
+        config: of the run.
+        begun_with: digest of those that it has begun with.
+        read: what was read before; it learns what is read now.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+    found: list[Photo] = []
+    for name, folder in class_folders(config).items():
+        (concept,) = (one for one in concepts_of(config) if one.name == name)
+        if not folder.is_dir() or len(usable_pictures(folder)) < concept.num_images:
+            return ""
+        key = _recipe(concept, config, folder, begun_with)
+        if key not in read:
+            read[key] = _used(_read(folder, concept, config.data), concept.num_images, begun_with)
+        found += read[key]
+    return digest(found) if found else ""
 
 
 def _check_there(folder: Path) -> None:

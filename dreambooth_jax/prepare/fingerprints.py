@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dreambooth_jax.config import Config
 from dreambooth_jax.pipeline.load import source_of
 from dreambooth_jax.prepare.begun import BegunRun
+from dreambooth_jax.prepare.class_photos import ReadClasses, class_images_there
 from dreambooth_jax.prepare.prepared import read_own_pictures
 from dreambooth_jax.weights.fingerprint import Identity
 from dreambooth_jax.weights.identity import identify
@@ -18,11 +19,12 @@ class Fingerprints:
     """Of models and photos, as they are when they are first asked for.
 
     Attributes:
-        known_models, known_pictures: what was found, by the settings that say what is read.
+        known_models, known_pictures, known_classes: what was found, by the settings that say what is read.
     """
 
     known_models: dict[str, Identity] = field(default_factory=dict)
     known_pictures: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    known_classes: ReadClasses = field(default_factory=dict)
 
     def model(self, config: Config) -> Identity:
         """Which one a run's model is; its weights are not read into memory.
@@ -53,3 +55,14 @@ class Fingerprints:
         if said not in self.known_pictures:
             self.known_pictures[said] = read_own_pictures(config, BegunRun(meta=None)).fingerprints
         return self.known_pictures[said]
+
+    def all_pictures(self, config: Config, begun: BegunRun) -> Mapping[str, str]:
+        """Of a run that has begun with them class images, too. Those that are missing are not: whoever has ended needs
+        them no more, and whoever goes on makes the same again.
+
+        Raises:
+            InputError: if pictures cannot be read.
+        """
+        own, known = self.pictures(config), begun.class_images
+        there = class_images_there(config, begun_with=known, read=self.known_classes) if known else ""
+        return {**own, "prior": there} if there else own

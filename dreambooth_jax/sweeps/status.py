@@ -91,12 +91,13 @@ def is_done(member: Member, made_from: Fingerprints | None = None) -> bool:
 
 
 def _is_made_from_the_same(config: Config, folder: RunFolder, made_from: Fingerprints) -> bool:
-    """False where photos cannot be read: the run itself says why. Raises InputError where they or the model changed."""
+    """False where pictures cannot be read: the run itself says why. Raises InputError where what they or the model are
+    has changed."""
     begun = begun_here(folder, steps=config.train.steps)
     if begun.meta is None:
         return True  # whoever took the checkpoints away took what is known of it
     try:
-        pictures = made_from.pictures(config)
+        pictures = made_from.all_pictures(config, begun)
     except InputError:
         return False
     begun.check_unchanged(config, made_from.model(config), pictures)

@@ -2,6 +2,9 @@
 # Copyright The dreambooth_jax authors
 """Whole runs of members in one program: each is what it is alone, killed and resumed or not, whatever the others do."""
 
+import shutil
+from pathlib import Path
+
 import jax
 import pytest
 from safetensors.numpy import load_file
@@ -11,6 +14,7 @@ from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import locked
 from dreambooth_jax.members import groups
 from dreambooth_jax.runs import open_model
+from dreambooth_jax.sweeps.status import is_done
 from dreambooth_jax.target import Target
 from dreambooth_jax.trainer.members import run_group
 from tests.members.groups import (
@@ -142,6 +146,29 @@ def test_who_cannot_go_on_is_named_and_the_others_do(root):
     assert not dog.result.finished
     assert cat.result.finished
     assert not cat.stopped
+
+
+@pytest.fixture
+def changed_classes(root):
+    """One has another picture, one has none any more."""
+    added = Path(shutil.copy(root / "classes" / "cat" / "0.png", root / "classes" / "dog" / "added.png"))
+    away = shutil.move(root / "classes" / "hat", root / "away")
+    yield
+    added.unlink()
+    shutil.move(away, root / "classes" / "hat")
+
+
+@pytest.mark.usefixtures("changed_classes")
+def test_who_has_ended_with_other_class_images_is_named(root, together):
+    """Where they are missing, nobody needs them any more."""
+    shutil.copytree(together, root / "ended")
+    group = members(root, "ended", LORA)
+    with pytest.raises(InputError, match="^dog: .*the class images, their captions or weights changed"):
+        is_done(group[0])
+    assert [is_done(member) for member in group[1:]] == [True, True]
+    dog, *others = run_group(group, root / "groups")
+    assert "the class images, their captions or weights changed" in dog.stopped
+    assert all(one.result.finished and not one.stopped for one in others)
 
 
 def test_what_cannot_be_is_refused(root, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from dreambooth_jax.config import load_config
 from dreambooth_jax.config.concepts import concepts_of
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.prepare.class_photos import class_folders, class_photos
+from dreambooth_jax.prepare.class_photos import class_folders, class_images_there, class_photos
 from dreambooth_jax.prepare.photos import digest
 from dreambooth_jax.target import Target
 from tests.prepare.fake import FakePipeline
@@ -110,3 +110,34 @@ def test_the_folder_of_the_instance_images_is_refused(tmp_path):
 def test_a_folder_that_is_not_there_yet_is_fine(tmp_path):
     class_folders(config_of(tmp_path / "a" / "b"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_images", [0, 3, 4])
+def test_what_a_run_was_made_from_is_told_without_its_model(tmp_path, num_images):
+    """Of as many as it used, whatever else is there; what is missing is not compared."""
+    folder = draw(tmp_path / "reg", 4)
+    config = config_of(folder, f"prior.num_images={num_images}")
+
+    def there(begun_with="", config=config):
+        return class_images_there(config, begun_with=begun_with, read={})
+
+    used = digest(photos_of(config, folder)[0])
+    assert there() == there(used) == used
+    draw_last = np.full((20, 20, 3), 7, np.uint8)
+    Image.fromarray(draw_last).save(folder / "9.png")
+    assert (there(used) == used) is bool(num_images)
+    Image.fromarray(draw_last).save(folder / "1.png")
+    assert there(used) not in ("", used)
+    for picture in list(folder.iterdir())[:3]:
+        picture.unlink()
+    assert (there(used) == "") is bool(num_images)
+    assert there(config=config_of(folder, "prior.weight=0")) == ""
+    assert there(config=config_of(tmp_path / "away", f"prior.num_images={num_images}")) == ""
+
+
+def test_all_the_pictures_of_an_earlier_version_were_used(tmp_path):
+    folder = draw(tmp_path / "reg", 6)
+    begun_with = digest(photos_of(config_of(folder, "prior.num_images=0"), folder)[0])
+    config = config_of(folder)
+    assert class_images_there(config, begun_with=begun_with, read={}) == begun_with
+    assert digest(photos_of(config, folder, begun_with=begun_with)[0]) == begun_with

@@ -154,8 +154,9 @@ def _refused(config: Config, made_from: Fingerprints) -> str:
     It keeps none of the others back."""
     try:
         check_config(config)
-        pictures = made_from.pictures(config)
         begun = begun_here(RunFolder(Path(config.run_dir)), steps=config.train.steps)
+        is_over = begun.first_step == config.train.steps  # who goes on may have class images made again
+        pictures = made_from.all_pictures(config, begun) if is_over else made_from.pictures(config)
         if begun.meta is not None:
             begun.check_unchanged(config, made_from.model(config), pictures)
     except InputError as error:
