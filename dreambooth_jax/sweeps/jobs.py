@@ -99,15 +99,13 @@ def run_job(sweep: Sweep, job: Job) -> Signals | None:
     who need them.
 
     Raises:
-        InUseError: if another process trains one of the members, in whose folders nothing is written then.
+        InUseError: when the others are done, if another process trains a member, in whose folder nothing is written.
         KeyboardInterrupt: after Ctrl-C.
     """
     if job.kind == "class_images":
         try:
             return _make_class_images(sweep.member(job.members[0]))
-        except InUseError:
-            raise
-        except InputError as error:
+        except InputError as error:  # also if another process trains the member: trainings wait for this stage
             log.warning("%s", error)
             return None
     if job.kind == "overview":
@@ -160,21 +158,30 @@ def _train_together(members: Sequence[Member], folder: Path) -> Signals | None:
     finally:
         jax.clear_caches()  # a process keeps each program that it has compiled; the next finds its own on disk
     for member, outcome in zip(members, outcomes):
-        if outcome.stopped:
+        if outcome.stopped and not outcome.in_use:
             _say_failed(member, outcome.stopped)
     left = [one.result for one in outcomes if not one.result.finished and not one.stopped]
+    _check_free([one.stopped for one in outcomes if one.in_use and not left])
     return (left[0].signal or SIGTERM) if left else None
+
+
+def _check_free(in_use: Sequence[str]) -> None:
+    """Raise InUseError if members are in use; it is said of each."""
+    if in_use:
+        raise InUseError(in_use[0] + (f"; and {len(in_use) - 1} members more" if len(in_use) > 1 else ""))
 
 
 def _train_all(members: Sequence[Member]) -> Signals | None:
     """Train members one after the other."""
+    in_use = []
     for member in members:
         try:
             log.info("%s", member.name)
             say_error(Path(member.config.run_dir), "")
             result = train(member.config)
-        except InUseError:
-            raise
+        except InUseError as error:
+            in_use.append(str(error))
+            continue
         except InputError as error:
             if not distributed.all_are_here(within=VISIBLE_WITHIN):
                 raise
@@ -184,4 +191,5 @@ def _train_all(members: Sequence[Member]) -> Signals | None:
             jax.clear_caches()
         if not result.finished:
             return result.signal or SIGTERM
+    _check_free(in_use)
     return None

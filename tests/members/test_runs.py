@@ -24,6 +24,7 @@ from tests.members.groups import (
     OWN,
     PIVOTAL,
     assert_as_alone,
+    assert_close,
     assert_identical,
     draw_pictures,
     lines,
@@ -176,4 +177,21 @@ def test_what_cannot_be_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="two members are called dog"):
         run_group([group[0], group[0]], tmp_path)
     with locked(root / "refused" / "cat"), pytest.raises(InputError, match="cat is in use by another run"):
-        run_group(group, tmp_path)
+        run_group(group[1:2], tmp_path)
+
+
+def test_who_is_trained_by_another_process_is_named_and_the_others_are_what_they_are(root, together, monkeypatch):
+    """Also of a group that has begun, from which they are taken out; who was left out goes on from where it was."""
+    group = members(root, "in-use", LORA)
+    with monkeypatch.context() as patch:
+        patch.setattr(LOOP, killed_at(1))
+        run_group(group, root / "in-use-groups")
+    with locked(root / "in-use" / "cat"):
+        dog, cat, hat = run_group(group, root / "in-use-groups")
+    assert [one.result.finished for one in (dog, cat, hat)] == [True, False, True]
+    assert [one.in_use for one in (dog, cat, hat)] == [False, True, False]
+    assert "cat is in use by another run" in cat.stopped
+    assert all(one.result.finished for one in run_group(group, root / "in-use-groups"))
+    for member in group:
+        assert_close(root / "in-use" / member.name, together / member.name, member.config)
+    assert not [*(root / "in-use-groups").glob("*")]

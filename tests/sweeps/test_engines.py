@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +17,11 @@ from dreambooth_jax.cli.job import memory_share
 from dreambooth_jax.errors import InputError
 from dreambooth_jax.locks import InUseError, locked
 from dreambooth_jax.members import groups
+from dreambooth_jax.sweeps import jobs
 from dreambooth_jax.sweeps.engines import ENGINES, EngineOptions, ray_cluster, slurm
 from dreambooth_jax.sweeps.jobs import Job, read_job, run_job, stages_of, write_stages
+from dreambooth_jax.trainer.members import run
+from dreambooth_jax.trainer.members.outcome import Outcome
 from tests.sweeps.folders import planned
 
 SBATCH = """#!{python}
@@ -137,12 +141,45 @@ def test_engines_that_are_not_here_say_what_they_need(recorded, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_who_is_trained_by_another_process_is_left_to_it(tmp_path, kind):
-    """Nothing is wrong with anybody, and nothing is written down."""
-    sweep, members = planned(tmp_path, f"--adapter.kind={kind}", "--train.seed=0,1", "--train.batch_size=8")
+def test_who_is_trained_by_another_process_is_left_to_it(tmp_path, monkeypatch, kind):
+    """The others are trained, nothing is wrong with anybody, and nothing is written down."""
+    sweep, members = planned(tmp_path, f"--adapter.kind={kind}", "--train.seed=0,1,2", "--train.batch_size=8")
     sweep.write(members)
+    names, done = [member.name for member in members], []
+
+    def run_all(begun, *_):
+        done.extend(one.name for some in begun for one in some.members)
+        return {name: Outcome(name=name, result=SimpleNamespace(finished=True)) for name in done}
+
+    def train(config):
+        with locked(Path(config.run_dir)):
+            done.append(Path(config.run_dir).name)
+        return SimpleNamespace(finished=True)
+
+    monkeypatch.setattr(run, "_run_all", run_all)
+    monkeypatch.setattr(run, "_refused", lambda *_: "")
+    monkeypatch.setattr(jobs, "train", train)
     with locked(sweep.run_dir("seed-1")), pytest.raises(InUseError, match="seed-1 is in use by another run"):
-        run_job(sweep, Job(kind="train", members=tuple(member.name for member in members[kind == "full" :])))
+        run_job(sweep, Job(kind="train", members=tuple(names)))
+    assert done == ["seed-0", "seed-2"]
+    with locked(sweep.run_dir("seed-1")), pytest.raises(InUseError, match="seed-1 is in use by another run"):
+        run_job(sweep, Job(kind="train", members=("seed-1",)))
+    assert done == ["seed-0", "seed-2"]
+    assert not [*tmp_path.rglob("error.txt")]
+
+
+def test_class_images_of_who_is_trained_by_another_process_are_left_to_who_needs_them(tmp_path, monkeypatch):
+    """On SLURM nothing is trained after a stage that failed."""
+    sweep, members = planned(tmp_path, "--adapter.kind=lora", "--train.seed=0,1")
+    sweep.write(members)
+
+    def make_class_images(config):
+        with locked(Path(config.run_dir)):
+            raise AssertionError("it is in use")
+
+    monkeypatch.setattr(jobs, "make_class_images", make_class_images)
+    with locked(sweep.run_dir("seed-0")):
+        assert run_job(sweep, Job(kind="class_images", members=("seed-0",))) is None
     assert not [*tmp_path.rglob("error.txt")]
 
 

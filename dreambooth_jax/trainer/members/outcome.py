@@ -3,7 +3,7 @@
 """What came of a member."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreambooth_jax.config import Config
@@ -24,11 +24,13 @@ class Outcome:
         result: what is in its folder, as if it had been trained alone.
         stopped: why it was stopped before its end, or not begun, such as "loss is nan at step 3"; empty where it was
             not.
+        in_use: was it left out because another process trains it? Then nothing may be written for it.
     """
 
     name: str
     result: RunResult
     stopped: str = ""
+    in_use: bool = False
 
 
 def outcome_of(
@@ -52,10 +54,13 @@ def outcome_of(
     )
 
 
-def left_out(members: Sequence[Member], faults: Mapping[str, str], interrupt: Interrupt) -> dict[str, Outcome]:
-    """What there is of members at fault."""
+def left_out(
+    members: Sequence[Member], faults: Mapping[str, str], interrupt: Interrupt, *, in_use: bool = False
+) -> dict[str, Outcome]:
+    """What there is of members at fault, or in use."""
     found = {}
     for one in members:
         if one.name in faults:
-            found[one.name] = outcome_of(one.config, one.name, interrupt, stopped=faults[one.name])
+            outcome = outcome_of(one.config, one.name, interrupt, stopped=faults[one.name])
+            found[one.name] = replace(outcome, in_use=in_use)
     return found

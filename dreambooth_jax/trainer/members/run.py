@@ -21,7 +21,7 @@ from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.locks import locked
+from dreambooth_jax.locks import InUseError, locked
 from dreambooth_jax.members import Member
 from dreambooth_jax.planning.admit import check_state
 from dreambooth_jax.prepare.begun import begun_here, begun_run
@@ -75,8 +75,8 @@ def run_group(
 
     Raises:
         InputError: for what is wrong with all of them, such as the model, or if they share no program.
-        InUseError: if another process trains one of them. Of settings that cannot be, photos that cannot be read,
-            class images of another kind, and losses that are not finite, the member's outcome tells.
+        InUseError: if another process trains all of them. Of one that another trains, settings that cannot be, photos
+            that cannot be read, class images of another kind, and losses that are not finite, the outcome tells.
     """
     names = [member.name for member in group]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -85,11 +85,11 @@ def run_group(
         make_deterministic()
     found, faults = dict[str, Outcome](), Faults()
     with ExitStack() as stack:
-        for member in group:
-            stack.enter_context(locked(Path(member.config.run_dir)))
+        in_use = _locked(group, stack)
+        free = [member for member in group if member.name not in in_use]
         interrupt = stack.enter_context(Interrupt(should_stop))
         left, made_from = [], Fingerprints()
-        for member, said in zip(group, distributed.said_anywhere([_refused(one.config, made_from) for one in group])):
+        for member, said in zip(free, distributed.said_anywhere([_refused(one.config, made_from) for one in free])):
             with faults.of(member.name):
                 if said:
                     raise InputError(said)
@@ -98,8 +98,27 @@ def run_group(
                 else:
                     left.append(member)
         found |= _run_all(begun_groups(left, folder, faults), interrupt, listeners)
-        found |= left_out(group, faults, interrupt)
+        found |= left_out(free, faults, interrupt) | left_out(group, in_use, interrupt, in_use=True)
     return tuple(found[name] for name in names)
+
+
+def _locked(group: Sequence[Member], stack: ExitStack) -> dict[str, str]:
+    """Keep others out of members' folders. Returns by name who is trained by another already, and what is said of that.
+
+    Raises:
+        InUseError: if nobody is left.
+    """
+    in_use: dict[str, str] = {}
+    for member in group:
+        try:
+            stack.enter_context(locked(Path(member.config.run_dir)))
+        except InUseError as error:
+            in_use[member.name] = str(error)
+    if group and len(in_use) == len(group):
+        raise InUseError(in_use[group[0].name])
+    for said in in_use.values():
+        log.warning("%s; the others are trained", said)
+    return in_use
 
 
 def _run_all(groups: Sequence[Begun], interrupt: Interrupt, listeners: Sequence[MemberListener]) -> dict[str, Outcome]:
