@@ -2,12 +2,14 @@
 # Copyright The dreambooth_jax authors
 """One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
 
+import errno
 import fcntl
 import logging
 import os
+import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dreambooth_jax import distributed
@@ -16,10 +18,26 @@ from dreambooth_jax.errors import InputError
 log = logging.getLogger(__name__)
 
 FILE = ".lock"
+FILES = 8
+"""That a run holds open: its lock, its metrics and what writes them, and some to spare."""
+BESIDES = 1024
+"""Files of a process that are of no run."""
 
 
 class InUseError(InputError):
     """A folder is another run's: nothing is wrong with what was to be done there, and nothing may be written."""
+
+
+def allow_open_files(runs: int) -> None:
+    """Let this process hold the files of so many runs, as far as the system lets it without being asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = BESIDES + FILES * runs
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with suppress(ValueError, OSError):  # a system may allow less than it says; then opening a file says so
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager
@@ -71,7 +89,12 @@ def _acquire(folder: Path, key: str) -> tuple[int | None, str]:
                 return handle, ""
             os.close(handle)  # the one before us has just removed it: what we hold nobody else would find
     except OSError as error:
-        raise InputError(f"cannot write to {key} {folder}: {error.strerror}") from error
+        way = ""
+        if error.errno == errno.EMFILE:
+            way = ": raise the limit (ulimit -n), or train fewer at once (--at_once)"
+            with suppress(OSError):
+                folder.rmdir()  # where it was made for the lock
+        raise InputError(f"cannot write to {key} {folder}: {error.strerror}{way}") from error
 
 
 def _is_still_there(folder: Path, handle: int) -> bool:
@@ -85,9 +108,8 @@ def _release(folder: Path, handle: int) -> None:
     """Nothing stays of the lock, nor of a folder that was made for it alone."""
     try:
         (folder / FILE).unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        folder.rmdir()
     except OSError:
-        pass  # somebody puts something there right now, or removed it all
+        pass  # there is something, or somebody removed it all
     finally:
         os.close(handle)

@@ -21,7 +21,7 @@ from dreambooth_jax.checks import check_config
 from dreambooth_jax.config import Config
 from dreambooth_jax.deterministic import make_deterministic
 from dreambooth_jax.errors import InputError
-from dreambooth_jax.locks import InUseError, locked
+from dreambooth_jax.locks import InUseError, allow_open_files, locked
 from dreambooth_jax.members import Member
 from dreambooth_jax.planning.admit import check_state
 from dreambooth_jax.prepare.begun import begun_here, begun_run
@@ -109,6 +109,7 @@ def _locked(group: Sequence[Member], stack: ExitStack) -> dict[str, str]:
         InUseError: if nobody is left.
     """
     in_use: dict[str, str] = {}
+    allow_open_files(len(group))
     for member in group:
         try:
             stack.enter_context(locked(Path(member.config.run_dir)))
