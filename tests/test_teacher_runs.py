@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import dreambooth_jax as dbx
 from dreambooth_jax.config.concepts import concepts_of
@@ -27,6 +28,9 @@ def test_no_class_image_is_made_and_a_killed_run_goes_on_bit_for_bit(tmp_path, a
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert all(line["prior_loss"] > 0 for line in lines[1:])
     assert all(np.isclose(line["loss"], line["instance_loss"] + line["prior_loss"], rtol=1e-5) for line in lines)
+    if adapter == "lora":
+        with safe_open(whole / "lora.safetensors", "np") as file:
+            assert file.metadata()["ss_num_reg_images"] == "0"
     halves = cut_short(whole, 2, tmp_path / "two")
     dbx.train(tiny_config(tmp_path, *settings, f"run_dir={halves}"))
     assert_same(weights(halves, 4), weights(whole, 4))

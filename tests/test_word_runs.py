@@ -175,6 +175,7 @@ def test_what_is_exported_draws_it_too(run, tmp_path):
         expected[name] for name in expected if name.startswith("ss_")
     ]
     assert (said["ss_num_train_images"], said["ss_unet_lr"]) == ("3", "None")
+    assert said["ss_num_reg_images"] == ("0" if kind == "inversion" else "2")
     assert float(said["ss_learning_rate"]) == (2e-3 if kind == "inversion" else 1e-3)
     assert main(["export", str(word), str(tmp_path / "again.safetensors")]) == 0
     (again,) = load_file(tmp_path / "again.safetensors").values()
