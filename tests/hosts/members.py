@@ -5,14 +5,12 @@
 python -m tests.hosts.members FOLDER --coordinator ... --num_processes ... --process_id ...
 """
 
-import argparse
-from pathlib import Path
-
 import jax
 import numpy as np
 
 from dreambooth_jax import distributed
 from dreambooth_jax.trainer.members import run_group
+from tests.hosts.processes import join
 from tests.members.groups import PIVOTAL, members
 from tests.training.member_cases import METHODS, case_of
 
@@ -44,13 +42,7 @@ def run(folder, part):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    for name, kind in {"coordinator": str, "num_processes": int, "process_id": int}.items():
-        parser.add_argument(f"--{name}", type=kind)
-    options = vars(parser.parse_args())
-    folder = options.pop("folder")
-    distributed.start(**options)
+    folder = join()
     take_steps(folder)
     run(folder, "two")
     distributed.barrier("end")

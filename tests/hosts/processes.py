@@ -2,11 +2,14 @@
 # Copyright The dreambooth_jax authors
 """Really starting several processes, each with CPU devices of its own, that find each other on this machine."""
 
+import argparse
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from dreambooth_jax import distributed
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +41,18 @@ def start(command, *, processes=2, devices=2, environment=None):
         )
         for number in range(processes)
     ]
+
+
+def join():
+    """Of a process that :func:`start` has started: find the others. Returns the folder that its command names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    for name, kind in {"coordinator": str, "num_processes": int, "process_id": int}.items():
+        parser.add_argument(f"--{name}", type=kind)
+    options = vars(parser.parse_args())
+    folder = options.pop("folder")
+    distributed.start(**options)
+    return folder
 
 
 def finish(running, *, timeout=240):

@@ -5,10 +5,8 @@
 python -m tests.hosts.worker FOLDER --coordinator ... --num_processes ... --process_id ...
 """
 
-import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -31,6 +29,7 @@ from dreambooth_jax.training.checkpoint import Checkpoints
 from dreambooth_jax.training.interrupt import StopSign
 from dreambooth_jax.training.parallel import drawing
 from dreambooth_jax.training.parallel.sharding import for_writing, replicate
+from tests.hosts.processes import join
 from tests.prepare.fake import FakePipeline
 from tests.training import toy
 
@@ -123,13 +122,7 @@ def group(folder, process):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    for name, kind in {"coordinator": str, "num_processes": int, "process_id": int}.items():
-        parser.add_argument(f"--{name}", type=kind)
-    options = vars(parser.parse_args())
-    folder = options.pop("folder")
-    distributed.start(**options)
+    folder = join()
     process = jax.process_index()
     parallel.sharded.SHARDING_THRESHOLD = 64  # the toy's leaves are small
     multihost.VISIBLE_WITHIN = 2
